@@ -1,0 +1,8 @@
+//! Every aggregate's events in order, different aggregates in parallel, nothing lost.
+
+mod clock;
+mod error;
+mod sync;
+
+pub use clock::{Clock, SystemClock, Time};
+pub use error::{ConfigError, HandlerError, PushError};

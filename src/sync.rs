@@ -1,0 +1,108 @@
+//! The one place where atomics, cells, locks and threads come from: std's (and parking_lot's), or
+//! loom's under `--cfg keylane_loom`.
+//!
+//! Counters that are only counted (`metrics`) take std's atomics directly, so that they do not
+//! blow up a model's state space.
+
+#[cfg(not(keylane_loom))]
+mod imp {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::Arc;
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::{hint, thread};
+
+    /// std's cell behind loom's closure interface.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline(always)]
+        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        #[inline(always)]
+        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+
+    /// Waits on `condvar` for at most `timeout` (`None`: without a limit).
+    pub(crate) fn wait<T>(
+        condvar: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+        timeout: Option<std::time::Duration>,
+    ) {
+        match timeout {
+            Some(timeout) => {
+                condvar.wait_for(guard, timeout);
+            }
+            None => condvar.wait(guard),
+        }
+    }
+}
+
+#[cfg(keylane_loom)]
+mod imp {
+    pub(crate) use loom::sync::Arc;
+    pub(crate) use loom::sync::atomic;
+    pub(crate) use loom::{cell::UnsafeCell, hint, thread};
+
+    /// parking_lot's interface over loom's lock.
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            // A model that panics is reported by loom itself; nothing runs on after it.
+            MutexGuard(Some(self.0.lock().unwrap_or_else(|e| e.into_inner())))
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct MutexGuard<'a, T>(Option<loom::sync::MutexGuard<'a, T>>);
+
+    impl<T> std::ops::Deref for MutexGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            match &self.0 {
+                Some(guard) => guard,
+                None => unreachable!("only `wait` takes the guard, and puts it back"),
+            }
+        }
+    }
+
+    impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            match &mut self.0 {
+                Some(guard) => guard,
+                None => unreachable!("only `wait` takes the guard, and puts it back"),
+            }
+        }
+    }
+
+    pub(crate) use loom::sync::Condvar;
+
+    /// Waits on `condvar`. loom has no clock: a wait with a timeout is modelled as one without, so
+    /// that a lost wake-up shows as a deadlock; what a timeout does is modelled by its caller.
+    pub(crate) fn wait<T>(
+        condvar: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+        _timeout: Option<std::time::Duration>,
+    ) {
+        if let Some(inner) = guard.0.take() {
+            guard.0 = Some(condvar.wait(inner).unwrap_or_else(|e| e.into_inner()));
+        }
+    }
+}
+
+pub(crate) use imp::*;
