@@ -19,6 +19,7 @@ const MAX_SLOTS: usize = 1 << 26;
 struct Row {
     name: &'static str,
     allowed: &'static str,
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "text needs no shapes"))]
     shape: Shape,
     set: fn(&mut Config, &str) -> Result<(), Refusal>,
     get: fn(&Config) -> String,
