@@ -3,7 +3,8 @@
 
 use std::num::NonZero;
 use std::path::{Component, Path, PathBuf};
-use std::sync::OnceLock;
+
+use crate::sync::{OnceLock, available_parallelism};
 
 /// More cores than this are not looked at (Linux itself stops there).
 const MAX_CORES: usize = 8_192;
@@ -43,10 +44,9 @@ impl Machine {
     /// core in it: the first call has to come before any thread is pinned. Later ones, from a
     /// handler on a pinned worker for one, see what the first saw.
     pub fn read() -> &'static Self {
-        // Not one of `sync`'s: written once, by whoever is first, and no model's business.
         static MACHINE: OnceLock<Machine> = OnceLock::new();
         MACHINE.get_or_init(|| {
-            let parallelism = std::thread::available_parallelism().map_or(1, NonZero::get);
+            let parallelism = available_parallelism().map_or(1, NonZero::get);
             if cfg!(target_os = "linux") {
                 let mask = core_affinity::get_core_ids()
                     .map(|cores| cores.into_iter().map(|core| core.id).collect());

@@ -106,3 +106,7 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+
+// What is written once, and what is a fact of the machine, is no model's business.
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::thread::available_parallelism;
