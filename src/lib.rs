@@ -1,7 +1,10 @@
 //! Every aggregate's events in order, different aggregates in parallel, nothing lost.
+// What `internals` shows to benches, tests and fuzz targets is `pub`, and unreachable without it.
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 
 mod bell;
 mod clock;
+<<<<<<< HEAD
 mod context;
 mod error;
 mod gate;
@@ -17,6 +20,14 @@ mod record;
 mod registry;
 mod ring;
 mod subscription;
+=======
+mod config;
+mod error;
+mod hash;
+mod machine;
+mod option;
+mod pinning;
+>>>>>>> config
 mod sync;
 mod timer;
 mod token;
@@ -24,7 +35,9 @@ mod unwind;
 mod wait_list;
 
 pub use clock::{Clock, SystemClock, Time};
+pub use config::Config;
 pub use error::{ConfigError, HandlerError, PushError};
+<<<<<<< HEAD
 pub use handler::{Handled, Handler};
 pub use outcome::{Failure, Outcome};
 pub use receipt::{Receipt, WaitError};
@@ -48,4 +61,16 @@ pub mod internals {
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};
+=======
+pub use hash::LaneHash;
+pub use pinning::Pinning;
+
+/// Not covered by semver: the parts, for our own benches, tests and fuzz targets.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::hash::{Route, Router, fnv1a32};
+    pub use crate::machine::{Core, Machine};
+    pub use crate::pinning::{Plan, pin_current, plan, spin_budget, workers};
+>>>>>>> config
 }
