@@ -104,12 +104,9 @@ mod imp {
 }
 
 pub(crate) use imp::*;
-<<<<<<< HEAD
 // Reference counts are std's in both worlds: they are not ours to model.
 pub(crate) use std::sync::Arc;
-=======
 
 // What is written once, and what is a fact of the machine, is no model's business.
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::thread::available_parallelism;
->>>>>>> config
