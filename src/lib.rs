@@ -3,6 +3,8 @@
 mod clock;
 mod error;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{ConfigError, HandlerError, PushError};
