@@ -109,6 +109,26 @@ fn a_record_committed_by_itself_is_not_replayed() {
 }
 
 #[test]
+fn a_replayed_record_that_fails_is_retried_in_place() {
+    let oracle = five().strict_replays();
+    handle(&oracle, 1..=5);
+    oracle.restarted();
+    handle(&oracle, [1]);
+    oracle.start("k", 2).end(Outcome::Failed);
+    handle(&oracle, 2..=5);
+    let verdict = oracle.verdict();
+    verdict.assert_clean();
+    assert_eq!((verdict.replayed, verdict.retries), (5, 1));
+
+    oracle.restarted();
+    oracle.start("k", 1).end(Outcome::Failed);
+    handle(&oracle, [2]); // goes on without it
+    assert_eq!(kinds(&oracle.verdict()), [Gap]);
+    handle(&oracle, [1]);
+    assert_eq!(kinds(&oracle.verdict()), [Order, Gap]);
+}
+
+#[test]
 fn a_strict_replay_leaves_out_what_was_committed_and_nothing_else() {
     for (strict, acked, clean) in
         [(false, false, true), (true, false, false), (true, true, true), (false, true, true)]

@@ -38,11 +38,10 @@ enum Published {
 struct Record {
     published: Published,
     started: bool,
-    finished: bool,
+    /// The last life of the consumer in which it finished.
+    finished: Option<u32>,
     /// Committed by itself, whatever the frontier is.
     acked: bool,
-    /// The life of the consumer in which it was last started.
-    life: u32,
 }
 
 impl Record {
@@ -53,7 +52,7 @@ impl Record {
             Published::Untold | Published::Perhaps => self.started,
             Published::Returned => false,
         };
-        expected && !self.finished
+        expected && self.finished.is_none()
     }
 }
 
@@ -61,7 +60,7 @@ impl Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handling {
     First,
-    /// Of a record that has not finished.
+    /// Of a record that has not finished, or not since the restart that explains its replay.
     Retry,
     /// Of a finished record, explained by a restart.
     Replay,
@@ -148,7 +147,7 @@ impl Track {
             let sentence = format!("record {seq} was started after it had been given back");
             found.push(Finding::new(ViolationKind::Phantom, vec![seq], sentence));
         }
-        let handling = if record.finished {
+        let handling = if record.finished.is_some() {
             self.judge_repeat(seq, record, found)
         } else {
             self.judge_order(seq, record, found);
@@ -158,7 +157,7 @@ impl Track {
             self.judge_replay(seq, found);
         }
 
-        self.records.insert(seq, Record { started: true, life: self.life, ..record });
+        self.records.insert(seq, Record { started: true, ..record });
         self.latest = self.latest.max(Some(seq));
         self.reached = self.reached.max(Some(seq));
         self.running.push((attempt, seq));
@@ -202,27 +201,29 @@ impl Track {
             found.push(Finding::new(ViolationKind::Regress, vec![seq], sentence));
             return Handling::Regress;
         }
-        if record.life == self.life {
+        if record.finished == Some(self.life) {
             return Handling::Duplicate;
         }
-        if let Some(later) = self.reached.filter(|&reached| reached > seq) {
-            found.push(order(seq, later));
+        match self.reached {
+            Some(reached) if reached == seq => return Handling::Retry,
+            Some(reached) if reached > seq => found.push(order(seq, reached)),
+            _ => {}
         }
         Handling::Replay
     }
 
-    /// A replay that goes on with `seq`: what it left out since its own start was committed.
+    /// A replay that goes on with `seq`: what has not finished again since its start was committed.
     fn judge_replay(&self, seq: u64, found: &mut Vec<Finding>) {
         let Some(reached) = self.reached.filter(|&reached| reached < seq) else { return };
-        let left_out =
-            self.records.range((Excluded(reached), Excluded(seq))).filter(|(seq, record)| {
-                record.finished && record.life != self.life && !self.is_committed(**seq, **record)
-            });
-        for (&missing, _) in left_out {
-            let sentence = format!(
-                "the replay went from record {reached} to {seq}, but record {missing} was not committed"
-            );
-            found.push(Finding::new(ViolationKind::Gap, vec![missing, seq], sentence));
+        for (&earlier, record) in self.records.range(reached..seq) {
+            let replayed = record.finished == Some(self.life) || self.is_running(earlier);
+            if record.finished.is_some() && !replayed && !self.is_committed(earlier, *record) {
+                let sentence = format!(
+                    "the replay went on to record {seq} before record {earlier}, which was not \
+                     committed, had finished again"
+                );
+                found.push(Finding::new(ViolationKind::Gap, vec![earlier, seq], sentence));
+            }
         }
     }
 
@@ -235,7 +236,7 @@ impl Track {
         if outcome != Outcome::Failed
             && let Some(record) = self.records.get_mut(&seq)
         {
-            record.finished = true;
+            record.finished = Some(self.life);
         }
         true
     }
@@ -277,11 +278,11 @@ impl Track {
         let mut lost = Listed::default();
         let mut phantoms = Listed::default();
         for (&seq, record) in &self.records {
-            totals.finished += u64::from(record.finished);
+            totals.finished += u64::from(record.finished.is_some());
             match record.published {
                 Published::Yes => {
                     totals.published += 1;
-                    if !record.finished {
+                    if record.finished.is_none() {
                         lost.add(seq);
                     }
                 }
