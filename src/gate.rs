@@ -116,6 +116,11 @@ impl<B, P, D> Gate<B, P, D> {
         slot
     }
 
+    /// The slot of the key with this hash.
+    pub fn find(&self, hash: u64) -> Option<u32> {
+        self.index.get(&hash).copied()
+    }
+
     /// The key in `slot`.
     pub fn get(&self, slot: u32) -> Option<&Key<B, P, D>> {
         self.slots.get(slot as usize)?.as_ref()
@@ -218,7 +223,8 @@ impl Hasher for Hashed {
     }
 
     fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        // A lane's keys share the high bits, which the table tells entries apart by.
+        self.0 = hash.rotate_left(32);
     }
 }
 

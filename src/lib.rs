@@ -3,20 +3,27 @@
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub, dead_code))]
 
 mod armor;
+mod attempt;
 mod bell;
+mod blocking;
+mod busy;
 mod clock;
 mod config;
 mod context;
+mod core;
 mod delivery;
 mod error;
 mod finished;
 mod gate;
 mod handler;
 mod hash;
+mod inspect;
 mod lane;
 mod ledger;
 mod machine;
 mod metrics;
+mod monitor;
+mod notice;
 mod option;
 mod outcome;
 mod parker;
@@ -28,21 +35,29 @@ mod receipt;
 mod record;
 mod registry;
 mod ring;
+mod spawner;
+mod status;
 mod subscription;
 mod sync;
+mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
 mod token;
 mod unwind;
+mod visit;
 mod wait_list;
 mod window;
+mod work;
+mod worker;
 
 pub use clock::{Clock, SystemClock, Time};
 pub use config::Config;
 pub use error::{ConfigError, HandlerError, PushError};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
+pub use inspect::{Bound, BusyKey, Why};
+pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
 pub use receipt::{Receipt, WaitError};

@@ -252,6 +252,12 @@ impl Record {
         self.0.key.unwrap_or(0) + self.payload().len() + self.0.header_bytes.len()
     }
 
+    /// Whether its payload is counted bytes of a caller's.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0.body, Body::Shared(_))
+    }
+
     #[inline]
     pub(crate) fn set_attempt(&self, attempt: u32) {
         self.0.attempt.store(attempt, Ordering::Relaxed);
