@@ -6,7 +6,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::blocking::Blocking;
 use crate::busy::Private;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::gate::Bounds;
 use crate::hash::Router;
@@ -20,7 +20,7 @@ use crate::record::Record;
 use crate::registry::Registry;
 use crate::spawner::Spawner;
 use crate::status::Status;
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, Weak};
 use crate::table::Table;
 use crate::timer::Timers;
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Purge,
     /// Drop the async attempts of this subscription too.
     Cancel { subscription: u32, generation: u32 },
+    /// Count what the gate holds of a subscription.
+    Count(Arc<Census>),
     /// Say what is in the gate.
     Inspect(Arc<Inspection>),
 }
@@ -242,6 +244,49 @@ impl Core {
             place.into_iter().for_each(|place| self.watchers.leave(place));
             met
         })
+    }
+
+    /// As [`wait_for`](Self::wait_for), for at most `limit` of real time: for what takes none on any
+    /// clock.
+    pub(crate) fn wait_for_real(
+        &self,
+        limit: std::time::Duration,
+        mut done: impl FnMut() -> bool,
+    ) -> bool {
+        let clock = SystemClock::new();
+        let deadline = clock.now().after(limit);
+        crate::parker::with_current(|parker| {
+            let mut place = None;
+            let met = loop {
+                place = Some(self.watchers.join(place, parker.waker()));
+                self.monitor.wake();
+                if done() {
+                    break true;
+                }
+                if clock.now() >= deadline {
+                    break false;
+                }
+                parker.park(Some(std::time::Duration::from_millis(5)));
+            };
+            place.into_iter().for_each(|place| self.watchers.leave(place));
+            met
+        })
+    }
+}
+
+/// Counting what gates hold of a subscription.
+#[derive(Debug)]
+pub(crate) struct Census {
+    pub(crate) subscription: u32,
+    pub(crate) generation: u32,
+    pub(crate) open: AtomicUsize,
+    pub(crate) held: AtomicUsize,
+}
+
+impl Census {
+    pub(crate) fn answer(&self, held: usize) {
+        self.held.fetch_add(held, Ordering::AcqRel);
+        self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

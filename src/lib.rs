@@ -8,6 +8,7 @@ mod bell;
 mod blocking;
 mod busy;
 mod clock;
+mod close;
 mod config;
 mod context;
 mod core;
@@ -35,8 +36,14 @@ mod receipt;
 mod record;
 mod registry;
 mod ring;
+mod runtime;
+mod shutdown;
+mod snapshot;
+mod source;
 mod spawner;
 mod status;
+mod submit;
+mod subscriber;
 mod subscription;
 mod sync;
 mod table;
@@ -52,6 +59,7 @@ mod work;
 mod worker;
 
 pub use clock::{Clock, SystemClock, Time};
+pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
 pub use error::{ConfigError, HandlerError, PushError};
 pub use handler::{Handled, Handler};
@@ -62,6 +70,13 @@ pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
 pub use receipt::{Receipt, WaitError};
 pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
+pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
+pub use shutdown::{Closing, LeftBehind, Report};
+pub use snapshot::{
+    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot, WorkerSnapshot,
+};
+pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
+pub use subscriber::Subscriber;
 pub use subscription::{
     DeadLetter, Keyless, Letter, ParkedKey, Retry, Sending, Start, Subscription,
 };
@@ -83,8 +98,9 @@ pub mod internals {
     pub use crate::position::*;
     pub use crate::queue::{Queue, Single};
     pub use crate::receipt::{End, Promise, receipt};
-    pub use crate::registry::{Registry, Snapshot};
+    pub use crate::registry::{Registry, Snapshot as TableSnapshot};
     pub use crate::ring::{Restless, Ring, rings};
+    pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};

@@ -27,6 +27,12 @@ impl Counter {
         self.0.store(n, Ordering::Relaxed);
     }
 
+    /// Counts one, for many writers, and returns what it was.
+    #[inline]
+    pub fn next_shared(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Adds, for many writers.
     #[inline]
     pub fn add_shared(&self, n: u64) {

@@ -55,12 +55,24 @@ pub struct SubscriptionState {
 const OPEN: u8 = 0;
 const STOPPED: u8 = 1;
 const REMOVED: u8 = 2;
+const DRAINING: u8 = 3;
 
 impl SubscriptionState {
     /// Whether records are handled.
     #[inline]
     pub fn is_open(&self) -> bool {
+        matches!(self.standing.load(Ordering::Relaxed), OPEN | DRAINING)
+    }
+
+    /// Whether records are taken.
+    #[inline]
+    pub fn takes(&self) -> bool {
         self.standing.load(Ordering::Relaxed) == OPEN
+    }
+
+    /// Takes no more records; those taken are handled.
+    pub fn drain(&self) {
+        let _ = self.standing.compare_exchange(OPEN, DRAINING, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Whether a failure stopped it.
@@ -76,11 +88,8 @@ impl SubscriptionState {
     /// Stops it, unless it is stopped or removed.
     pub fn stop(&self, failure: &Failure) {
         let mut stopped_by = self.stopped_by.lock();
-        if self
-            .standing
-            .compare_exchange(OPEN, STOPPED, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-        {
+        if self.is_open() {
+            self.standing.store(STOPPED, Ordering::Release);
             *stopped_by = Some(failure.clone());
         }
     }

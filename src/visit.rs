@@ -325,6 +325,15 @@ impl Visit<'_> {
             Command::Resume { subscription, key, hash } => self.resume(subscription, &key, hash),
             Command::Park { subscription, key, hash } => self.park(subscription, key, hash),
             Command::Skip { hash } => self.skip(hash),
+            Command::Count(census) => {
+                let own = (census.subscription, census.generation);
+                let is_own = |work: &Work| (work.subscription, work.generation) == own;
+                let held = self.private.gate.iter().map(|(_, key)| {
+                    let busy = key.busy.as_ref().is_some_and(|busy| is_own(busy.work()));
+                    usize::from(busy) + key.waiting().filter(|work| is_own(work)).count()
+                });
+                census.answer(held.sum());
+            }
             Command::Inspect(inspection) => self.inspect(&inspection),
         }
     }
