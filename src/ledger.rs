@@ -320,13 +320,14 @@ impl Ledger {
     }
 
     /// Before sleeping until the frontier can move: whether the loop may sleep. If so, a finish among
-    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news.
+    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news. It covers what was
+    /// delivered before it.
     pub fn prepare_wait(&mut self) -> bool {
         self.cancel_wait();
-        if self.window.is_empty() {
-            return true;
-        }
         let head = self.window.head();
+        if self.window.is_empty() || self.is_seen(head) {
+            return self.window.is_empty();
+        }
         self.armed = Armed::Head;
         self.arm_or_cancel(head / BITS, bit(head))
     }
@@ -336,6 +337,9 @@ impl Ledger {
     /// deliveries.
     pub fn prepare_wait_any(&mut self) -> bool {
         self.cancel_wait();
+        if self.is_seen(self.window.head()) {
+            return false;
+        }
         self.armed = Armed::All;
         for (word, mask) in self.window.spans() {
             let open = mask & !self.seen[word];
@@ -348,8 +352,7 @@ impl Ledger {
 
     /// Sets WAIT in a word, or ends the wait if one of `open` is finished.
     fn arm_or_cancel(&mut self, word: usize, open: u64) -> bool {
-        // A head that `give_up_lost` marked is not in the word.
-        let idle = self.finished.arm(word) & open == 0 && !self.is_seen(self.window.head());
+        let idle = self.finished.arm(word) & open == 0;
         if !idle {
             self.cancel_wait();
         }
@@ -379,7 +382,8 @@ impl Ledger {
         self.cursor = self.cursor.max(after);
     }
 
-    /// A pass that has come to something new did not find these: they are gone from the source.
+    /// A pass that has come to something new did not find these: they are gone from the source. The
+    /// head may be one of them; `advance` moves it.
     fn give_up_lost(&mut self) {
         if self.lost == 0 {
             return;
