@@ -159,7 +159,7 @@ impl Ledger {
                 self.pass(position);
                 Ok(Slot(slot as u32))
             }
-            _ => Err(DeliverError::OutOfOrder { last: self.cursor.saturating_sub(1) }),
+            _ => Err(DeliverError::OutOfOrder { last: self.newest().unwrap_or(0) }),
         }
     }
 

@@ -5,6 +5,7 @@
 //! `--cfg keylane_weak="ledger_wait"` (the loop looks before it sets WAIT, not in the same step) added to the
 //! flags, the one model that shows it must fail, and so its test expects a panic.
 #![cfg(all(keylane_loom, feature = "loom"))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc as StdArc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -8,10 +8,10 @@ use std::task::{Wake, Waker};
 use keylane::internals::{DeliverError, Finished, Ledger, Slot, Status, Stored};
 
 #[derive(Default)]
-pub struct Wakes(AtomicUsize);
+pub(crate) struct Wakes(AtomicUsize);
 
 impl Wakes {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.load(SeqCst)
     }
 }
@@ -66,7 +66,7 @@ struct Model {
 }
 
 /// Takes `data` as operations on a ledger of `window` and panics where it differs from the model.
-pub fn run(window: usize, start: Option<u64>, data: &[u8]) {
+pub(crate) fn run(window: usize, start: Option<u64>, data: &[u8]) {
     let wakes = Arc::new(Wakes::default());
     let resume = start.map(Stored::new);
     let (ledger, finished) =
@@ -137,7 +137,7 @@ impl Model {
             1 => self.ledger.frontier().unwrap_or(0),
             _ => self.start,
         };
-        if arg == 255 { u64::MAX } else { (around + arg as u64 / 3).saturating_sub(20) }
+        if arg == 255 { u64::MAX } else { around.saturating_add(arg as u64 / 3).saturating_sub(20) }
     }
 
     /// What an orderly source does: goes on after the cursor, again over what it has, then anew.
@@ -146,7 +146,7 @@ impl Model {
         let again = known.copied().filter(|&p| p >= self.cursor && !self.gone.contains(&p));
         let again = again.filter(|&p| self.next.is_some_and(|next| p < next)).min();
         let gap = if arg.is_multiple_of(16) { arg as u64 } else { arg as u64 % 3 };
-        let anew = self.next.unwrap_or(0) + gap;
+        let anew = self.next.unwrap_or(0).saturating_add(gap);
         // Now and then a record has gone from the source meanwhile.
         self.deliver(if arg % 32 == 31 { anew } else { again.unwrap_or(anew) });
     }
@@ -231,7 +231,10 @@ impl Model {
                     entry.state = State::InFlight;
                     self.pass(position);
                 } else {
-                    assert_eq!(result, Err(DeliverError::OutOfOrder { last: self.cursor - 1 }));
+                    assert_eq!(
+                        result,
+                        Err(DeliverError::OutOfOrder { last: self.next.unwrap() - 1 })
+                    );
                 }
             }
         }
@@ -287,7 +290,8 @@ impl Model {
         }
         assert_eq!(reported, expected);
         let over = |entry: &Entry| matches!(entry.state, State::Finished | State::Gone);
-        while let Some(entry) = self.entries.pop_front_if(|entry| over(entry)) {
+        while self.entries.front().is_some_and(over) {
+            let entry = self.entries.pop_front().unwrap();
             self.past.push((entry.position, entry.state == State::Finished));
         }
         self.armed = Armed::No;
