@@ -6,7 +6,10 @@
 //! flags, the test there is says that the model which shows it fails, and why.
 #![cfg(all(keylane_loom, feature = "loom"))]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg_attr(keylane_weak, allow(dead_code, unused_imports))]
+#![cfg_attr(
+    any(keylane_weak = "ledger_finish", keylane_weak = "ledger_wait"),
+    allow(dead_code, unused_imports)
+)]
 
 use std::sync::Arc as StdArc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
