@@ -83,7 +83,8 @@ impl Ledger {
     pub const MAX_WINDOW: usize = 1 << 22;
 
     /// A ledger that holds at most `window` deliveries above its frontier, 1 to
-    /// [`MAX_WINDOW`](Self::MAX_WINDOW), and goes on where `resume` ended. `waker` wakes the consume loop.
+    /// [`MAX_WINDOW`](Self::MAX_WINDOW), and goes on where `resume` ended. `waker` wakes the consume
+    /// loop.
     ///
     /// # Errors
     /// [`ConfigError::OutOfRange`] for another window.
@@ -167,7 +168,8 @@ impl Ledger {
     /// delivered again.
     ///
     /// # Errors
-    /// [`NotNewest`], and nothing changes, if something was delivered or skipped since, or it is finished.
+    /// [`NotNewest`], and nothing changes, if something was delivered or skipped since, or it is
+    /// finished.
     pub fn retract(&mut self, slot: Slot) -> Result<(), NotNewest> {
         let slot = slot.0 as usize;
         let position = self.window.position(slot).ok_or(NotNewest)?;
@@ -192,9 +194,9 @@ impl Ledger {
     /// Begins a recovery: the source will deliver again, in order, from the position returned.
     ///
     /// `dropped` are the deliveries that the runtime gave up before they ran; their slots must not be
-    /// finished any more. From here on [`deliver`](Self::deliver) takes those again, and absorbs what still runs
-    /// or is finished. What of `dropped` has not come again when something newer does is gone from the
-    /// source, and no longer holds the frontier.
+    /// finished any more. From here on [`deliver`](Self::deliver) takes those again, and absorbs what
+    /// still runs or is finished. What of `dropped` has not come again when something newer does is
+    /// gone from the source, and no longer holds the frontier.
     pub fn rewind(&mut self, dropped: impl IntoIterator<Item = Slot>) -> Option<u64> {
         for slot in dropped {
             let slot = slot.0 as usize;
@@ -320,8 +322,8 @@ impl Ledger {
     }
 
     /// Before sleeping until the frontier can move: whether the loop may sleep. If so, a finish among
-    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news. It covers what was
-    /// delivered before it.
+    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news. It covers
+    /// what was delivered before it.
     pub fn prepare_wait(&mut self) -> bool {
         self.cancel_wait();
         let head = self.window.head();
@@ -333,8 +335,8 @@ impl Ledger {
     }
 
     /// Before sleeping until anything is finished: whether the loop may sleep. If so, the next finish
-    /// wakes it; if not, [`advance`](Self::advance) has news. Costs a read-modify-write for each word with unfinished
-    /// deliveries.
+    /// wakes it; if not, [`advance`](Self::advance) has news. Costs a read-modify-write for each word
+    /// with unfinished deliveries.
     pub fn prepare_wait_any(&mut self) -> bool {
         self.cancel_wait();
         if self.is_seen(self.window.head()) {
