@@ -73,7 +73,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
             let mut crc = i as u32;
             let mut bit = 0;
             while bit < 8 {
-                crc = crc >> 1 ^ (crc & 1) * 0x82f6_3b78;
+                crc = (crc >> 1) ^ ((crc & 1) * 0x82f6_3b78);
                 bit += 1;
             }
             table[i] = crc;
@@ -81,7 +81,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
         }
         table
     };
-    !bytes.iter().fold(!0, |crc, &byte| crc >> 8 ^ TABLE[(crc as u8 ^ byte) as usize])
+    !bytes.iter().fold(!0, |crc, &byte| (crc >> 8) ^ TABLE[(crc as u8 ^ byte) as usize])
 }
 
 #[cfg(test)]

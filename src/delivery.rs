@@ -34,7 +34,7 @@ pub enum DeliverError {
     /// It was never delivered, but something later was: the source lost or reordered records.
     /// Recover: rewind, or begin a new epoch.
     OutOfOrder {
-        /// The last position delivered or skipped.
+        /// The newest position delivered or skipped.
         last: u64,
     },
     /// `u64::MAX` is no position: nothing could be read after it.

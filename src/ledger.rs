@@ -83,7 +83,8 @@ impl Ledger {
     pub const MAX_WINDOW: usize = 1 << 22;
 
     /// A ledger that holds at most `window` deliveries above its frontier, 1 to
-    /// [`MAX_WINDOW`](Self::MAX_WINDOW), and goes on where `resume` ended. `waker` wakes the consume loop.
+    /// [`MAX_WINDOW`](Self::MAX_WINDOW), and goes on where `resume` ended. `waker` wakes the consume
+    /// loop.
     ///
     /// # Errors
     /// [`ConfigError::OutOfRange`] for another window.
@@ -159,7 +160,7 @@ impl Ledger {
                 self.pass(position);
                 Ok(Slot(slot as u32))
             }
-            _ => Err(DeliverError::OutOfOrder { last: self.cursor.saturating_sub(1) }),
+            _ => Err(DeliverError::OutOfOrder { last: self.newest().unwrap_or(0) }),
         }
     }
 
@@ -167,7 +168,8 @@ impl Ledger {
     /// delivered again.
     ///
     /// # Errors
-    /// [`NotNewest`], and nothing changes, if something was delivered or skipped since, or it is finished.
+    /// [`NotNewest`], and nothing changes, if something was delivered or skipped since, or it is
+    /// finished.
     pub fn retract(&mut self, slot: Slot) -> Result<(), NotNewest> {
         let slot = slot.0 as usize;
         let position = self.window.position(slot).ok_or(NotNewest)?;
@@ -192,9 +194,9 @@ impl Ledger {
     /// Begins a recovery: the source will deliver again, in order, from the position returned.
     ///
     /// `dropped` are the deliveries that the runtime gave up before they ran; their slots must not be
-    /// finished any more. From here on [`deliver`](Self::deliver) takes those again, and absorbs what still runs
-    /// or is finished. What of `dropped` has not come again when something newer does is gone from the
-    /// source, and no longer holds the frontier.
+    /// finished any more. From here on [`deliver`](Self::deliver) takes those again, and absorbs what
+    /// still runs or is finished. What of `dropped` has not come again when something newer does is
+    /// gone from the source, and no longer holds the frontier.
     pub fn rewind(&mut self, dropped: impl IntoIterator<Item = Slot>) -> Option<u64> {
         for slot in dropped {
             let slot = slot.0 as usize;
@@ -320,22 +322,26 @@ impl Ledger {
     }
 
     /// Before sleeping until the frontier can move: whether the loop may sleep. If so, a finish among
-    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news.
+    /// the oldest deliveries wakes it, once; if not, [`advance`](Self::advance) has news. It covers
+    /// what was delivered before it.
     pub fn prepare_wait(&mut self) -> bool {
         self.cancel_wait();
-        if self.window.is_empty() {
-            return true;
-        }
         let head = self.window.head();
+        if self.window.is_empty() || self.is_seen(head) {
+            return self.window.is_empty();
+        }
         self.armed = Armed::Head;
         self.arm_or_cancel(head / BITS, bit(head))
     }
 
     /// Before sleeping until anything is finished: whether the loop may sleep. If so, the next finish
-    /// wakes it; if not, [`advance`](Self::advance) has news. Costs a read-modify-write for each word with unfinished
-    /// deliveries.
+    /// wakes it; if not, [`advance`](Self::advance) has news. Costs a read-modify-write for each word
+    /// with unfinished deliveries.
     pub fn prepare_wait_any(&mut self) -> bool {
         self.cancel_wait();
+        if self.is_seen(self.window.head()) {
+            return false;
+        }
         self.armed = Armed::All;
         for (word, mask) in self.window.spans() {
             let open = mask & !self.seen[word];
@@ -348,8 +354,7 @@ impl Ledger {
 
     /// Sets WAIT in a word, or ends the wait if one of `open` is finished.
     fn arm_or_cancel(&mut self, word: usize, open: u64) -> bool {
-        // A head that `give_up_lost` marked is not in the word.
-        let idle = self.finished.arm(word) & open == 0 && !self.is_seen(self.window.head());
+        let idle = self.finished.arm(word) & open == 0;
         if !idle {
             self.cancel_wait();
         }
@@ -379,7 +384,8 @@ impl Ledger {
         self.cursor = self.cursor.max(after);
     }
 
-    /// A pass that has come to something new did not find these: they are gone from the source.
+    /// A pass that has come to something new did not find these: they are gone from the source. The
+    /// head may be one of them; `advance` moves it.
     fn give_up_lost(&mut self) {
         if self.lost == 0 {
             return;
