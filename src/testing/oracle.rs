@@ -34,7 +34,7 @@ const SHARDS: usize = 16;
 /// | [`Gap`](ViolationKind::Gap) | a record is started for the first time while an earlier published one has not finished |
 /// | [`Overlap`](ViolationKind::Overlap) | an attempt starts while another one runs |
 /// | [`Loss`](ViolationKind::Loss) | a published record has not finished at the verdict |
-/// | [`Duplicate`](ViolationKind::Duplicate) | a finished record is started again in the same life of the consumer, more often than [allowed](Self::allow_duplicates) |
+/// | [`Duplicate`](ViolationKind::Duplicate) | a record is started again in the life of the consumer in which it finished, more often than [allowed](Self::allow_duplicates) |
 /// | [`Regress`](ViolationKind::Regress) | a record is started again after it finished and was committed |
 /// | [`EarlyCommit`](ViolationKind::EarlyCommit) | a record is committed that has not finished |
 /// | [`Phantom`](ViolationKind::Phantom) | a record is started that nobody had published by the verdict, or that was given back |
