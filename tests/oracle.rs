@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use keylane::testing::ViolationKind::*;
-use keylane::testing::{Attempt, Oracle, Outcome, Verdict, ViolationKind};
+use keylane::testing::{Attempt, Ended, Oracle, Verdict, ViolationKind};
 
 const KINDS: [ViolationKind; 8] =
     [Order, Gap, Overlap, Loss, Duplicate, Regress, EarlyCommit, Phantom];
@@ -25,7 +25,7 @@ fn five() -> Oracle {
 
 fn handle(oracle: &Oracle, seqs: impl IntoIterator<Item = u64>) {
     for seq in seqs {
-        oracle.start("k", seq).end(Outcome::Done);
+        oracle.start("k", seq).end(Ended::Done);
     }
 }
 
@@ -114,14 +114,14 @@ fn a_replayed_record_that_fails_is_retried_in_place() {
     handle(&oracle, 1..=5);
     oracle.restarted();
     handle(&oracle, [1]);
-    oracle.start("k", 2).end(Outcome::Failed);
+    oracle.start("k", 2).end(Ended::Failed);
     handle(&oracle, 2..=5);
     let verdict = oracle.verdict();
     verdict.assert_clean();
     assert_eq!((verdict.replayed, verdict.retries), (5, 1));
 
     oracle.restarted();
-    oracle.start("k", 1).end(Outcome::Failed);
+    oracle.start("k", 1).end(Ended::Failed);
     handle(&oracle, [2]); // goes on without it
     assert_eq!(kinds(&oracle.verdict()), [Gap]);
     handle(&oracle, [1]);
@@ -158,12 +158,12 @@ fn a_strict_replay_leaves_out_what_was_committed_and_nothing_else() {
 #[test]
 fn a_failed_record_is_retried_in_place_and_holds_its_key() {
     let oracle = five();
-    for outcome in [Outcome::Failed, Outcome::Failed, Outcome::Done] {
+    for outcome in [Ended::Failed, Ended::Failed, Ended::Done] {
         oracle.start("k", 1).end(outcome);
     }
-    oracle.start("k", 2).end(Outcome::Failed);
-    oracle.start("k", 3).end(Outcome::Done);
-    oracle.start("k", 2).end(Outcome::Done);
+    oracle.start("k", 2).end(Ended::Failed);
+    oracle.start("k", 3).end(Ended::Done);
+    oracle.start("k", 2).end(Ended::Done);
     handle(&oracle, [4, 5]);
     let verdict = oracle.verdict();
     assert_eq!(kinds(&verdict), [Order, Gap]);
@@ -174,8 +174,8 @@ fn a_failed_record_is_retried_in_place_and_holds_its_key() {
 fn a_retry_of_an_attempt_that_still_runs_overlaps() {
     let oracle = five();
     let running = oracle.start("k", 1);
-    oracle.start("k", 1).end(Outcome::Done);
-    running.end(Outcome::Failed);
+    oracle.start("k", 1).end(Ended::Done);
+    running.end(Ended::Failed);
     handle(&oracle, 2..=5);
     assert_eq!(kinds(&oracle.verdict()), [Overlap]);
     assert_eq!(oracle.verdict().violations[0].seqs, [1]);
@@ -184,9 +184,9 @@ fn a_retry_of_an_attempt_that_still_runs_overlaps() {
 #[test]
 fn dead_letters_and_skips_finish_a_record_in_order() {
     let oracle = five();
-    oracle.start("k", 1).end(Outcome::Failed);
+    oracle.start("k", 1).end(Ended::Failed);
     oracle.dead_lettered("k", 1); // after its last attempt
-    oracle.start("k", 2).end(Outcome::DeadLettered); // as the attempt's end
+    oracle.start("k", 2).end(Ended::DeadLettered); // as the attempt's end
     oracle.dead_lettered("k", 3); // its key is parked
     oracle.skipped("k", 4);
     handle(&oracle, [5]);
@@ -204,7 +204,7 @@ fn an_attempt_that_a_restart_wrote_off_counts_for_nothing() {
     let oracle = five();
     let before = oracle.start("k", 1);
     oracle.restarted();
-    before.end(Outcome::Done); // nobody will know
+    before.end(Ended::Done); // nobody will know
     assert_eq!(oracle.verdict().handled, 0);
     handle(&oracle, 1..=5);
     oracle.verdict().assert_clean();
@@ -314,7 +314,7 @@ fn start(oracle: &Oracle, (key, seq): (u64, u64)) -> Attempt {
 }
 
 fn done(oracle: &Oracle, record: (u64, u64)) {
-    start(oracle, record).end(Outcome::Done);
+    start(oracle, record).end(Ended::Done);
 }
 
 #[test]
@@ -327,8 +327,8 @@ fn passes_a_keyed_pool_of_threads_that_retries_and_dead_letters() {
                     scope.spawn(move || {
                         for (key, seq) in from {
                             match seq % 10 {
-                                3 => start(oracle, (key, seq)).end(Outcome::Failed),
-                                7 => start(oracle, (key, seq)).end(Outcome::DeadLettered),
+                                3 => start(oracle, (key, seq)).end(Ended::Failed),
+                                7 => start(oracle, (key, seq)).end(Ended::DeadLettered),
                                 _ => {}
                             }
                             if seq % 10 != 7 {
@@ -374,7 +374,7 @@ fn passes_a_consumer_that_is_killed_and_starts_again_from_what_it_committed() {
                                 std::mem::forget(attempt); // killed within
                                 continue;
                             }
-                            attempt.end(Outcome::Done);
+                            attempt.end(Ended::Done);
                             if seq <= from + 20 {
                                 oracle.committed(key.to_be_bytes(), seq);
                                 *committed = seq;
@@ -466,7 +466,7 @@ fn convicts_an_overlapping_consumer() {
                         if parity == 0 {
                             both.wait(); // the odd one has ended
                         }
-                        attempt.end(Outcome::Done);
+                        attempt.end(Ended::Done);
                         if parity == 1 {
                             both.wait();
                         }

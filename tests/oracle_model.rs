@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use keylane::testing::ViolationKind::*;
-use keylane::testing::{Attempt, Oracle, Outcome, Verdict, ViolationKind};
+use keylane::testing::{Attempt, Ended, Oracle, Verdict, ViolationKind};
 use proptest::prelude::*;
 
 const KINDS: [ViolationKind; 8] =
@@ -225,14 +225,14 @@ proptest! {
                 Step::End(which, finishes) => {
                     if !attempts.is_empty() {
                         let (id, attempt) = attempts.remove(which % attempts.len());
-                        attempt.end(if finishes { Outcome::Done } else { Outcome::Failed });
+                        attempt.end(if finishes { Ended::Done } else { Ended::Failed });
                         events.push(End { id, finishes });
                     }
                 }
                 Step::Handle => {
                     at = (at + 1).clamp(1, SEQS as i64);
                     let (seq, id) = (at as u64, ids.next().unwrap());
-                    oracle.start("k", seq).end(Outcome::Done);
+                    oracle.start("k", seq).end(Ended::Done);
                     events.extend([Start { seq, id }, End { id, finishes: true }]);
                 }
                 Step::Commit(seq) => {
@@ -321,7 +321,7 @@ impl Consumer {
     }
 
     fn handle(&self, key: usize, n: u64) {
-        self.start(key, n).end(Outcome::Done);
+        self.start(key, n).end(Ended::Done);
     }
 
     /// Handles the next record after `failures` failed attempts.
@@ -370,7 +370,7 @@ impl Consumer {
             Fault::Overlap => {
                 let running = self.start(key, first);
                 self.handle(key, second);
-                running.end(Outcome::Done);
+                running.end(Ended::Done);
             }
             Fault::CommitEarly => {
                 self.commit(key, first);
@@ -384,7 +384,7 @@ impl Consumer {
             }
             Fault::Invent => {
                 self.handle(key, first);
-                self.oracle.start([key as u8], seq(first) + 1).end(Outcome::Done);
+                self.oracle.start([key as u8], seq(first) + 1).end(Ended::Done);
                 self.handle(key, second);
             }
         }

@@ -1,14 +1,15 @@
 //! The virtual clock: what it wakes, in which order, and that no wake-up is lost to a race.
 #![cfg(feature = "testing")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, SystemTime};
 
 use keylane::testing::VirtualClock;
 use keylane::{Clock, Time};
+use parking_lot::Mutex;
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ struct Logger {
 impl Wake for Logger {
     fn wake(self: Arc<Self>) {
         // Reads the clock: deadlocks if wakers were called under its lock.
-        self.log.lock().unwrap().push((self.name, self.clock.now()));
+        self.log.lock().push((self.name, self.clock.now()));
     }
 }
 
@@ -49,7 +50,7 @@ impl Loggers {
     }
 
     fn woken(&self) -> Vec<usize> {
-        std::mem::take(&mut *self.log.lock().unwrap()).into_iter().map(|(name, _)| name).collect()
+        std::mem::take(&mut *self.log.lock()).into_iter().map(|(name, _)| name).collect()
     }
 }
 
@@ -64,7 +65,7 @@ fn advance_wakes_what_is_due_in_deadline_order_and_nothing_else() {
     l.clock.advance(Duration::from_nanos(9));
     assert!(l.woken().is_empty());
     l.clock.advance(Duration::from_nanos(21));
-    assert_eq!(*l.log.lock().unwrap(), [(1, at(30)), (3, at(30)), (0, at(30))]);
+    assert_eq!(*l.log.lock(), [(1, at(30)), (3, at(30)), (0, at(30))]);
     assert_eq!((l.clock.pending(), l.clock.next_deadline()), (1, Some(at(40))));
     l.woken();
     l.clock.advance(SECOND);
@@ -215,7 +216,7 @@ fn parked_threads_are_woken_by_the_advance_that_reaches_them() {
             let (clock, order) = (clock.clone(), &order);
             scope.spawn(move || {
                 sleep_until(&clock, at(0).after(hour * 3600 * SECOND));
-                order.lock().unwrap().push(hour);
+                order.lock().push(hour);
             });
         }
         while clock.pending() < 4 {
@@ -223,41 +224,63 @@ fn parked_threads_are_woken_by_the_advance_that_reaches_them() {
         }
         for hour in 1..=4 {
             assert!(clock.advance_to_next());
-            while order.lock().unwrap().len() < hour {
+            while order.lock().len() < hour {
                 thread::yield_now();
             }
         }
     });
-    assert_eq!(*order.lock().unwrap(), [1, 2, 3, 4]);
+    assert_eq!(*order.lock(), [1, 2, 3, 4]);
 }
 
-/// Nothing orders the arming against the advance: whichever comes first, the sleeper wakes. A lost
-/// wake-up hangs here.
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release); // read by the sleeper's acquire swap
+    }
+}
+
+/// On the spot in most cases, and yet fair where there is one core.
+fn spin_until(mut condition: impl FnMut() -> bool) {
+    for spins in 0.. {
+        match condition() {
+            true => return,
+            false if spins < 500 => std::hint::spin_loop(),
+            false => thread::yield_now(),
+        }
+    }
+}
+
+/// Nothing orders the arming of a round against its advance, and nobody advances again before the
+/// sleeper has arrived: a lost wake-up hangs here. The sleeper spins, so that the two stay close.
 #[test]
 fn an_advance_that_races_with_arming_loses_no_wake_up() {
-    const ROUNDS: u64 = 20_000;
+    const ROUNDS: u64 = 100_000;
     let clock = VirtualClock::new();
-    let rounds = AtomicUsize::new(0);
+    let arrived = AtomicU64::new(0);
+    let mut woken = 0;
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                for round in 1..=ROUNDS {
-                    sleep_until(&clock, at(round));
-                    rounds.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
+        let (clock, arrived) = (&clock, &arrived);
         scope.spawn(|| {
+            let flag = Arc::new(Flag(AtomicBool::new(false)));
+            let waker = Waker::from(flag.clone());
             for round in 1..=ROUNDS {
-                clock.advance(Duration::from_nanos(1));
-                if round % 64 == 0 {
-                    thread::yield_now();
+                // Later from round to round, so that the advance meets every step of arming.
+                (0..round % 32).for_each(|_| std::hint::spin_loop());
+                if clock.arm(at(round), &waker).is_none() {
+                    woken += 1;
+                    spin_until(|| flag.0.swap(false, Ordering::Acquire));
                 }
+                arrived.store(round, Ordering::Release); // read by the advancer's acquire load
             }
         });
+        for round in 1..=ROUNDS {
+            clock.advance(Duration::from_nanos(1));
+            spin_until(|| arrived.load(Ordering::Acquire) == round);
+        }
     });
-    assert_eq!(rounds.load(Ordering::Relaxed) as u64, 2 * ROUNDS);
     assert_eq!((clock.now(), clock.pending()), (at(ROUNDS), 0));
+    println!("armed before the advance in {woken} of {ROUNDS} rounds");
 }
 
 #[derive(Clone, Debug)]

@@ -15,5 +15,5 @@ mod verdict;
 
 pub use clock::VirtualClock;
 pub use oracle::{Attempt, Oracle};
-pub use track::Outcome;
+pub use track::Ended;
 pub use verdict::{Verdict, Violation, ViolationKind};

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use bytes::Bytes;
 
-use super::track::{Handling, Outcome, Track};
+use super::track::{Ended, Handling, Track};
 use super::verdict::{Finding, Verdict, ViolationKind, Violations};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicBool, AtomicU32};
@@ -25,8 +25,8 @@ const SHARDS: usize = 16;
 /// judge any consumer.
 ///
 /// A record is a key and a sequence number that its publisher gave it, ascending in each key, with holes
-/// or without. It *finishes* when an attempt ends as [`Done`](Outcome::Done),
-/// [`DeadLettered`](Outcome::DeadLettered) or [`Skipped`](Outcome::Skipped). The rules of one key:
+/// or without. It *finishes* when an attempt ends as [`Done`](Ended::Done),
+/// [`DeadLettered`](Ended::DeadLettered) or [`Skipped`](Ended::Skipped). The rules of one key:
 ///
 /// | rule | broken when |
 /// |---|---|
@@ -34,7 +34,7 @@ const SHARDS: usize = 16;
 /// | [`Gap`](ViolationKind::Gap) | a record is started for the first time while an earlier published one has not finished |
 /// | [`Overlap`](ViolationKind::Overlap) | an attempt starts while another one runs |
 /// | [`Loss`](ViolationKind::Loss) | a published record has not finished at the verdict |
-/// | [`Duplicate`](ViolationKind::Duplicate) | a finished record is started again in the same life of the consumer, more often than [allowed](Self::allow_duplicates) |
+/// | [`Duplicate`](ViolationKind::Duplicate) | a record is started again in the life of the consumer in which it finished, more often than [allowed](Self::allow_duplicates) |
 /// | [`Regress`](ViolationKind::Regress) | a record is started again after it finished and was committed |
 /// | [`EarlyCommit`](ViolationKind::EarlyCommit) | a record is committed that has not finished |
 /// | [`Phantom`](ViolationKind::Phantom) | a record is started that nobody had published by the verdict, or that was given back |
@@ -44,13 +44,13 @@ const SHARDS: usize = 16;
 /// each of several subscriptions a history of its own. Memory grows with the keys and their records.
 ///
 /// ```
-/// use keylane::testing::{Oracle, Outcome, ViolationKind};
+/// use keylane::testing::{Oracle, Ended, ViolationKind};
 ///
 /// let oracle = Oracle::new();
 /// for seq in 1..=3 {
 ///     oracle.published("order-42", seq);
 /// }
-/// let handle = |seq| oracle.start("order-42", seq).end(Outcome::Done);
+/// let handle = |seq| oracle.start("order-42", seq).end(Ended::Done);
 /// handle(1);
 /// handle(3); // a gap: 2 has not finished
 /// handle(2); // out of order
@@ -67,11 +67,11 @@ const SHARDS: usize = 16;
 /// A replay from a point that was not committed is legal after a restart:
 ///
 /// ```
-/// use keylane::testing::{Oracle, Outcome};
+/// use keylane::testing::{Oracle, Ended};
 ///
 /// let oracle = Oracle::new();
 /// (1..=3).for_each(|seq| oracle.published(b"k", seq));
-/// let handle = |seq| oracle.start(b"k", seq).end(Outcome::Done);
+/// let handle = |seq| oracle.start(b"k", seq).end(Ended::Done);
 /// handle(1);
 /// handle(2);
 /// oracle.committed(b"k", 1);
@@ -160,14 +160,14 @@ impl Oracle {
     /// scope, and the empty name is [`new`](Self::new)'s.
     ///
     /// ```
-    /// use keylane::testing::{Oracle, Outcome};
+    /// use keylane::testing::{Oracle, Ended};
     ///
     /// let oracle = Oracle::new();
     /// let (billing, mailing) = (oracle.scope("billing"), oracle.scope("mailing"));
     /// for consumer in [&billing, &mailing] {
     ///     consumer.published("order-42", 1);
     /// }
-    /// billing.start("order-42", 1).end(Outcome::Done);
+    /// billing.start("order-42", 1).end(Ended::Done);
     /// let verdict = oracle.verdict();
     /// assert_eq!((verdict.handled, verdict.lost), (1, 1));
     /// assert_eq!(verdict.violations[0].scope, "mailing");
@@ -208,18 +208,18 @@ impl Oracle {
         let (key, id) = self.on_key(key.as_ref(), |track, tally, found| {
             (track.key().clone(), self.begin(track, tally, found, seq))
         });
-        Attempt { oracle: self.clone(), key, id, outcome: Outcome::Failed }
+        Attempt { oracle: self.clone(), key, id, outcome: Ended::Failed }
     }
 
     /// The record went to the dead letters outside of an attempt: after its last one failed, or with
     /// none because its key is parked. To be told before the key goes on.
     pub fn dead_lettered(&self, key: impl AsRef<[u8]>, seq: u64) {
-        self.finish(key.as_ref(), seq, Outcome::DeadLettered);
+        self.finish(key.as_ref(), seq, Ended::DeadLettered);
     }
 
     /// The record was given up on purpose outside of an attempt. To be told before the key goes on.
     pub fn skipped(&self, key: impl AsRef<[u8]>, seq: u64) {
-        self.finish(key.as_ref(), seq, Outcome::Skipped);
+        self.finish(key.as_ref(), seq, Ended::Skipped);
     }
 
     /// Every record of the key up to and including `seq` is known to be committed: none of them may be
@@ -267,7 +267,7 @@ impl Oracle {
         verdict
     }
 
-    fn finish(&self, key: &[u8], seq: u64, outcome: Outcome) {
+    fn finish(&self, key: &[u8], seq: u64, outcome: Ended) {
         self.on_key(key, |track, tally, found| {
             let id = self.begin(track, tally, found, seq);
             end(track, tally, id, outcome);
@@ -371,10 +371,10 @@ impl Scope {
     }
 }
 
-fn end(track: &mut Track, tally: &mut Tally, attempt: u64, outcome: Outcome) {
+fn end(track: &mut Track, tally: &mut Tally, attempt: u64, outcome: Ended) {
     if track.end(attempt, outcome) {
-        tally.dead_lettered += u64::from(outcome == Outcome::DeadLettered);
-        tally.skipped += u64::from(outcome == Outcome::Skipped);
+        tally.dead_lettered += u64::from(outcome == Ended::DeadLettered);
+        tally.skipped += u64::from(outcome == Ended::Skipped);
     }
 }
 
@@ -393,16 +393,16 @@ impl fmt::Debug for Oracle {
 /// An attempt that runs, from [`Oracle::start`] to [`end`](Self::end).
 ///
 /// Dropped without `end`, by a panic, an early return or a cancelled future, it ends as
-/// [`Failed`](Outcome::Failed):
+/// [`Failed`](Ended::Failed):
 ///
 /// ```
-/// use keylane::testing::{Oracle, Outcome};
+/// use keylane::testing::{Oracle, Ended};
 ///
 /// let oracle = Oracle::new();
 /// oracle.published("k", 1);
 /// drop(oracle.start("k", 1));
 /// assert_eq!(oracle.verdict().lost, 1);
-/// oracle.start("k", 1).end(Outcome::Done); // the retry
+/// oracle.start("k", 1).end(Ended::Done); // the retry
 /// oracle.verdict().assert_clean();
 /// assert_eq!(oracle.verdict().retries, 1);
 /// ```
@@ -412,12 +412,12 @@ pub struct Attempt {
     oracle: Oracle,
     key: Bytes,
     id: u64,
-    outcome: Outcome,
+    outcome: Ended,
 }
 
 impl Attempt {
     /// The attempt has ended: to be told while the handler still holds the key, so before it returns.
-    pub fn end(mut self, outcome: Outcome) {
+    pub fn end(mut self, outcome: Ended) {
         self.outcome = outcome; // and drop tells it
     }
 }

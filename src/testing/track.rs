@@ -10,7 +10,7 @@ use super::verdict::{Finding, SEQS_LISTED, ViolationKind};
 /// How an [`Attempt`](super::Attempt) ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum Ended {
     /// The handler succeeded: the record has finished.
     Done,
     /// The handler failed: the record has not finished and may be tried again.
@@ -228,12 +228,12 @@ impl Track {
     }
 
     /// Notes the end of `attempt`; `false` if it is not running (a restart wrote it off).
-    pub(super) fn end(&mut self, attempt: u64, outcome: Outcome) -> bool {
+    pub(super) fn end(&mut self, attempt: u64, outcome: Ended) -> bool {
         let Some(index) = self.running.iter().position(|&(running, _)| running == attempt) else {
             return false;
         };
         let (_, seq) = self.running.swap_remove(index);
-        if outcome != Outcome::Failed
+        if outcome != Ended::Failed
             && let Some(record) = self.records.get_mut(&seq)
         {
             record.finished = Some(self.life);
