@@ -276,6 +276,8 @@ mod tests {
         let mut limited = machine(1, 8, 1);
         limited.quota = Some(2.5);
         assert!(plan(&Pinning::Auto, 2, &limited).declined.is_none());
+        let exact = Machine { quota: Some(3.0), ..limited.clone() };
+        assert!(plan(&Pinning::Auto, 3, &exact).declined.is_none(), "just enough");
         let refused = plan(&Pinning::Auto, 3, &limited);
         assert_eq!(refused.cores, [None; 3]);
         assert!(refused.declined.unwrap().contains("quota of 2.5"));
