@@ -13,8 +13,8 @@ import (
 
 // With no argument, prints the golden vectors. With "serve", answers one line for each line read:
 //
-//	D <hex of a document>      -> "ok <fields>" or "error <text>"
-//	E <fields>                 -> "ok <hex of the document>" or "error <text>"
+//	D <hex of a document>      -> "ok <fields>" or "error <hex of the text>"
+//	E <fields>                 -> "ok <hex of the document>" or "error <hex of the text>"
 //
 // where fields are event_id aggregate_id event_type event_version seconds nanos offset_minutes trace_id
 // correlation_id tenant_id payload, separated by spaces, texts in hex ("-" if empty).
@@ -54,7 +54,7 @@ func serve() {
 func decodeAnswer(document []byte) string {
 	e, err := decode(document)
 	if err != nil {
-		return "error " + err.Error()
+		return "error " + toHex(err.Error())
 	}
 	_, offset := e.Timestamp.Zone()
 	return strings.Join([]string{
@@ -68,7 +68,7 @@ func decodeAnswer(document []byte) string {
 func encodeAnswer(e *envelope) string {
 	document, err := e.encode()
 	if err != nil {
-		return "error " + err.Error()
+		return "error " + toHex(err.Error())
 	}
 	return "ok " + toHex(string(document))
 }
