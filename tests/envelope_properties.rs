@@ -1,5 +1,8 @@
 //! Properties of the envelope's codec over random input; serde_json is the model of what JSON is.
 
+// The lint's exemption of tests does not reach the functions around them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use keylane::{Decoder, Envelope, EnvelopeError, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
