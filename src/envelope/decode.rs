@@ -2,7 +2,8 @@
 
 use super::base64;
 use super::error::DecodeError;
-use super::scan::{Controls, Dialect, Raw, Scanner, unescape};
+use super::scan::{Controls, Dialect, Raw, Scanner};
+use super::text::unescape;
 use super::{DEFAULT_NESTING, Envelope, Timestamp};
 use std::borrow::Cow;
 

@@ -46,7 +46,9 @@ mod decode;
 mod encode;
 mod error;
 mod key;
+mod number;
 mod scan;
+mod text;
 mod time;
 
 pub use decode::Decoder;

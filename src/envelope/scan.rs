@@ -1,6 +1,8 @@
 //! Walks JSON text without building anything and without recursion.
 
 use super::error::DecodeError;
+use super::number;
+use super::text::plain_run;
 
 /// Which texts count as a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -232,10 +234,11 @@ impl<'a> Scanner<'a> {
             .iter()
             .position(|b| !matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'))
             .unwrap_or(rest.len());
-        if !is_number(&rest[..length], dialect) {
+        let loose = dialect == Dialect::Lenient;
+        if !number::is_well_formed(&rest[..length], loose) {
             return Err(self.expected("a number"));
         }
-        if !is_in_range(&rest[..length]) {
+        if !number::is_in_range(&rest[..length]) {
             return Err(self.expected("a number in the range of a float"));
         }
         self.at += length;
@@ -314,127 +317,4 @@ impl Nesting {
     fn innermost(&self) -> Option<bool> {
         (self.depth > 0).then_some(self.top & 1 == 1)
     }
-}
-
-/// How many bytes come before the first quote, backslash or control character.
-#[inline]
-fn plain_run(text: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGHS: u64 = ONES * 0x80;
-    // Sets the high bit of the first byte that is below `bound` (bytes after it may be set in error).
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGHS;
-    let (chunks, tail) = text.as_chunks::<8>();
-    for (index, chunk) in chunks.iter().enumerate() {
-        let word = u64::from_le_bytes(*chunk);
-        let stop = below(word, 0x20)
-            | below(word ^ (ONES * u64::from(b'"')), 1)
-            | below(word ^ (ONES * u64::from(b'\\')), 1);
-        if stop != 0 {
-            return index * 8 + stop.trailing_zeros() as usize / 8;
-        }
-    }
-    let stop = tail.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20));
-    text.len() - tail.len() + stop.unwrap_or(tail.len())
-}
-
-fn is_number(token: &[u8], dialect: Dialect) -> bool {
-    let negative = token.first() == Some(&b'-');
-    let mut rest = &token[usize::from(negative)..];
-    let loose = negative && dialect == Dialect::Lenient;
-    if loose && rest.first() == Some(&b'+') {
-        rest = &rest[1..];
-    }
-    let (whole, mut rest) = split_digits(rest);
-    if !loose && (whole.is_empty() || whole.len() > 1 && whole[0] == b'0') {
-        return false;
-    }
-    if rest.first() == Some(&b'.') {
-        let (fraction, after) = split_digits(&rest[1..]);
-        if fraction.is_empty() {
-            return false;
-        }
-        rest = after;
-    } else if whole.is_empty() {
-        return false;
-    }
-    let Some(b'e' | b'E') = rest.first() else { return rest.is_empty() };
-    rest = &rest[1..];
-    if let Some(b'+' | b'-') = rest.first() {
-        rest = &rest[1..];
-    }
-    let (exponent, rest) = split_digits(rest);
-    !exponent.is_empty() && rest.is_empty()
-}
-
-fn split_digits(text: &[u8]) -> (&[u8], &[u8]) {
-    text.split_at(text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len()))
-}
-
-/// The format's readers refuse a number with an exponent that overflows a double, or a single if it
-/// begins with zero; digits alone may be as many as they like.
-fn is_in_range(number: &[u8]) -> bool {
-    if !number.iter().any(|b| matches!(b, b'e' | b'E')) {
-        return true;
-    }
-    let digits = number.iter().position(|b| !matches!(b, b'-' | b'+')).unwrap_or(0);
-    let Ok(text) = std::str::from_utf8(&number[digits..]) else { return false };
-    if number[0] == b'0' {
-        text.parse::<f32>().is_ok_and(f32::is_finite)
-    } else {
-        text.parse::<f64>().is_ok_and(f64::is_finite)
-    }
-}
-
-/// A string's text with its escapes resolved; surrogates without a partner become U+FFFD.
-///
-/// `text` is what [`Scanner::string`] took, so that every escape is whole.
-pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|&b| b == b'\\') {
-        out.extend_from_slice(&rest[..at]);
-        let kind = rest.get(at + 1).copied().unwrap_or(b'\\');
-        rest = rest.get(at + 2..).unwrap_or_default();
-        match kind {
-            b'b' => out.push(0x08),
-            b'f' => out.push(0x0c),
-            b'n' => out.push(b'\n'),
-            b'r' => out.push(b'\r'),
-            b't' => out.push(b'\t'),
-            b'u' => rest = unescape_unicode(rest, &mut out),
-            itself => out.push(itself),
-        }
-    }
-    out.extend_from_slice(rest);
-    out
-}
-
-/// Resolves the hex digits after a `\u`, and the `\u` escape after them if the two are a surrogate pair.
-fn unescape_unicode<'a>(text: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
-    let (unit, mut rest) = take_hex(text);
-    let mut decoded = char::from_u32(unit);
-    if decoded.is_none() && rest.starts_with(b"\\u") {
-        let (low, after) = take_hex(&rest[2..]);
-        if let (0xd800..0xdc00, 0xdc00..0xe000) = (unit, low) {
-            decoded = char::from_u32(0x10000 + ((unit - 0xd800) << 10 | (low - 0xdc00)));
-        } else {
-            // Two escapes that are no pair are two characters, whatever follows them.
-            push_char(None, out);
-            decoded = char::from_u32(low);
-        }
-        rest = after;
-    }
-    push_char(decoded, out);
-    rest
-}
-
-fn take_hex(text: &[u8]) -> (u32, &[u8]) {
-    let (hex, rest) = text.split_at(text.len().min(4));
-    let digit = |value: u32, b: &u8| value << 4 | char::from(*b).to_digit(16).unwrap_or(0);
-    (hex.iter().fold(0, digit), rest)
-}
-
-fn push_char(decoded: Option<char>, out: &mut Vec<u8>) {
-    let c = decoded.unwrap_or(char::REPLACEMENT_CHARACTER);
-    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
