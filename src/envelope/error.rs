@@ -145,14 +145,8 @@ impl fmt::Display for DecodeError {
     }
 }
 
-impl Error for DecodeError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Invalid(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+// No `source`: the text of `Invalid` holds the inner error's, as every implementation of the format has it.
+impl Error for DecodeError {}
 
 impl From<EnvelopeError> for DecodeError {
     fn from(error: EnvelopeError) -> Self {

@@ -74,3 +74,26 @@ fn push_char(decoded: Option<char>, out: &mut Vec<u8>) {
     let c = decoded.unwrap_or(char::REPLACEMENT_CHARACTER);
     out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::plain_run;
+
+    #[test]
+    fn a_plain_run_ends_where_a_byte_by_byte_search_ends() {
+        for byte in 0..=u8::MAX {
+            for length in 0..20 {
+                for at in 0..length {
+                    for filler in [b'a', b' ', 0x21, 0x5b, 0x7f, 0x80, 0xa2, 0xff] {
+                        let mut text = vec![filler; length];
+                        text[at] = byte;
+                        // A stop behind the one that counts must not hide it.
+                        text[length - 1] = if at == length - 1 { byte } else { b'"' };
+                        let naive = text.iter().position(|b| *b < 0x20 || b"\"\\".contains(b));
+                        assert_eq!(plain_run(&text), naive.unwrap_or(length), "{text:?}");
+                    }
+                }
+            }
+        }
+    }
+}
