@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod core;
 mod delivery;
+pub mod envelope;
 mod error;
 mod finished;
 mod gate;
@@ -61,6 +62,9 @@ mod worker;
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
+pub use envelope::{
+    DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
+};
 pub use error::{ConfigError, HandlerError, PushError};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
