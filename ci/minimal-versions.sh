@@ -9,8 +9,9 @@ mkdir -p "$copy"
 cp -R Cargo.toml src "$copy"
 # The resolver wants to see every target that the manifest names.
 for folder in examples tests; do if [ -d "$folder" ]; then cp -R "$folder" "$copy"; fi; done
-# Bounds of other workspace members are not the library's.
-sed -i.orig 's/^members *=.*/members = ["."]/' "$copy/Cargo.toml"
+# Bounds of other workspace members and of what only tests use are not what a user gets.
+sed -i.orig -e 's/^members *=.*/members = ["."]/' \
+    -e '/^\[.*dev-dependencies/,/^\[/{/^\[.*dev-dependencies/d;/^\[/!d;}' "$copy/Cargo.toml"
 
 cd "$copy"
 export CARGO_TARGET_DIR=$target/minimal-versions/target

@@ -1,6 +1,8 @@
 //! The shape of the crate, checked on its text: a file uses files of lower layers or, without a cycle, of
 //! its own; `unsafe`, threads, atomics and clocks stay where they belong; no file outgrows its concept.
 
+#![allow(clippy::unwrap_used, reason = "a file that cannot be read is a failure")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -497,8 +499,7 @@ fn without_tests(tokens: Vec<Token>) -> (Vec<Token>, usize) {
         let first = tokens[at].line;
         // To the end of the item: the first `;` or `}` outside of all brackets.
         let mut depth = 0usize;
-        loop {
-            let Some(token) = tokens.get(at) else { break };
+        while let Some(token) = tokens.get(at) {
             at += 1;
             match token.text.as_str() {
                 "(" | "[" | "{" => depth += 1,
