@@ -70,7 +70,9 @@ convict() {
     seconds=$(($(now) - started))
     if [ $status = 124 ]; then
         verdict="TIMED OUT"
-    elif [ $status = 0 ] || ! grep -q '^test .*FAILED$' "$log"; then
+    elif grep -q 'exceeded maximum number of' "$log"; then
+        verdict="TOO LARGE"
+    elif [ $status = 0 ] || ! grep -q 'panicked at' "$log"; then
         verdict="NOT CONVICTED"
     fi
     [ "$verdict" = convicted ] || { failures=$((failures + 1)); tail -n 20 "$log"; }
