@@ -7,9 +7,8 @@
 #[cfg(not(keylane_loom))]
 mod imp {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
-    pub(crate) use std::sync::Arc;
+    pub(crate) use std::hint;
     pub(crate) use std::sync::atomic;
-    pub(crate) use std::{hint, thread};
 
     /// std's cell behind loom's closure interface.
     #[repr(transparent)]
@@ -49,9 +48,8 @@ mod imp {
 
 #[cfg(keylane_loom)]
 mod imp {
-    pub(crate) use loom::sync::Arc;
     pub(crate) use loom::sync::atomic;
-    pub(crate) use loom::{cell::UnsafeCell, hint, thread};
+    pub(crate) use loom::{cell::UnsafeCell, hint};
 
     /// parking_lot's interface over loom's lock.
     #[derive(Debug, Default)]
@@ -106,3 +104,9 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+// Reference counts are std's in both worlds: they are not ours to model.
+pub(crate) use std::sync::Arc;
+
+// What is written once, and what is a fact of the machine, is no model's business.
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::thread::available_parallelism;
