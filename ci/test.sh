@@ -10,6 +10,9 @@
 # `N passed, M failed`; the exit status is 0 only if nothing failed.
 . "$(dirname "$0")/lib.sh"
 
+# A check that takes longer hangs.
+limit=${KEYLANE_CHECK_SECONDS:-1800}
+
 # Cheap and telling first. Those that share a build stand together.
 checks=(
     fmt clippy doc features
@@ -33,7 +36,7 @@ command_of() {
 selected=()
 for argument; do
     case $argument in
-        --full) checks+=("${full[@]}") ;;
+        --full) checks+=("${full[@]}"); limit=${KEYLANE_CHECK_SECONDS:-14400} ;;
         --list) printf '%s\n' "${checks[@]}" "${full[@]}"; exit ;;
         -*) echo "unknown option $argument" >&2; exit 2 ;;
         *)
@@ -57,13 +60,14 @@ for name in "${selected[@]}"; do
     started=$(now)
     code=0
     # shellcheck disable=SC2046 # a command is words without spaces
-    bash $(command_of "$name") >"$log" 2>&1 </dev/null || code=$?
+    timeout -k 10 "$limit" bash $(command_of "$name") >"$log" 2>&1 </dev/null || code=$?
     seconds=$(($(now) - started))
     note=$(sed -n 's/^not run: //p' "$log" | tail -n 1)
     case $code in
         0) status=passed; note= ;;
         77) status="not run" ;;
         78) status="not run"; note+=" (may be missing)" ;;
+        124 | 137) status=FAILED; note="stopped after $limit s, log: $log" ;;
         *) status=FAILED; note="log: $log" ;;
     esac
     case $code in
