@@ -77,7 +77,8 @@ for name in "${selected[@]}"; do
         *) failed=$((failed + 1)) ;;
     esac
     line=$(printf '%-9s %5s s  %s' "$status" "$seconds" "$note")
-    echo "${line%"${line##*[! ]}"}"
+    line=${line%"${line##*[! ]}"}
+    echo "$line"
     if [ "$status" = FAILED ]; then
         echo "--- the end of $log"
         tail -n 60 "$log"
