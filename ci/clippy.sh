@@ -8,5 +8,10 @@ cargo clippy --locked --all-targets -- -D warnings
 echo "== all features, all members"
 cargo clippy --locked --workspace --all-targets --features "$(all_features)" -- -D warnings
 echo "== loom"
+models=()
+for path in tests/loom_*.rs; do
+    if [ -f "$path" ]; then models+=(--test "$(basename "$path" .rs)"); fi
+done
 RUSTFLAGS="--cfg keylane_loom" CARGO_TARGET_DIR=$target/loom \
-    cargo clippy --locked --profile loom --features "loom,$(all_features)" --lib --tests -- -D warnings
+    cargo clippy --locked --profile loom --features "loom,$(all_features)" --lib ${models[@]+"${models[@]}"} \
+    -- -D warnings

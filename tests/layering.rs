@@ -157,6 +157,8 @@ fn check(sources: &[(String, String)]) -> Vec<String> {
             }
         }
     }
+    // One line may use the same thing twice.
+    violations.dedup();
     violations.extend(cycle(&same_layer));
     violations
 }
