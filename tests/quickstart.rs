@@ -20,8 +20,14 @@ mod instant;
 mod latency;
 #[path = "../examples/quickstart/pace.rs"]
 mod pace;
+#[path = "../examples/quickstart/progress.rs"]
+mod progress;
+#[path = "../examples/quickstart/report.rs"]
+mod report;
 #[path = "../examples/quickstart/run.rs"]
 mod run;
+#[path = "../examples/quickstart/style.rs"]
+mod style;
 
 use event::{Timeline, Topic};
 

@@ -177,7 +177,7 @@ mod tests {
         let mut lines = Lines::new(io::BufReader::with_capacity(7, &text[..]));
         assert_eq!(lines.next().unwrap(), Some((1, Line::Text("a"))));
         assert_eq!(lines.next().unwrap(), Some((3, Line::TooLong)));
-        assert_eq!(lines.next().unwrap(), Some((4, Line::Text(&*fits))));
+        assert_eq!(lines.next().unwrap(), Some((4, Line::Text(&fits))));
         assert_eq!(lines.next().unwrap(), Some((5, Line::NotUtf8)));
         assert_eq!(lines.next().unwrap(), Some((6, Line::Text("last"))));
         assert_eq!(lines.next().unwrap(), None);

@@ -351,7 +351,7 @@ mod tests {
             format!("{HEADER}{}", row_with("dep_delay", "2.0")).into_bytes(),
         ] {
             let (flights, tally) = read_all(&bytes).unwrap();
-            assert_eq!(flights, [expected.clone()]);
+            assert_eq!(flights, std::slice::from_ref(&expected));
             assert_eq!((tally.rows, tally.bad_rows), (1, 0));
         }
     }

@@ -86,34 +86,43 @@ impl Run {
     pub(crate) fn publish<E>(
         &self,
         mut publish: impl FnMut(Topic, Option<&str>, &[u8]) -> Result<(), E>,
-        mut between: impl FnMut(usize, Took),
     ) -> Result<Vec<Took>, E> {
-        let mut sequences = vec![0_u32; self.timeline.slots()];
+        let mut sequences = vec![0; self.timeline.slots()];
         let mut took = Vec::with_capacity(self.passes.len());
-        for (number, pass) in self.passes.iter().enumerate() {
-            let first_id = (number * self.timeline.events.len()) as u64;
-            let schedule = Schedule::new(self.stopwatch, pass.pace);
-            for (index, event) in self.timeline.events.iter().enumerate() {
-                let sequence = self.timeline.slot(event).map_or(0, |slot| {
-                    let sequence = sequences[slot];
-                    sequences[slot] = sequence.wrapping_add(1);
-                    sequence
-                });
-                let message = Message {
-                    topic: event.topic,
-                    id: first_id + index as u64,
-                    sequence,
-                    at: event.at,
-                    air_minutes: event.air_minutes,
-                    due: schedule.wait(index),
-                };
-                publish(event.topic, self.timeline.key(event), &message.encode())?;
-                pass.published.store(index as u64 + 1, Relaxed);
-            }
-            took.push(self.await_handled(pass, schedule.start()));
-            between(number, took[number]);
+        for number in 0..self.passes.len() {
+            let start = self.publish_pass(number, &mut sequences, &mut publish)?;
+            took.push(self.await_handled(&self.passes[number], start));
         }
         Ok(took)
+    }
+
+    /// Publishes one pass; when it began comes back. `sequences` goes on from pass to pass.
+    pub(crate) fn publish_pass<E>(
+        &self,
+        number: usize,
+        sequences: &mut [u32],
+        mut publish: impl FnMut(Topic, Option<&str>, &[u8]) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let pass = &self.passes[number];
+        let first_id = (number * self.timeline.events.len()) as u64;
+        let schedule = Schedule::new(self.stopwatch, pass.pace);
+        for (index, event) in self.timeline.events.iter().enumerate() {
+            let sequence = self.timeline.slot(event).map_or(0, |slot| {
+                sequences[slot] += 1;
+                sequences[slot] - 1
+            });
+            let message = Message {
+                topic: event.topic,
+                id: first_id + index as u64,
+                sequence,
+                at: event.at,
+                air_minutes: event.air_minutes,
+                due: schedule.wait(index),
+            };
+            publish(event.topic, self.timeline.key(event), &message.encode())?;
+            pass.published.store(index as u64 + 1, Relaxed);
+        }
+        Ok(schedule.start())
     }
 
     /// Waits until all of a pass is handled or nothing moves any more. Looks once a millisecond; the
@@ -177,12 +186,9 @@ mod tests {
                     run.handle(topic, key.as_deref().map(str::as_bytes), &payload).unwrap();
                 }
             });
-            run.publish(
-                |topic, key, payload| {
-                    sender.send((topic, key.map(str::to_owned), payload.to_vec()))
-                },
-                |_, _| {},
-            )
+            run.publish(|topic, key, payload| {
+                sender.send((topic, key.map(str::to_owned), payload.to_vec()))
+            })
             .inspect(|_| drop(sender))
             .unwrap()
         });
@@ -205,18 +211,15 @@ mod tests {
         let deliver = |topic, key: &Option<String>, payload: &[u8]| {
             run.handle(topic, key.as_deref().map(str::as_bytes), payload)
         };
-        run.publish(
-            |topic, key, payload| {
-                sent.push((topic, key.map(str::to_owned), payload.to_vec()));
-                if sent.len() == 7 {
-                    for (topic, key, payload) in sent.iter().rev() {
-                        deliver(*topic, key, payload).unwrap();
-                    }
+        run.publish(|topic, key, payload| {
+            sent.push((topic, key.map(str::to_owned), payload.to_vec()));
+            if sent.len() == 7 {
+                for (topic, key, payload) in sent.iter().rev() {
+                    deliver(*topic, key, payload).unwrap();
                 }
-                Ok::<_, Infallible>(())
-            },
-            |_, _| {},
-        )
+            }
+            Ok::<_, Infallible>(())
+        })
         .unwrap();
         let (topic, key, payload) = &sent[0];
         deliver(*topic, key, payload).unwrap();
@@ -231,7 +234,7 @@ mod tests {
     #[test]
     fn a_refused_publish_ends_the_run() {
         let run = run(&[Pace::FlatOut]);
-        assert_eq!(run.publish(|_, _, _| Err("closed"), |_, _| {}), Err("closed"));
+        assert_eq!(run.publish(|_, _, _| Err("closed")), Err("closed"));
         assert_eq!(run.checker.verdict().lost, 7);
     }
 
@@ -239,7 +242,7 @@ mod tests {
     fn no_events_are_no_trouble() {
         let header = ROWS.lines().next().unwrap();
         let run = Run::new(Timeline::read(header.as_bytes()).unwrap(), &[Pace::FlatOut], 1);
-        let took = run.publish(|_, _, _| Ok::<_, Infallible>(()), |_, _| {}).unwrap();
+        let took = run.publish(|_, _, _| Ok::<_, Infallible>(())).unwrap();
         assert!(took[0].complete && run.checker.verdict().holds());
         assert!(run.handle(Topic::Departed, None, &[0; 33]).is_err());
     }
