@@ -343,5 +343,9 @@ mod tests {
         let going_on = Message { id: message.id + 7, sequence: 3, ..deliveries(&timeline)[2].2 };
         drop(checker.enter(topic, key.as_deref(), &going_on.encode()));
         assert_eq!(counts(&checker.verdict()), [7, 3, 0, 1, 0]);
+        // A number given twice does not pass either.
+        let repeated = Message { id: message.id + 8, ..deliveries(&timeline)[3].2 };
+        drop(checker.enter(Topic::Arrived, key.as_deref(), &repeated.encode()));
+        assert_eq!(counts(&checker.verdict()), [8, 2, 0, 2, 0]);
     }
 }
