@@ -1,6 +1,6 @@
 //! Every aggregate's events in order, different aggregates in parallel, nothing lost.
 // What `internals` shows to benches, tests and fuzz targets is `pub`, and unreachable without it.
-#![cfg_attr(not(feature = "internals"), allow(unreachable_pub, dead_code))]
+#![cfg_attr(not(feature = "internals"), allow(dead_code))]
 
 mod armor;
 mod attempt;

@@ -12,7 +12,7 @@ use crate::record::Record;
 use crate::source::{Source, SourceOptions};
 use crate::submit::{self, BatchError, SubmitAsync, SubmitError};
 use crate::subscription::ParkedKey;
-use crate::sync::{Arc, Weak};
+use crate::sync::Arc;
 use crate::table::Entry;
 use crate::work::{Completion, Work};
 
@@ -167,6 +167,7 @@ impl Subscriber {
     ///
     /// # Errors
     /// If the window is out of its range, or the subscription is gone.
+    #[doc(hidden)]
     pub fn source(&self, options: SourceOptions) -> Result<Source, crate::source::SourceError> {
         Source::new(self, options)
     }
@@ -192,6 +193,3 @@ impl fmt::Debug for Subscriber {
         f.debug_struct("Subscriber").field("name", &self.entry.name).finish_non_exhaustive()
     }
 }
-
-/// A handle that keeps nothing alive.
-pub(crate) type WeakCore = Weak<Core>;

@@ -351,21 +351,8 @@ impl Visit<'_> {
             if over {
                 self.give_up(slot);
             }
-            let waits = |visit: &Self| {
-                let key = visit.private.gate.get(slot)?;
-                let closed = key.waiting().next().is_some_and(|w| visit.open_entry(w).is_none());
-                closed.then_some(())
-            };
-            while waits(self).is_some() {
-                if let Some(work) = self.private.gate.next(slot) {
-                    self.release(work);
-                }
-            }
-            let removed =
-                |visit: &Self| visit.private.gate.get(slot).is_some_and(|k| k.busy.is_none());
-            if removed(self) {
-                self.advance(slot);
-            }
+            self.purge_waiting(slot);
+            self.advance(slot);
         }
     }
 

@@ -10,10 +10,12 @@
 
 mod clock;
 mod oracle;
+mod settle;
 mod track;
 mod verdict;
 
 pub use clock::VirtualClock;
 pub use oracle::{Attempt, Oracle};
+pub use settle::settle;
 pub use track::Ended;
 pub use verdict::{Verdict, Violation, ViolationKind};
