@@ -47,6 +47,8 @@ pub(crate) enum Step {
     Busy(Busy),
     /// It is given up or dead-lettered, and its key is not free for the next.
     Parked(Parked),
+    /// It was submitted to what this visit's table does not know yet: the next visit starts it.
+    Later(Work),
 }
 
 /// Pauses between sends of a dead letter that is not taken.
@@ -57,7 +59,7 @@ impl<'a> Visit<'a> {
     /// Starts a record. Its key is free, or it is next of its key in `slot`.
     #[inline]
     pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
         if let Kind::Sync(handle) = &entry.version.handler.0 {
             // The common case, in a straight line.
             return match self.call(&work, 1, || handle(&work.record)) {
@@ -66,6 +68,22 @@ impl<'a> Visit<'a> {
             };
         }
         self.attempt(entry, work, 1, slot)
+    }
+
+    /// A record that may not be started, as far as this visit's table says. It may be younger than that: a
+    /// lane is pushed to while it is visited.
+    #[cold]
+    fn refuse(&mut self, work: Work) -> Step {
+        if self.is_current() || self.core.phase() == STOPPED {
+            return self.release(work);
+        }
+        Step::Later(work)
+    }
+
+    /// Whether this visit's table is the newest.
+    #[cold]
+    pub(crate) fn is_current(&self) -> bool {
+        std::ptr::eq(&*self.core.registry.load(), self.table)
     }
 
     /// The subscription of a record that may be started: it is here and open, and so is the source.
