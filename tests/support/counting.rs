@@ -6,27 +6,34 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static CURRENT: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
+    static GROUP: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which counts for the threads that asked for it.
+/// The system's allocator, which counts what the threads of one group allocate.
 pub struct Counting;
 
-/// Counts what this thread allocates from here on.
-pub fn count_this_thread() {
-    COUNTED.set(true);
+/// A new group, counted from here on; those before it, whose threads may be ending still, are not.
+pub fn new_group() -> u64 {
+    CURRENT.fetch_add(1, Ordering::SeqCst) + 1
 }
 
-/// How often the threads that are counted have allocated, or made an allocation larger.
+/// Adds this thread to a group.
+pub fn join(group: u64) {
+    GROUP.set(group);
+}
+
+/// How often the threads of the groups have allocated, or made an allocation larger.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::SeqCst)
 }
 
 fn count() {
-    // The flag is constant at first and needs no drop: reading it allocates nothing, at any time.
-    if COUNTED.try_with(Cell::get).unwrap_or(false) {
+    // The group is constant at first and needs no drop: reading it allocates nothing, at any time.
+    let group = GROUP.try_with(Cell::get).unwrap_or(0);
+    if group != 0 && group == CURRENT.load(Ordering::SeqCst) {
         ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
     }
 }
