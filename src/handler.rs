@@ -181,11 +181,6 @@ impl Running {
         version.running.fetch_add(1, Ordering::Relaxed);
         Self(version.clone())
     }
-
-    /// The version that runs.
-    pub fn version(&self) -> &Version {
-        &self.0
-    }
 }
 
 impl Drop for Running {

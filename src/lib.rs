@@ -6,6 +6,7 @@ mod armor;
 mod attempt;
 mod bell;
 mod blocking;
+mod bus;
 mod busy;
 mod clock;
 mod close;
@@ -36,6 +37,7 @@ mod queue;
 mod receipt;
 mod record;
 mod registry;
+mod reply;
 mod ring;
 mod runtime;
 mod shutdown;
@@ -59,6 +61,11 @@ mod window;
 mod work;
 mod worker;
 
+pub use bus::memory;
+pub use bus::{
+    Bus, BusClosing, BusError, BusReport, BusSubscription, Connecting, InvalidTopic, KeyMismatch,
+    PublishError, PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
+};
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;

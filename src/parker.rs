@@ -101,6 +101,11 @@ impl Unparker {
         self.0.unpark();
     }
 
+    /// Whether both wake the same thread.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether the thread sleeps and nobody has called it. May be stale at once.
     pub fn is_asleep(&self) -> bool {
         self.0.state.load(Ordering::Acquire) == PARKED

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::Bytes;
 use triomphe::Arc;
 
+use crate::envelope::Envelope;
 use crate::pool;
+use crate::unwind::guard;
 
 /// Keys have 1 to this many bytes.
 pub const MAX_KEY: usize = 4_096;
@@ -67,6 +69,8 @@ pub(crate) struct Block {
     timestamp: Option<i64>,
     epoch: u64,
     attempt: AtomicU32,
+    /// The envelope in the payload, if it had to be decoded for its key.
+    decoded: Option<Box<Envelope<'static>>>,
 }
 
 #[derive(Clone)]
@@ -170,9 +174,25 @@ impl Record {
     /// A record of its own with the same content, as a bus needs one for each subscription.
     #[must_use]
     pub fn copy(&self) -> Self {
+        self.copy_as(self.key())
+    }
+
+    /// The record under a key that was found in its content, and the envelope if that was decoded for it.
+    pub(crate) fn with_key(self, key: &[u8], decoded: Option<Envelope<'static>>) -> Self {
+        let mut copy = self.copy_as(Some(key));
+        copy.block_mut().decoded = decoded.map(Box::new);
+        copy
+    }
+
+    /// The envelope in the payload, if it was decoded before.
+    pub(crate) fn decoded(&self) -> Option<&Envelope<'static>> {
+        self.0.decoded.as_deref()
+    }
+
+    fn copy_as(&self, key: Option<&[u8]>) -> Self {
         let mut copy = match &self.0.body {
-            Body::Copied(_) => Self::build(self.key(), self.0.body.clone(), self.payload()),
-            body => Self::build(self.key(), body.clone(), &[]),
+            Body::Copied(_) => Self::build(key, self.0.body.clone(), self.payload()),
+            body => Self::build(key, body.clone(), &[]),
         };
         let block = copy.block_mut();
         block.headers.extend_from_slice(&self.0.headers);
@@ -280,6 +300,11 @@ impl Record {
         }
     }
 
+    /// As [`recycle`](Self::recycle), where a panic of a caller's drop has nowhere to go.
+    pub(crate) fn recycle_quietly(self) {
+        let _ = guard(|| self.recycle());
+    }
+
     #[inline]
     fn block_mut(&mut self) -> &mut Block {
         Arc::make_mut(&mut self.0)
@@ -354,6 +379,7 @@ impl Block {
             timestamp: None,
             epoch: 0,
             attempt: AtomicU32::new(0),
+            decoded: None,
         }
     }
 
@@ -379,6 +405,7 @@ impl Block {
         }
         (self.position, self.timestamp, self.epoch) = (None, None, 0);
         *self.attempt.get_mut() = 0;
+        self.decoded = None;
         self.large.capacity() + self.header_bytes.capacity() <= KEEP
     }
 }
@@ -397,6 +424,7 @@ impl Clone for Block {
             timestamp: self.timestamp,
             epoch: self.epoch,
             attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
+            decoded: self.decoded.clone(),
         }
     }
 }
