@@ -91,13 +91,18 @@ unsafe impl<M: Send> Sync for Ring<M> {}
 /// Untouched slots take no memory: they are zero pages that the system maps at first use.
 ///
 /// # Panics
-/// If `slots` is 0, if a message does not fit a slot, or if the memory cannot be reserved.
+/// If `slots` is 0, or if the memory cannot be reserved.
 pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     const { assert!(align_of::<M>() <= 64, "a message fits a slot's alignment") };
     assert!(slots > 0, "a ring has at least one slot");
+    // Checked: a size that wrapped would give a slab smaller than what its rings reach into.
+    let stride = slots.checked_next_power_of_two();
+    let total = stride.and_then(|stride| stride.checked_mul(lanes as usize));
+    let (Some(stride), Some(total)) = (stride, total) else {
+        panic!("no memory for {lanes} lanes of {slots} slots");
+    };
     let family = Family::new();
-    let stride = slots.next_power_of_two();
-    let slab = Arc::new(Slab::<M>::new(lanes as usize * stride));
+    let slab = Arc::new(Slab::<M>::new(total));
     let rings = (0..lanes).map(|lane| Ring {
         producers: CachePadded::new(Producers {
             tail: AtomicU64::new(IDLE),
