@@ -265,7 +265,11 @@ impl<M> Ring<M> {
 
     /// The oldest message, if it is published.
     #[inline]
-    pub fn peek<'a>(&'a self, token: &'a Token) -> Option<&'a M> {
+    pub fn peek<'a>(&'a self, token: &'a Token) -> Option<&'a M>
+    where
+        // A shared token may be lent to several threads at once, and so may then the message.
+        M: Sync,
+    {
         self.assert_own(token);
         let head = self.head.load(Ordering::Relaxed);
         let slot = self.slots.get(head & self.mask);
