@@ -19,7 +19,6 @@ mod slab;
 mod word;
 
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
@@ -27,7 +26,7 @@ use self::slab::{Slab, Slots};
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, UnsafeCell, unless};
+use crate::sync::{Arc, unless};
 use crate::token::{Family, Token};
 
 /// Why a lane's token cannot rest.
@@ -62,13 +61,6 @@ pub struct Ring<M> {
     limit: u64,
     family: Family,
     lane: u32,
-}
-
-#[repr(C, align(64))]
-struct Slot<M> {
-    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it, is "nothing yet".
-    seq: AtomicU64,
-    message: UnsafeCell<MaybeUninit<M>>,
 }
 
 // SAFETY: a ring owns the messages in its slots and gives each to one thread; positions and tokens
@@ -207,12 +199,10 @@ impl<M> Ring<M> {
             // Acquire pairs with the release below: whoever stored this head had seen the consumer's
             // release of the slots behind it, and so has whoever trusts it. (Its claim would say so too,
             // but it may not have come to that yet.)
-            let cached = producers
-                .head_cache
-                .load(unless(cfg!(keylane_weak = "ring_cache"), Ordering::Acquire));
-            let mut room = self.room(pos, cached);
-            if room == 0 {
-                // Acquire pairs with the release in `pop`: the message is out of the slot.
+            let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Acquire);
+            let mut room = self.room(pos, producers.head_cache.load(ordering));
+            if room < want {
+                // Acquire pairs with the release in `pop`: the messages are out of their slots.
                 let head = self.head.load(Ordering::Acquire);
                 room = self.room(pos, head);
                 if room == 0 {
@@ -223,9 +213,8 @@ impl<M> Ring<M> {
                     }
                     return Err(Refused::Full);
                 }
-                producers
-                    .head_cache
-                    .store(head, unless(cfg!(keylane_weak = "ring_cache"), Ordering::Release));
+                let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Release);
+                producers.head_cache.store(head, ordering);
             }
             let count = want.min(room);
             let next = (pos + count) << SHIFT | (tail & kept_by_claim());
@@ -433,21 +422,35 @@ enum Refused {
     Closed,
 }
 
-impl<M> Drop for Ring<M> {
-    fn drop(&mut self) {
-        if !std::mem::needs_drop::<M>() {
-            return;
-        }
-        // Relaxed: whoever drops the ring has it alone, so all that was done to it came before.
-        let mut head = self.head.load(Ordering::Relaxed);
+impl<M> Ring<M> {
+    /// Drops what was not taken. For whoever drops the ring, and so has it alone: hence relaxed.
+    fn clear(&self) {
         loop {
+            let head = self.head.load(Ordering::Relaxed);
             let slot = self.slots.get(head & self.mask);
             if slot.seq.load(Ordering::Relaxed) != head + 1 {
                 return;
             }
-            // SAFETY: `&mut self`: nobody else is here; the message is in and is taken out once.
+            // Before the message goes: should its drop panic, it is not dropped again.
+            self.head.store(head + 1, Ordering::Relaxed);
+            // SAFETY: nobody else is here; the message is in and the head has moved past it.
             drop(slot.message.with(|place| unsafe { (*place).assume_init_read() }));
-            head += 1;
+        }
+    }
+}
+
+impl<M> Drop for Ring<M> {
+    fn drop(&mut self) {
+        /// Goes on behind a message whose drop panicked.
+        struct Rest<'a, M>(&'a Ring<M>);
+        impl<M> Drop for Rest<'_, M> {
+            fn drop(&mut self) {
+                self.0.clear();
+            }
+        }
+        if std::mem::needs_drop::<M>() {
+            let _rest = Rest(self);
+            self.clear();
         }
     }
 }
