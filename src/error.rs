@@ -146,6 +146,32 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    #[cold]
+    pub(crate) fn out_of_range(option: &'static str, given: &str, allowed: &'static str) -> Self {
+        Self::OutOfRange { option, given: shorten(given), allowed }
+    }
+
+    #[cold]
+    pub(crate) fn invalid(option: &'static str, given: &str, expected: &'static str) -> Self {
+        Self::Invalid { option, given: shorten(given), expected }
+    }
+
+    #[cold]
+    pub(crate) fn unknown(name: &str, nearest: Option<&'static str>) -> Self {
+        Self::Unknown { name: shorten(name), nearest }
+    }
+}
+
+/// What was given may be of any length; its beginning tells which it was.
+fn shorten(given: &str) -> String {
+    const MAX: usize = 64;
+    match given.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}...", &given[..end]),
+        None => given.to_owned(),
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

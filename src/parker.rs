@@ -104,6 +104,11 @@ impl Unparker {
     pub fn unpark(&self) {
         self.0.unpark();
     }
+
+    /// Whether the thread sleeps and nobody has called it. May be stale at once.
+    pub fn is_asleep(&self) -> bool {
+        self.0.state.load(Ordering::Acquire) == PARKED
+    }
 }
 
 impl Bed {

@@ -7,7 +7,6 @@
 #[cfg(not(keylane_loom))]
 mod imp {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
-    pub(crate) use std::hint;
     pub(crate) use std::sync::atomic;
 
     /// std's cell behind loom's closure interface.
@@ -48,8 +47,8 @@ mod imp {
 
 #[cfg(keylane_loom)]
 mod imp {
+    pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::sync::atomic;
-    pub(crate) use loom::{cell::UnsafeCell, hint};
 
     /// parking_lot's interface over loom's lock.
     #[derive(Debug, Default)]
@@ -112,4 +111,8 @@ pub(crate) const fn unless(weak: bool, ordering: atomic::Ordering) -> atomic::Or
 }
 
 // Reference counts are std's in both worlds: they are not ours to model.
-pub(crate) use std::sync::Arc;
+pub(crate) use std::sync::{Arc, Weak};
+
+// What is written once, and what is a fact of the machine, is no model's business.
+pub(crate) use std::sync::OnceLock;
+pub(crate) use std::thread::{Builder as ThreadBuilder, available_parallelism};

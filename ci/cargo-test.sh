@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Unit, integration and documentation tests with every feature; then the library's with none.
+. "$(dirname "$0")/lib.sh"
+
+cargo test --locked --no-fail-fast --features "$(all_features)" "$@"
+cargo test --locked --lib "$@"

@@ -1,0 +1,504 @@
+//! From a record to its outcome: attempts, the failure policy, the dead letters.
+
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::busy::{Busy, Parked, Post, Private, Reply, Said};
+use crate::clock::Time;
+use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
+use crate::error::HandlerError;
+use crate::handler::{Attempt, Handled, Kind, Running, Started};
+use crate::metrics::WorkerCounters;
+use crate::notice::Notice;
+use crate::outcome::{Failure, Outcome};
+use crate::record::Record;
+use crate::subscription::{After, Letter, error_text, jittered};
+use crate::sync::{Arc, Weak};
+use crate::table::{Entry, Table, deadline_passed};
+use crate::unwind::{Panicked, guard};
+use crate::work::{Completion, Work};
+
+/// A worker's own things for a visit.
+pub(crate) struct Local {
+    pub(crate) id: usize,
+    pub(crate) core: Weak<Core>,
+    /// Spreads backoffs; no record of it matters.
+    pub(crate) random: u64,
+}
+
+/// A visit to a lane, by the holder of its token.
+pub(crate) struct Visit<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) table: &'a Table,
+    pub(crate) local: &'a mut Local,
+    pub(crate) private: &'a mut Private,
+    pub(crate) lane: u32,
+    /// Records that may still be started before others have their turn.
+    pub(crate) budget: usize,
+    /// The time, once somebody asked.
+    pub(crate) now: Option<Time>,
+}
+
+/// What became of a record that was started.
+pub(crate) enum Step {
+    /// It has its outcome, or is given up: its key is free for the next.
+    Ended,
+    /// It keeps its key busy.
+    Busy(Busy),
+    /// It is given up or dead-lettered, and its key is not free for the next.
+    Parked(Parked),
+}
+
+/// Pauses between sends of a dead letter that is not taken.
+const LETTER_FIRST: Duration = Duration::from_millis(50);
+const LETTER_MOST: Duration = Duration::from_secs(10);
+
+impl<'a> Visit<'a> {
+    /// Starts a record. Its key is free, or it is next of its key in `slot`.
+    #[inline]
+    pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
+        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        if let Kind::Sync(handle) = &entry.version.handler.0 {
+            // The common case, in a straight line.
+            return match self.call(&work, 1, || handle(&work.record)) {
+                Ok(Ok(())) => self.finish(work, Outcome::Done),
+                failed => self.settle(entry, work, 1, failed, slot),
+            };
+        }
+        self.attempt(entry, work, 1, slot)
+    }
+
+    /// The subscription of a record that may be started: it is here and open, and so is the source.
+    #[inline]
+    pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
+        let entry = self.table.subscription(work.subscription, work.generation)?;
+        if !entry.state.is_open() || self.core.phase() == STOPPED {
+            return None;
+        }
+        if let Completion::Source(token) = &work.completion
+            && self.table.source(token.source, token.epoch).is_none_or(|s| s.state.is_stopped())
+        {
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// Makes an attempt at a record.
+    fn attempt(&mut self, entry: &Arc<Entry>, work: Work, number: u32, slot: u32) -> Step {
+        match &entry.version.handler.0 {
+            Kind::Sync(handle) => {
+                let said = self.call(&work, number, || handle(&work.record));
+                self.settle(entry, work, number, said, slot)
+            }
+            Kind::Async(starts) => {
+                let waker = self.waker(slot);
+                let record = work.record.share();
+                let started = self
+                    .call(&work, number, || starts.start(record, &mut Context::from_waker(&waker)));
+                match started {
+                    Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
+                    Ok(Started::Pending(attempt)) => {
+                        let running = Running::new(&entry.version);
+                        let deadline = self.deadline(entry);
+                        Step::Busy(Busy::Future { attempt, running, work, number, deadline })
+                    }
+                    Err(panicked) => self.settle(entry, work, number, Err(panicked), slot),
+                }
+            }
+            Kind::Blocking(handle) => {
+                let reply = Arc::new(Reply::default());
+                let running = Running::new(&entry.version);
+                let deadline = self.deadline(entry);
+                work.record.set_attempt(number);
+                let call = {
+                    let (core, reply, handle) =
+                        (self.local.core.clone(), reply.clone(), handle.clone());
+                    let (record, lane) = (work.record.share(), self.lane);
+                    move || {
+                        let Some(core) = core.upgrade() else { return };
+                        let said = if core.phase() == STOPPED {
+                            Said::NotStarted
+                        } else {
+                            Said::Ended(guard(|| handle(record)))
+                        };
+                        reply.set(said);
+                        core.lanes.wake_slot(lane, slot);
+                    }
+                };
+                let attempts = &self.counters().attempts;
+                attempts.add(1);
+                match self.core.blocking.call(Box::new(call)) {
+                    Ok(()) => Step::Busy(Busy::Blocking { reply, running, work, number, deadline }),
+                    Err(error) => {
+                        let role = "a blocking handler";
+                        self.core.notice(&Notice::NoThread { role, error: error.to_string() });
+                        let said = Ok(Err(HandlerError::from(error)));
+                        self.settle(entry, work, number, said, slot)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs a handler on this thread: seen by others, its panic a value.
+    #[inline]
+    fn call<R>(
+        &mut self,
+        work: &Work,
+        number: u32,
+        handle: impl FnOnce() -> R,
+    ) -> Result<R, Panicked> {
+        let worker = &self.core.workers[self.local.id];
+        work.record.set_attempt(number);
+        worker.counters.attempts.add(1);
+        worker.status.enter(self.lane, work.subscription, work.record.key());
+        let said = guard(handle);
+        worker.status.leave();
+        said
+    }
+
+    /// An attempt has ended.
+    fn settle(
+        &mut self,
+        entry: &Arc<Entry>,
+        work: Work,
+        number: u32,
+        said: Result<Handled, Panicked>,
+        slot: u32,
+    ) -> Step {
+        match said {
+            Ok(Ok(())) => self.finish(work, Outcome::Done),
+            Ok(Err(error)) => self.failed(entry, work, number, error, slot),
+            Err(panicked) => {
+                self.counters().panics.add(1);
+                self.failed(entry, work, number, HandlerError::retryable(panicked), slot)
+            }
+        }
+    }
+
+    /// An attempt that goes on from an earlier visit has ended.
+    pub(crate) fn ended(
+        &mut self,
+        work: Work,
+        number: u32,
+        said: Result<Handled, Panicked>,
+        slot: u32,
+    ) -> Step {
+        match (self.table.subscription(work.subscription, work.generation), said) {
+            (Some(entry), said) => self.settle(entry, work, number, said, slot),
+            (None, Ok(Ok(()))) => self.finish(work, Outcome::Done),
+            // Its policy went with its subscription.
+            (None, _) => self.release(work),
+        }
+    }
+
+    /// An attempt has failed: by policy.
+    #[cold]
+    fn failed(
+        &mut self,
+        entry: &Arc<Entry>,
+        work: Work,
+        number: u32,
+        error: HandlerError,
+        slot: u32,
+    ) -> Step {
+        let random = self.random();
+        // Both are a caller's code: what an error says, and what is retryable.
+        let text = guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
+        let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
+        let _ = guard(|| drop(error));
+        if let Some(pause) = pause {
+            if self.core.phase() >= CLOSING || !entry.state.is_open() {
+                return self.release(work);
+            }
+            self.counters().retries.add(1);
+            let due = self.now().after(pause);
+            if pause.is_zero() {
+                self.again(slot);
+            } else {
+                self.due(due);
+            }
+            return Step::Busy(Busy::Retry { work, number, due, error: text });
+        }
+        let failure = Failure { error: text, attempts: number };
+        match entry.policy.after {
+            After::Skip => self.finish(work, Outcome::Skipped(failure)),
+            After::Stop => self.stop(entry, work, failure),
+            After::DeadLetter => self.post(entry, work, failure, 0, false, slot),
+            After::Park => {
+                let park = work.record.key().is_some();
+                self.post(entry, work, failure, 0, park, slot)
+            }
+        }
+    }
+
+    /// Tries a record again that waited for it.
+    pub(crate) fn retry(&mut self, work: Work, number: u32, slot: u32) -> Step {
+        match self.open_entry(&work) {
+            Some(entry) if self.core.phase() == RUNNING => {
+                self.attempt(entry, work, number.saturating_add(1), slot)
+            }
+            _ => self.release(work),
+        }
+    }
+
+    /// Sends a record whose key is parked after its predecessors.
+    pub(crate) fn follow(&mut self, work: Work, slot: u32) -> Step {
+        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        let failure = Failure { error: "its key is parked".into(), attempts: 0 };
+        self.post(entry, work, failure, 0, false, slot)
+    }
+
+    /// Sends a record to the dead letters.
+    pub(crate) fn post(
+        &mut self,
+        entry: &Arc<Entry>,
+        work: Work,
+        failure: Failure,
+        sends: u32,
+        park: bool,
+        slot: u32,
+    ) -> Step {
+        let Some(sink) = &entry.dead_letter else { return self.stop(entry, work, failure) };
+        let letter = Letter {
+            record: work.record.share(),
+            subscription: entry.name.clone(),
+            error: failure.error.clone(),
+            attempts: failure.attempts,
+        };
+        match guard(|| sink.send(letter)) {
+            Ok(sending) => {
+                let post = Post::new(sending);
+                self.posted(work, failure, sends + 1, park, post, slot)
+            }
+            Err(panicked) => {
+                let said = Err(HandlerError::retryable(panicked));
+                self.answered(work, failure, sends + 1, park, said, slot)
+            }
+        }
+    }
+
+    /// Looks whether a dead letter is confirmed.
+    pub(crate) fn posted(
+        &mut self,
+        work: Work,
+        failure: Failure,
+        sends: u32,
+        park: bool,
+        mut post: Post,
+        slot: u32,
+    ) -> Step {
+        let waker = self.waker(slot);
+        let mut cx = Context::from_waker(&waker);
+        let polled = guard(|| post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
+        let said = match polled {
+            Ok(Some(Poll::Pending)) => {
+                let post = Some(post);
+                return Step::Busy(Busy::Letter { post, work, failure, sends, due: None, park });
+            }
+            Ok(Some(Poll::Ready(said))) => said,
+            Ok(None) => Err("the letter was lost".into()),
+            Err(panicked) => Err(HandlerError::retryable(panicked)),
+        };
+        drop(post);
+        self.answered(work, failure, sends, park, said, slot)
+    }
+
+    /// A dead letter was taken or not.
+    fn answered(
+        &mut self,
+        work: Work,
+        failure: Failure,
+        sends: u32,
+        park: bool,
+        said: Handled,
+        _slot: u32,
+    ) -> Step {
+        let entry = self.table.subscription(work.subscription, work.generation);
+        match (said, entry) {
+            (Ok(()), Some(entry)) => self.lettered(entry, work, failure, park),
+            (Ok(()), None) => self.finish(work, Outcome::DeadLettered(failure)),
+            (Err(error), Some(entry)) => {
+                let text =
+                    guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
+                let fatal = !error.is_retryable();
+                let _ = guard(|| drop(error));
+                if fatal {
+                    let error = format!("{} (dead letter refused: {text})", failure.error).into();
+                    return self.stop(entry, work, Failure { error, ..failure });
+                }
+                if self.core.phase() >= CLOSING || !entry.state.is_open() {
+                    return self.release(work);
+                }
+                let random = self.random();
+                let due = self.now().after(jittered(LETTER_FIRST, LETTER_MOST, sends, random));
+                self.due(due);
+                Step::Busy(Busy::Letter { post: None, work, failure, sends, due: Some(due), park })
+            }
+            (Err(_), None) => self.release(work),
+        }
+    }
+
+    /// A record is safe among the dead letters.
+    fn lettered(&mut self, entry: &Entry, work: Work, failure: Failure, park: bool) -> Step {
+        let key = work.record.key().unwrap_or_default();
+        if failure.attempts == 0 {
+            entry.state.followed(key);
+            return self.finish(work, Outcome::Parked);
+        }
+        if !park {
+            return self.finish(work, Outcome::DeadLettered(failure));
+        }
+        let parked = Parked::Key {
+            subscription: work.subscription,
+            generation: work.generation,
+            key: key.into(),
+        };
+        if !entry.state.park(key, &failure.error, self.core.config.parked_keys) {
+            let error = format!("{} (and as many keys are parked as may be)", failure.error).into();
+            return self.stop(entry, work, Failure { error, ..failure });
+        }
+        self.finish(work, Outcome::DeadLettered(failure));
+        Step::Parked(parked)
+    }
+
+    /// A failure stops the source, or in process the subscription. The record stays unfinished.
+    #[cold]
+    fn stop(&mut self, entry: &Entry, work: Work, failure: Failure) -> Step {
+        let partition = work.record.position().map(|position| position.partition);
+        match &work.completion {
+            Completion::Source(token) => {
+                if let Some(source) = self.table.source(token.source, token.epoch) {
+                    source.state.stop(Some(&failure));
+                }
+            }
+            _ => entry.state.stop(&failure),
+        }
+        let error = failure.error.clone();
+        let subscription = entry.name.to_string();
+        self.counters().outcomes.stopped.add(1);
+        self.give_back(work, Outcome::Stopped(failure));
+        self.core.notice(&Notice::Stopped { subscription, partition, error });
+        // What waits for it elsewhere is released, so that nothing lies there until the end.
+        self.core.purge();
+        Step::Ended
+    }
+
+    /// Gives a record up that will not be handled. What comes after it of its key must not be either:
+    /// where that does not follow from its subscription's or source's state, the key stays shut.
+    #[cold]
+    pub(crate) fn release(&mut self, work: Work) -> Step {
+        let shut = self.open_entry(&work).is_some();
+        self.counters().outcomes.abandoned.add(1);
+        self.give_back(work, Outcome::Abandoned);
+        if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
+    }
+
+    fn give_back(&mut self, work: Work, outcome: Outcome) {
+        let (subscription, generation) = (work.subscription, work.generation);
+        if let Some(record) = work.abandon(outcome) {
+            self.core.returned.lock().push(Returned { subscription, generation, record });
+        }
+    }
+
+    /// A record has its outcome.
+    #[inline]
+    pub(crate) fn finish(&mut self, work: Work, outcome: Outcome) -> Step {
+        let counters = self.counters();
+        let outcomes = &counters.outcomes;
+        match &outcome {
+            Outcome::Done => outcomes.done.add(1),
+            Outcome::DeadLettered(_) => outcomes.dead_lettered.add(1),
+            Outcome::Parked => outcomes.parked.add(1),
+            Outcome::Skipped(_) => outcomes.skipped.add(1),
+            Outcome::Stopped(_) => outcomes.stopped.add(1),
+            Outcome::Abandoned => outcomes.abandoned.add(1),
+        }
+        match work.completion {
+            Completion::Untracked => {}
+            Completion::Receipt(promise) => {
+                promise.fulfil(outcome);
+            }
+            Completion::Source(token) => match self.table.source(token.source, token.epoch) {
+                Some(source) => source.finished.finish(token.slot),
+                None => counters.stale.add(1),
+            },
+        }
+        recycle(work.record, counters);
+        Step::Ended
+    }
+
+    /// The waker of a slot of the lane's gate.
+    pub(crate) fn waker(&mut self, slot: u32) -> Waker {
+        let wakers = &mut self.private.wakers;
+        if wakers.len() <= slot as usize {
+            wakers.resize(slot as usize + 1, None);
+        }
+        let (core, lane) = (&self.local.core, self.lane);
+        wakers[slot as usize].get_or_insert_with(|| SlotWaker::waker(core, lane, slot)).clone()
+    }
+
+    fn deadline(&mut self, entry: &Entry) -> Option<Time> {
+        let deadline = self.now_if(entry.policy.deadline.is_some())?.after(entry.policy.deadline?);
+        self.due(deadline);
+        Some(deadline)
+    }
+
+    fn now_if(&mut self, wanted: bool) -> Option<Time> {
+        wanted.then(|| self.now())
+    }
+
+    /// The time, read at most once a visit.
+    pub(crate) fn now(&mut self) -> Time {
+        *self.now.get_or_insert_with(|| self.core.clock.now())
+    }
+
+    /// The lane is to be looked at by then.
+    pub(crate) fn due(&mut self, due: Time) {
+        if self.private.next_due.is_none_or(|next| due < next) {
+            self.private.next_due = Some(due);
+            self.core.timers.set_lane(self.lane, due);
+        }
+    }
+
+    /// The slot is to be looked at in the next visit, which is to come.
+    pub(crate) fn again(&mut self, slot: u32) {
+        self.core.lanes.wake_slot(self.lane, slot);
+    }
+
+    pub(crate) fn counters(&self) -> &'a WorkerCounters {
+        &self.core.workers[self.local.id].counters
+    }
+
+    /// xorshift64: spreads backoffs.
+    fn random(&mut self) -> u64 {
+        let random = &mut self.local.random;
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// An async attempt has run too long: it is dropped, and counts as failed.
+    pub(crate) fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
+        drop(attempt);
+        let after = self
+            .table
+            .subscription(work.subscription, work.generation)
+            .and_then(|entry| entry.policy.deadline)
+            .unwrap_or_default();
+        self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
+    }
+}
+
+/// Ends a record. A shared payload's drop is a caller's code.
+#[inline]
+fn recycle(record: Record, counters: &WorkerCounters) {
+    if record.is_shared() {
+        if guard(|| record.recycle()).is_err() {
+            counters.panics.add(1);
+        }
+    } else {
+        record.recycle();
+    }
+}

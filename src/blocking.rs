@@ -1,0 +1,120 @@
+//! Threads for handlers that block: started when needed, ended when idle, bounded.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::sync::{Arc, Condvar, Mutex, wait};
+
+/// A call to run on a thread that may block.
+pub type Call = Box<dyn FnOnce() + Send>;
+
+/// The pool.
+pub struct Blocking {
+    state: Mutex<State>,
+    called: Condvar,
+    most: usize,
+    idle_for: Duration,
+    /// Starts a thread that runs the given function.
+    spawn: Box<dyn Fn(Call) -> std::io::Result<()> + Send + Sync>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: VecDeque<Call>,
+    threads: usize,
+    idle: usize,
+    /// Wake-ups under way to idle threads: these are idle no more.
+    called: usize,
+    ended: bool,
+}
+
+impl Blocking {
+    /// At most `most` threads, each ended when it was idle for `idle_for`.
+    pub fn new(
+        most: usize,
+        idle_for: Duration,
+        spawn: impl Fn(Call) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State::default()),
+            called: Condvar::new(),
+            most,
+            idle_for,
+            spawn: Box::new(spawn),
+        })
+    }
+
+    /// Has the call run on one of the threads, now or once one is free.
+    ///
+    /// # Errors
+    /// If the call waits and no thread could be started, not even one.
+    pub fn call(self: &Arc<Self>, call: Call) -> Result<(), std::io::Error> {
+        let mut state = self.state.lock();
+        state.calls.push_back(call);
+        if state.idle > state.called {
+            state.called += 1;
+            drop(state);
+            self.called.notify_one();
+            return Ok(());
+        }
+        if state.threads >= self.most || state.ended {
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        let pool = self.clone();
+        let spawned = (self.spawn)(Box::new(move || pool.run()));
+        if let Err(error) = spawned {
+            let mut state = self.state.lock();
+            state.threads -= 1;
+            // With another thread at work the call is only late.
+            if state.threads == 0 {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Threads in use, and calls that wait for one.
+    pub fn load(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.threads - state.idle, state.calls.len())
+    }
+
+    /// Ends the threads once they are idle. Calls that wait still run: they find out by themselves that
+    /// there is nothing to do.
+    pub fn end(&self) {
+        self.state.lock().ended = true;
+        self.called.notify_all();
+    }
+
+    fn run(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(call) = state.calls.pop_front() {
+                drop(state);
+                call();
+                state = self.state.lock();
+                continue;
+            }
+            if state.ended {
+                break;
+            }
+            state.idle += 1;
+            wait(&self.called, &mut state, Some(self.idle_for));
+            state.idle -= 1;
+            if state.called > 0 {
+                state.called -= 1;
+            } else if state.calls.is_empty() {
+                break;
+            }
+        }
+        state.threads -= 1;
+    }
+}
+
+impl std::fmt::Debug for Blocking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blocking").field("most", &self.most).finish_non_exhaustive()
+    }
+}

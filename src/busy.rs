@@ -1,0 +1,137 @@
+//! What keeps a key busy, and a lane's private state.
+
+use std::task::Waker;
+
+use crate::clock::Time;
+use crate::gate::{Bounds, Gate};
+use crate::handler::{Attempt, Handled, Running};
+use crate::outcome::Failure;
+use crate::subscription::Sending;
+use crate::sync::{Arc, Mutex};
+use crate::unwind::{Panicked, guard};
+use crate::work::Work;
+
+/// What goes with a lane's token.
+pub(crate) struct Private {
+    pub(crate) gate: Gate<Busy, Parked, Work>,
+    /// Not later than any time that a key of the gate waits for.
+    pub(crate) next_due: Option<Time>,
+    /// A waker for each slot of the gate, made at its first use and kept: what it wakes is the slot,
+    /// whoever is in it.
+    pub(crate) wakers: Vec<Option<Waker>>,
+    /// The runtime's phase that this lane has followed.
+    pub(crate) phase: u8,
+}
+
+impl Private {
+    pub(crate) fn new(bounds: Bounds, phase: u8) -> Box<Self> {
+        Box::new(Self { gate: Gate::new(bounds), next_due: None, wakers: Vec::new(), phase })
+    }
+}
+
+/// What keeps a key busy. The record goes with it.
+pub(crate) enum Busy {
+    /// An async attempt is under way.
+    Future { attempt: Attempt, running: Running, work: Work, number: u32, deadline: Option<Time> },
+    /// A blocking attempt is under way, or waits for a thread.
+    Blocking {
+        reply: Arc<Reply>,
+        running: Running,
+        work: Work,
+        number: u32,
+        /// When it is to be reported.
+        deadline: Option<Time>,
+    },
+    /// The record waits to be tried again, after this many attempts.
+    Retry { work: Work, number: u32, due: Time, error: Box<str> },
+    /// The record is on its way to the dead letters, or waits to be sent again.
+    Letter {
+        post: Option<Post>,
+        work: Work,
+        failure: Failure,
+        sends: u32,
+        due: Option<Time>,
+        park: bool,
+    },
+}
+
+impl Busy {
+    /// The record.
+    pub(crate) fn work(&self) -> &Work {
+        match self {
+            Self::Future { work, .. }
+            | Self::Blocking { work, .. }
+            | Self::Retry { work, .. }
+            | Self::Letter { work, .. } => work,
+        }
+    }
+
+    /// The record, whatever was under way dropped or left behind.
+    pub(crate) fn into_work(self) -> Work {
+        match self {
+            Self::Future { work, .. }
+            | Self::Blocking { work, .. }
+            | Self::Retry { work, .. }
+            | Self::Letter { work, .. } => work,
+        }
+    }
+
+    /// When it is to be looked at by itself.
+    pub(crate) fn due(&self) -> Option<Time> {
+        match self {
+            Self::Future { deadline, .. } | Self::Blocking { deadline, .. } => *deadline,
+            Self::Retry { due, .. } => Some(*due),
+            Self::Letter { due, .. } => *due,
+        }
+    }
+}
+
+/// Why a key is in the gate though nothing of it is under way.
+pub(crate) enum Parked {
+    /// Its records go to the dead letters until it is resumed.
+    Key { subscription: u32, generation: u32, key: Box<[u8]> },
+    /// One of its records was left unfinished, so none of its later ones may run any more.
+    Abandoned,
+}
+
+/// A dead letter on its way. Its future is a caller's, so its drop is guarded.
+pub(crate) struct Post(Option<Sending>);
+
+impl Post {
+    pub(crate) fn new(sending: Sending) -> Self {
+        Self(Some(sending))
+    }
+
+    pub(crate) fn sending(&mut self) -> Option<&mut Sending> {
+        self.0.as_mut()
+    }
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        let sending = self.0.take();
+        let _ = guard(|| drop(sending));
+    }
+}
+
+/// Where a blocking call leaves what it said.
+#[derive(Debug, Default)]
+pub(crate) struct Reply(Mutex<Option<Said>>);
+
+/// What a blocking call said.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Ended(Result<Handled, Panicked>),
+    /// The runtime had stopped before it began.
+    NotStarted,
+}
+
+impl Reply {
+    pub(crate) fn set(&self, said: Said) {
+        *self.0.lock() = Some(said);
+    }
+
+    pub(crate) fn take(&self) -> Option<Said> {
+        self.0.lock().take()
+    }
+}

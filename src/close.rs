@@ -1,0 +1,332 @@
+//! Waiting for what is rare: that an old handler runs no more, that a subscription is gone, that a runtime has
+//! closed.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::context::in_handler;
+use crate::core::{Census, Command, Core};
+use crate::handler::Version;
+use crate::receipt::WaitError;
+use crate::record::Record;
+use crate::subscriber::Subscriber;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::table::Entry;
+use crate::wait_list::Place;
+
+/// A swap of a handler under way: the new one is in force already.
+///
+/// Waited for (or awaited), it ends once no attempt runs with the old handler, and none ever will.
+#[must_use = "the swap has happened; wait for it if the old handler must not run any more"]
+pub struct Swap {
+    core: Arc<Core>,
+    /// The table's version with the new handler, and the old handler; `None` if the subscription was gone.
+    changed: Option<(u64, Arc<Version>)>,
+    place: Option<Place>,
+}
+
+/// Why a wait for a swap ended before the old handler did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SwapError {
+    /// The time is over: so many workers and attempts may still run the old handler.
+    StillRunning {
+        /// Workers that are in a visit begun before the swap.
+        workers: usize,
+        /// Pending futures and blocking calls.
+        attempts: usize,
+    },
+    /// The caller is inside a handler, which may be the old one.
+    WouldDeadlock,
+    /// The subscription was removed before: there was nothing to swap.
+    Removed,
+}
+
+impl fmt::Display for SwapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StillRunning { workers, attempts } => write!(
+                f,
+                "the old handler may still run on {workers} workers and in {attempts} attempts"
+            ),
+            Self::WouldDeadlock => WaitError::WouldDeadlock.fmt(f),
+            Self::Removed => f.write_str("the subscription was removed before"),
+        }
+    }
+}
+
+impl std::error::Error for SwapError {}
+
+impl Swap {
+    pub(crate) fn new(core: &Arc<Core>, changed: Option<(u64, Arc<Version>)>) -> Self {
+        Self { core: core.clone(), changed, place: None }
+    }
+
+    /// What may still run the old handler: workers, and attempts beyond a visit.
+    fn running(&self) -> Result<(usize, usize), SwapError> {
+        let Some((version, old)) = &self.changed else { return Err(SwapError::Removed) };
+        // Workers first: one that has seen the new table starts no attempt of the old handler.
+        let workers = self.core.registry.behind(*version).count();
+        Ok((workers, old.running()))
+    }
+
+    /// Waits until the old handler runs no more.
+    ///
+    /// # Errors
+    /// [`SwapError::WouldDeadlock`] inside a handler; [`SwapError::Removed`].
+    pub fn wait(self) -> Result<(), SwapError> {
+        self.wait_until(None)
+    }
+
+    /// Waits until the old handler runs no more, for at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), and [`SwapError::StillRunning`].
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<(), SwapError> {
+        self.wait_until(Some(self.core.clock.now().after(timeout)))
+    }
+
+    fn wait_until(&self, deadline: Option<Time>) -> Result<(), SwapError> {
+        if self.running()? == (0, 0) {
+            return Ok(());
+        }
+        if in_handler() {
+            return Err(SwapError::WouldDeadlock);
+        }
+        if self.core.wait_for(deadline, || self.running() == Ok((0, 0))) {
+            return Ok(());
+        }
+        let (workers, attempts) = self.running()?;
+        Err(SwapError::StillRunning { workers, attempts })
+    }
+}
+
+impl Future for Swap {
+    type Output = Result<(), SwapError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.place = Some(this.core.watchers.join(this.place, cx.waker()));
+        this.core.monitor.wake();
+        match this.running() {
+            Ok((0, 0)) => Poll::Ready(Ok(())),
+            Ok(_) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        self.place.take().into_iter().for_each(|place| self.core.watchers.leave(place));
+    }
+}
+
+impl fmt::Debug for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swap").field("running", &self.running()).finish_non_exhaustive()
+    }
+}
+
+/// The removal of a subscription under way.
+///
+/// Waited for (or awaited), it ends once nothing of the subscription runs any more, with the records
+/// that were submitted in process and not handled. Dropped, it is a removal at once.
+#[must_use = "what was queued and not handled comes back from `wait`"]
+pub struct Removal {
+    core: Arc<Core>,
+    entry: Arc<Entry>,
+    stage: Stage,
+    place: Option<Place>,
+}
+
+enum Stage {
+    /// What is queued is handled, until then. Positions that lanes must have come past.
+    Draining { until: Time, tails: Vec<u64>, census: Option<Arc<Census>> },
+    /// Removed with this version of the table: what runs ends, what is queued is released.
+    Removed { version: u64, last: Option<Arc<Version>>, tails: Vec<u64> },
+}
+
+impl Removal {
+    pub(crate) fn begin(subscriber: &Subscriber) -> Self {
+        let stage = remove(&subscriber.core, &subscriber.entry);
+        Self::new(subscriber, stage)
+    }
+
+    pub(crate) fn drain(subscriber: &Subscriber, timeout: Duration) -> Self {
+        let core = &subscriber.core;
+        subscriber.entry.state.drain();
+        let until = core.clock.now().after(timeout);
+        Self::new(subscriber, Stage::Draining { until, tails: tails(core), census: None })
+    }
+
+    fn new(subscriber: &Subscriber, stage: Stage) -> Self {
+        let (core, entry) = (subscriber.core.clone(), subscriber.entry.clone());
+        Self { core, entry, stage, place: None }
+    }
+
+    /// Waits until nothing of the subscription runs. Returns the records that were submitted in process
+    /// and not handled.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`] inside a handler, unless it is done already.
+    pub fn wait(mut self) -> Result<Vec<Record>, WaitError> {
+        self.wait_until(None)
+    }
+
+    /// As [`wait`](Self::wait), for at most `timeout`. The removal goes on; wait again.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait), and [`WaitError::TimedOut`].
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Vec<Record>, WaitError> {
+        self.wait_until(Some(self.core.clock.now().after(timeout)))
+    }
+
+    fn wait_until(&mut self, deadline: Option<Time>) -> Result<Vec<Record>, WaitError> {
+        if !self.advance() {
+            if in_handler() {
+                return Err(WaitError::WouldDeadlock);
+            }
+            let core = self.core.clone();
+            while !self.advance() {
+                // A drain has a deadline of its own, after which it is a removal.
+                let until = match &self.stage {
+                    Stage::Draining { until, .. } => {
+                        Some(deadline.map_or(*until, |deadline| deadline.min(*until)))
+                    }
+                    Stage::Removed { .. } => deadline,
+                };
+                let met = core.wait_for(until, || self.advance());
+                if !met && deadline.is_some_and(|deadline| core.clock.now() >= deadline) {
+                    return Err(WaitError::TimedOut);
+                }
+            }
+        }
+        Ok(self.take_records())
+    }
+
+    /// Goes on as far as can be. True when it is done.
+    fn advance(&mut self) -> bool {
+        if let Stage::Draining { until, tails, census } = &mut self.stage {
+            let over = self.core.clock.now() >= *until;
+            if !over && !is_drained(&self.core, &self.entry, tails, census) {
+                return false;
+            }
+            self.stage = remove(&self.core, &self.entry);
+            if over {
+                let (subscription, generation) = (self.entry.id, self.entry.generation);
+                for lane in 0..self.core.lanes.len() {
+                    self.core.lanes.command(lane, Command::Cancel { subscription, generation });
+                }
+            }
+        }
+        match &self.stage {
+            Stage::Draining { .. } => false,
+            Stage::Removed { version, last, tails } => {
+                self.core.registry.all_seen(*version)
+                    && last.as_ref().is_none_or(|last| last.running() == 0)
+                    && have_passed(&self.core, tails)
+            }
+        }
+    }
+
+    fn take_records(&self) -> Vec<Record> {
+        let own = (self.entry.id, self.entry.generation);
+        let mut returned = self.core.returned.lock();
+        let records = returned
+            .extract_if(.., |returned| (returned.subscription, returned.generation) == own)
+            .map(|returned| returned.record);
+        records.collect()
+    }
+}
+
+/// Takes the subscription out of the table.
+fn remove(core: &Arc<Core>, entry: &Entry) -> Stage {
+    entry.state.remove();
+    let removed = core.change(|table| {
+        let Some(current) = table.subscription(entry.id, entry.generation) else { return Err(()) };
+        let last = current.version.clone();
+        let mut table = table.clone();
+        table.subscriptions[entry.id as usize] = None;
+        Ok((table, last))
+    });
+    // Read after the table: what was pushed before is below.
+    let tails = tails(core);
+    core.purge();
+    match removed {
+        Ok((version, last)) => Stage::Removed { version, last: Some(last), tails },
+        Err(()) => Stage::Removed { version: 0, last: None, tails },
+    }
+}
+
+fn tails(core: &Core) -> Vec<u64> {
+    core.lanes.iter().map(|lane| lane.ring().tail()).collect()
+}
+
+/// Whether every lane has come past these positions.
+fn have_passed(core: &Core, tails: &[u64]) -> bool {
+    core.lanes.iter().zip(tails).all(|(lane, &tail)| lane.ring().head() >= tail)
+}
+
+/// Whether nothing of the subscription is queued or under way.
+fn is_drained(
+    core: &Arc<Core>,
+    entry: &Entry,
+    tails: &[u64],
+    census: &mut Option<Arc<Census>>,
+) -> bool {
+    if !have_passed(core, tails) {
+        return false;
+    }
+    // All of it has left the rings. Every lane is asked, since a holder's visit may be under way: its
+    // answer comes after that.
+    let asked = census.get_or_insert_with(|| {
+        let census = Arc::new(Census {
+            subscription: entry.id,
+            generation: entry.generation,
+            open: AtomicUsize::new(core.lanes.len() as usize),
+            held: AtomicUsize::new(0),
+        });
+        for lane in 0..core.lanes.len() {
+            core.lanes.command(lane, Command::Count(census.clone()));
+        }
+        census
+    });
+    if asked.open.load(Ordering::Acquire) > 0 {
+        return false;
+    }
+    let drained = asked.held.load(Ordering::Acquire) == 0;
+    *census = None;
+    drained
+}
+
+impl Future for Removal {
+    type Output = Vec<Record>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Record>> {
+        let this = &mut *self;
+        this.place = Some(this.core.watchers.join(this.place, cx.waker()));
+        this.core.monitor.wake();
+        if this.advance() { Poll::Ready(this.take_records()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.place.take().into_iter().for_each(|place| self.core.watchers.leave(place));
+        if let Stage::Draining { .. } = self.stage {
+            self.stage = remove(&self.core, &self.entry);
+        }
+    }
+}
+
+impl fmt::Debug for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Removal").field("subscription", &self.entry.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! What runs: sync, async and blocking handlers behind one type.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::error::HandlerError;
+use crate::record::{Record, RecordRef};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::unwind::{Panicked, guard};
+
+/// What a handler says of one record.
+pub type Handled = Result<(), HandlerError>;
+
+/// A handler of one of three kinds.
+///
+/// | kind | runs | if it is slow |
+/// |---|---|---|
+/// | sync | on the worker, to its end | its lane waits, and a thread; other lanes are taken over after 1 ms |
+/// | async | on the worker until it waits | its key waits, no other |
+/// | blocking | on a thread of its own | its key waits, no other, up to 64 at a time |
+pub struct Handler(pub(crate) Kind);
+
+pub(crate) enum Kind {
+    Sync(Box<dyn Fn(&Record) -> Handled + Send + Sync>),
+    Async(Box<dyn Starts>),
+    Blocking(Arc<dyn Fn(RecordRef) -> Handled + Send + Sync>),
+}
+
+impl Handler {
+    /// A handler that runs to its end on the worker: for what takes microseconds.
+    pub fn sync(handle: impl Fn(&Record) -> Handled + Send + Sync + 'static) -> Self {
+        Self(Kind::Sync(Box::new(handle)))
+    }
+
+    /// A handler whose future is polled by the workers. A future that is ready at once costs no allocation.
+    pub fn future<F, Fut>(handle: F) -> Self
+    where
+        F: Fn(RecordRef) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Handled> + Send + 'static,
+    {
+        Self(Kind::Async(Box::new(Futures { handle, spare: ArrayQueue::new(SPARE) })))
+    }
+
+    /// A handler that may block its thread: it runs on a pool of its own.
+    pub fn blocking(handle: impl Fn(RecordRef) -> Handled + Send + Sync + 'static) -> Self {
+        Self(Kind::Blocking(Arc::new(handle)))
+    }
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Kind::Sync(_) => "Handler::sync",
+            Kind::Async(_) => "Handler::future",
+            Kind::Blocking(_) => "Handler::blocking",
+        })
+    }
+}
+
+/// How the start of an async attempt went.
+pub(crate) enum Started {
+    Ready(Result<Handled, Panicked>),
+    Pending(Attempt),
+}
+
+/// An async attempt that is waiting for something.
+pub(crate) struct Attempt(Pin<Box<dyn Waits>>);
+
+impl Attempt {
+    /// Polls it; a panic is its end. When it is ready the future is gone, and its drop's panic is its end too.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Handled, Panicked>> {
+        match guard(|| self.0.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(handled)) => {
+                Poll::Ready(guard(|| self.0.as_mut().clear()).map(|()| handled))
+            }
+            Err(panicked) => Poll::Ready(Err(panicked)),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Dropping a future runs a caller's code. The box is emptied under guard and then goes quietly.
+        let _ = guard(|| self.0.as_mut().clear());
+    }
+}
+
+pub(crate) trait Starts: Send + Sync {
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started;
+}
+
+trait Waits: Send {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Handled>;
+    fn clear(self: Pin<&mut Self>);
+}
+
+impl<Fut: Future<Output = Handled> + Send> Waits for Option<Fut> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Handled> {
+        match self.as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    fn clear(mut self: Pin<&mut Self>) {
+        self.set(None);
+    }
+}
+
+/// Boxes kept for the next start: as many as workers may start at the same time.
+const SPARE: usize = 64;
+
+/// An async handler with the boxes of its futures: one that was ready at its first poll leaves its box
+/// to the next.
+struct Futures<F, Fut> {
+    handle: F,
+    spare: ArrayQueue<Pin<Box<Option<Fut>>>>,
+}
+
+impl<F, Fut> Starts for Futures<F, Fut>
+where
+    F: Fn(RecordRef) -> Fut + Send + Sync,
+    Fut: Future<Output = Handled> + Send + 'static,
+{
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started {
+        let future = match guard(|| (self.handle)(record)) {
+            Ok(future) => future,
+            Err(panicked) => return Started::Ready(Err(panicked)),
+        };
+        let mut place = self.spare.pop().unwrap_or_else(|| Box::pin(None));
+        place.set(Some(future));
+        let polled = guard(|| Waits::poll(place.as_mut(), cx));
+        if let Ok(Poll::Pending) = polled {
+            return Started::Pending(Attempt(place));
+        }
+        let cleared = guard(|| place.set(None));
+        // A queue that is full lets the box go.
+        let _ = self.spare.push(place);
+        Started::Ready(match (polled, cleared) {
+            (Ok(Poll::Ready(handled)), Ok(())) => Ok(handled),
+            (Err(panicked), _) | (_, Err(panicked)) => Err(panicked),
+            (Ok(Poll::Pending), _) => unreachable!("returned above"),
+        })
+    }
+}
+
+/// One version of a subscription's handler: swapped in and out as a whole.
+#[derive(Debug)]
+pub struct Version {
+    pub(crate) handler: Handler,
+    /// Attempts that outlive a lane visit: pending futures and blocking calls.
+    running: AtomicUsize,
+}
+
+impl Version {
+    /// A version that nobody runs yet.
+    pub fn new(handler: Handler) -> Arc<Self> {
+        Arc::new(Self { handler, running: AtomicUsize::new(0) })
+    }
+
+    /// Attempts that run beyond a lane visit.
+    pub fn running(&self) -> usize {
+        // Acquire pairs with the release in `Running`'s drop: what the attempt did is seen.
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// Counts one attempt as running until it is dropped.
+#[derive(Debug)]
+pub struct Running(Arc<Version>);
+
+impl Running {
+    /// One more attempt of `version`.
+    pub fn new(version: &Arc<Version>) -> Self {
+        version.running.fetch_add(1, Ordering::Relaxed);
+        Self(version.clone())
+    }
+
+    /// The version that runs.
+    pub fn version(&self) -> &Version {
+        &self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(keylane_loom)))]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn start(handler: &Handler) -> Started {
+        let Kind::Async(starts) = &handler.0 else { panic!("async") };
+        starts.start(Record::new("k", "v").share(), &mut Context::from_waker(Waker::noop()))
+    }
+
+    struct PanicsInDrop;
+
+    impl Drop for PanicsInDrop {
+        fn drop(&mut self) {
+            panic!("in drop");
+        }
+    }
+
+    #[test]
+    fn a_panic_anywhere_in_an_async_handler_is_its_outcome() {
+        let said = |started| match started {
+            Started::Ready(Err(panicked)) => panicked.to_string(),
+            _ => panic!("ended in a panic"),
+        };
+        let calling = Handler::future(|_| -> std::future::Ready<Handled> { panic!("calling") });
+        assert_eq!(said(start(&calling)), "panicked: calling");
+        let polling = Handler::future(|_| async { panic!("polling") });
+        assert_eq!(said(start(&polling)), "panicked: polling");
+        let dropping = Handler::future(|record| {
+            let bomb = PanicsInDrop;
+            std::future::poll_fn(move |_| {
+                let _ = (&bomb, &record);
+                Poll::Ready(Ok(()))
+            })
+        });
+        assert_eq!(said(start(&dropping)), "panicked: in drop");
+        let both = Handler::future(|_| {
+            let bomb = PanicsInDrop;
+            std::future::poll_fn(move |_| -> Poll<Handled> {
+                let _ = &bomb;
+                panic!("first")
+            })
+        });
+        assert_eq!(said(start(&both)), "panicked: first");
+    }
+
+    #[test]
+    fn a_cancelled_future_whose_drop_panics_goes_quietly() {
+        let handler = Handler::future(|_| {
+            let bomb = PanicsInDrop;
+            std::future::poll_fn(move |_| {
+                let _ = &bomb;
+                Poll::<Handled>::Pending
+            })
+        });
+        assert!(matches!(start(&handler), Started::Pending(_)));
+    }
+}

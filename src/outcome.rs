@@ -1,0 +1,55 @@
+//! How one delivery ended.
+
+use std::fmt;
+
+/// How one delivery ended. A receipt gets exactly one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The handler handled it.
+    Done,
+    /// It failed for good and is in the dead letters.
+    DeadLettered(Failure),
+    /// Its key is parked, so it followed its predecessors to the dead letters without being tried.
+    Parked,
+    /// It failed for good, and the policy says to go on without it.
+    Skipped(Failure),
+    /// It failed for good, and the policy stopped the subscription with this record unfinished.
+    Stopped(Failure),
+    /// It was not finished: the runtime or the subscription was closed, stopped or removed before.
+    Abandoned,
+}
+
+impl Outcome {
+    /// Whether the handler handled it.
+    pub fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    /// The failure, if it failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::DeadLettered(failure) | Self::Skipped(failure) | Self::Stopped(failure) => {
+                Some(failure)
+            }
+            Self::Done | Self::Parked | Self::Abandoned => None,
+        }
+    }
+}
+
+/// Why a delivery failed for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Failure {
+    /// What the last attempt said, cut to 1 KiB.
+    pub error: Box<str>,
+    /// How many attempts there were.
+    pub attempts: u32,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (after {} attempts)", self.error, self.attempts)
+    }
+}

@@ -1,0 +1,100 @@
+//! Blocks for records: a magazine a thread, exchanged whole with a common depot, so that the steady path
+//! neither allocates nor touches a shared line for each record.
+
+use std::cell::RefCell;
+use std::sync::LazyLock;
+
+use crossbeam_queue::ArrayQueue;
+use triomphe::Arc;
+
+use crate::record::Block;
+
+/// Blocks in a magazine.
+const MAGAZINE: usize = 32;
+/// Magazines in the depot: together with the threads' own at most a few thousand blocks are kept.
+const DEPOT: usize = 128;
+
+type Magazine = Vec<Arc<Block>>;
+
+struct Depot {
+    full: ArrayQueue<Magazine>,
+    empty: ArrayQueue<Magazine>,
+}
+
+static COMMON: LazyLock<Depot> =
+    LazyLock::new(|| Depot { full: ArrayQueue::new(DEPOT), empty: ArrayQueue::new(DEPOT) });
+
+/// Two magazines, so that a thread that takes and puts around an edge does not exchange each time.
+#[derive(Default)]
+struct Local {
+    current: Magazine,
+    other: Magazine,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::default();
+}
+
+/// A block to reuse, if there is one. Nobody else has it.
+#[inline]
+pub(crate) fn take() -> Option<Arc<Block>> {
+    // A thread that is ending has no magazine any more.
+    LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten()
+}
+
+/// Keeps an emptied block that nobody else has.
+#[inline]
+pub(crate) fn put(block: Arc<Block>) {
+    // Where it cannot be kept it is dropped, after the borrow has ended.
+    let mut block = Some(block);
+    let _ = LOCAL.try_with(|local| {
+        if let Ok(mut local) = local.try_borrow_mut() {
+            local.put(&mut block);
+        }
+    });
+}
+
+impl Local {
+    #[inline]
+    fn take(&mut self) -> Option<Arc<Block>> {
+        match self.current.pop() {
+            Some(block) => Some(block),
+            None => self.refill(),
+        }
+    }
+
+    #[cold]
+    fn refill(&mut self) -> Option<Arc<Block>> {
+        std::mem::swap(&mut self.current, &mut self.other);
+        if self.current.is_empty()
+            && let Some(full) = COMMON.full.pop()
+        {
+            let empty = std::mem::replace(&mut self.current, full);
+            // A depot that has enough empty ones lets this one go.
+            let _ = COMMON.empty.push(empty);
+        }
+        self.current.pop()
+    }
+
+    #[inline]
+    fn put(&mut self, block: &mut Option<Arc<Block>>) {
+        if self.current.len() == MAGAZINE {
+            self.make_room();
+        }
+        if self.current.len() < MAGAZINE {
+            self.current.extend(block.take());
+        }
+    }
+
+    #[cold]
+    fn make_room(&mut self) {
+        std::mem::swap(&mut self.current, &mut self.other);
+        if self.current.len() < MAGAZINE {
+            return;
+        }
+        let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
+        let full = std::mem::replace(&mut self.current, empty);
+        // A depot that is full lets these blocks go.
+        let _ = COMMON.full.push(full);
+    }
+}

@@ -1,0 +1,263 @@
+//! Knowing how one record ended: a receipt gets exactly one outcome, whatever happens.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::clock::{Clock, Time};
+use crate::context::in_handler;
+use crate::outcome::Outcome;
+use crate::parker::with_current;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex};
+use crate::wait_list::{Place, WaitList};
+
+/// The end of a runtime, as those see it who wait for something of it.
+#[derive(Debug)]
+pub struct End {
+    ended: AtomicBool,
+    waiting: WaitList,
+    clock: Arc<dyn Clock>,
+}
+
+impl End {
+    /// Of a runtime that lives on `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { ended: AtomicBool::new(false), waiting: WaitList::new(), clock })
+    }
+
+    /// From here on nothing will be finished any more: who waits is told so.
+    pub fn end(&self) {
+        // Release pairs with the acquire in `has_ended`.
+        self.ended.store(true, Ordering::Release);
+        self.waiting.wake_all(|| ());
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// The promise of one outcome for one submitted record.
+///
+/// It is a future, and it can be waited for from a plain thread. Exactly one outcome comes in every
+/// case: [`Outcome::Abandoned`] if the runtime ends before the record does.
+#[must_use = "a receipt that is dropped tells nobody how the record ended"]
+pub struct Receipt {
+    cell: Arc<Cell>,
+    end: Arc<End>,
+    place: Option<Place>,
+}
+
+/// Why a wait for a receipt ended without an outcome. The receipt is still good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The time is over and the record is not.
+    TimedOut,
+    /// The caller is inside a handler, where a wait could wait for itself.
+    WouldDeadlock,
+}
+
+impl fmt::Display for WaitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => "not finished within the time given",
+            Self::WouldDeadlock => "waiting inside a handler could wait for itself",
+        })
+    }
+}
+
+impl std::error::Error for WaitError {}
+
+/// The other end of a receipt. Dropped without an outcome, it says `Abandoned`.
+#[derive(Debug)]
+pub struct Promise(Option<Arc<Cell>>);
+
+#[derive(Debug, Default)]
+struct Cell(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    outcome: Option<Outcome>,
+    wakers: Vec<Waker>,
+}
+
+/// A receipt and the promise that fills it.
+pub fn receipt(end: &Arc<End>) -> (Promise, Receipt) {
+    let cell = Arc::new(Cell::default());
+    (Promise(Some(cell.clone())), Receipt { cell, end: end.clone(), place: None })
+}
+
+impl Promise {
+    /// Gives the outcome. False if the receipt had one already: the runtime ended before.
+    pub fn fulfil(mut self, outcome: Outcome) -> bool {
+        self.0.take().is_some_and(|cell| cell.set(outcome))
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            cell.set(Outcome::Abandoned);
+        }
+    }
+}
+
+impl Cell {
+    /// Sets the outcome unless there is one, and wakes who waits for it.
+    fn set(&self, outcome: Outcome) -> bool {
+        let woken = {
+            let mut state = self.0.lock();
+            if state.outcome.is_some() {
+                return false;
+            }
+            state.outcome = Some(outcome);
+            std::mem::take(&mut state.wakers)
+        };
+        for waker in woken {
+            waker.wake();
+        }
+        true
+    }
+}
+
+impl Receipt {
+    /// The outcome, if there is one by now.
+    pub fn outcome(&self) -> Option<Outcome> {
+        if self.end.has_ended() {
+            // Whoever finishes the record later finds that it has an outcome.
+            self.cell.set(Outcome::Abandoned);
+        }
+        self.cell.0.lock().outcome.clone()
+    }
+
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// [`WaitError::WouldDeadlock`] inside a handler, if there is none yet.
+    pub fn wait(&self) -> Result<Outcome, WaitError> {
+        self.wait_until(None)
+    }
+
+    /// Waits for the outcome for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`WaitError::TimedOut`], or [`WaitError::WouldDeadlock`] inside a handler, if there is none yet.
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<Outcome, WaitError> {
+        self.wait_until(Some(self.end.clock.now().after(timeout)))
+    }
+
+    fn wait_until(&self, deadline: Option<Time>) -> Result<Outcome, WaitError> {
+        if let Some(outcome) = self.outcome() {
+            return Ok(outcome);
+        }
+        if in_handler() {
+            return Err(WaitError::WouldDeadlock);
+        }
+        with_current(|parker| {
+            let mut place = None;
+            let result = loop {
+                place = Some(self.register(place, parker.waker()));
+                if let Some(outcome) = self.outcome() {
+                    break Ok(outcome);
+                }
+                if deadline.is_some_and(|deadline| self.end.clock.now() >= deadline) {
+                    break Err(WaitError::TimedOut);
+                }
+                parker.park_until(&*self.end.clock, deadline);
+            };
+            if let Some(place) = place {
+                self.end.waiting.leave(place);
+            }
+            result
+        })
+    }
+
+    /// Registers with the record and with the runtime's end; the caller looks once more after this.
+    fn register(&self, place: Option<Place>, waker: &Waker) -> Place {
+        let mut state = self.cell.0.lock();
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        drop(state);
+        self.end.waiting.join(place, waker)
+    }
+}
+
+impl Future for Receipt {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(outcome) = self.outcome() {
+            return Poll::Ready(outcome);
+        }
+        self.place = Some(self.register(self.place, cx.waker()));
+        self.outcome().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.end.waiting.leave(place);
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipt").field("outcome", &self.outcome()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(keylane_loom)))]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn end() -> Arc<End> {
+        End::new(Arc::new(SystemClock::new()))
+    }
+
+    #[test]
+    fn one_outcome_and_the_first_one_counts() {
+        let end = end();
+        let (promise, receipt) = receipt(&end);
+        assert_eq!(receipt.outcome(), None);
+        assert_eq!(receipt.wait_timeout(Duration::ZERO), Err(WaitError::TimedOut));
+        assert!(promise.fulfil(Outcome::Done));
+        assert_eq!(receipt.wait(), Ok(Outcome::Done));
+        end.end();
+        assert_eq!(receipt.outcome(), Some(Outcome::Done));
+    }
+
+    #[test]
+    fn a_promise_that_is_dropped_abandons() {
+        let (promise, receipt) = receipt(&end());
+        drop(promise);
+        assert_eq!(receipt.wait(), Ok(Outcome::Abandoned));
+    }
+
+    #[test]
+    fn the_end_wakes_a_waiter_and_a_late_outcome_is_refused() {
+        let end = end();
+        let (promise, receipt) = receipt(&end);
+        let waiter = std::thread::spawn(move || receipt.wait());
+        end.end();
+        assert_eq!(waiter.join().unwrap(), Ok(Outcome::Abandoned));
+        assert!(!promise.fulfil(Outcome::Done));
+    }
+
+    #[test]
+    fn no_wait_inside_a_handler() {
+        let (promise, receipt) = receipt(&end());
+        let inside = crate::context::InHandler::enter();
+        assert_eq!(receipt.wait(), Err(WaitError::WouldDeadlock));
+        drop(promise);
+        assert_eq!(receipt.wait(), Ok(Outcome::Abandoned));
+        drop(inside);
+    }
+}

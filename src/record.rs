@@ -1,0 +1,459 @@
+//! One message: key, headers, payload, position, time stamp; and the pool that its blocks come from.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use triomphe::Arc;
+
+use crate::pool;
+
+/// Keys have 1 to this many bytes.
+pub const MAX_KEY: usize = 4_096;
+
+/// Key and payload up to this many bytes together lie in the block itself.
+const SMALL: usize = 128;
+
+/// A block that has grown past this many bytes is not kept for reuse.
+const KEEP: usize = 64 * 1_024;
+
+/// One message: key, headers, payload, position and time stamp.
+///
+/// A record is owned and `Send`, and moves as one pointer. Its block comes from a pool and returns there
+/// when the runtime has finished it.
+///
+/// ```
+/// use keylane::Record;
+///
+/// let record = Record::new("order-42", r#"{"total":7}"#).with_header("traceparent", "00-…");
+/// assert_eq!(record.key(), Some(&b"order-42"[..]));
+/// assert_eq!(record.payload(), br#"{"total":7}"#);
+/// assert_eq!(record.header("traceparent"), Some("00-…".as_bytes()));
+/// assert_eq!(Record::keyless("tick").key(), None);
+/// ```
+pub struct Record(Arc<Block>);
+
+/// Where a record stands in the source it came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Position {
+    /// The partition.
+    pub partition: u32,
+    /// The offset or sequence number in it.
+    pub offset: u64,
+}
+
+/// A header: its name, and its value unless that is null.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The name, as it came.
+    pub name: &'a [u8],
+    /// The value; `None` is null, which is not the same as empty.
+    pub value: Option<&'a [u8]>,
+}
+
+pub(crate) struct Block {
+    /// The key's length; the key stands in front of the data.
+    key: Option<usize>,
+    body: Body,
+    /// The data if it is short, else in `large`.
+    small: [u8; SMALL],
+    large: Vec<u8>,
+    headers: Vec<HeaderLen>,
+    header_bytes: Vec<u8>,
+    position: Option<Position>,
+    /// Nanoseconds since the Unix epoch.
+    timestamp: Option<i64>,
+    epoch: u64,
+    attempt: AtomicU32,
+}
+
+#[derive(Clone)]
+enum Body {
+    Null,
+    /// Behind the key, this long.
+    Copied(usize),
+    Shared(Bytes),
+}
+
+#[derive(Clone, Copy)]
+struct HeaderLen {
+    name: usize,
+    value: Option<usize>,
+}
+
+impl Record {
+    /// A record of `key` with a copy of `payload`.
+    ///
+    /// The key must have 1 to 4,096 bytes; that is checked where the record is submitted or published, which
+    /// gives it back if it is not so.
+    pub fn new(key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> Self {
+        Self::build(Some(key.as_ref()), Body::Copied(payload.as_ref().len()), payload.as_ref())
+    }
+
+    /// A record without a key: its order is not kept, see [`Keyless`](crate::Keyless).
+    pub fn keyless(payload: impl AsRef<[u8]>) -> Self {
+        Self::build(None, Body::Copied(payload.as_ref().len()), payload.as_ref())
+    }
+
+    /// A record of `key` (`None`: without one) that takes `payload` without a copy.
+    pub fn from_bytes(key: Option<&[u8]>, payload: Bytes) -> Self {
+        Self::build(key, Body::Shared(payload), &[])
+    }
+
+    /// A record of `key` whose payload is null, which is not the same as empty.
+    pub fn null(key: impl AsRef<[u8]>) -> Self {
+        Self::build(Some(key.as_ref()), Body::Null, &[])
+    }
+
+    fn build(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
+        let mut record = Self(pool::take().unwrap_or_else(|| Arc::new(Block::empty())));
+        let block = record.block_mut();
+        let front = key.unwrap_or_default();
+        let len = front.len() + copied.len();
+        if len <= SMALL {
+            block.small[..front.len()].copy_from_slice(front);
+            block.small[front.len()..len].copy_from_slice(copied);
+        } else {
+            block.large.clear();
+            block.large.reserve(len);
+            block.large.extend_from_slice(front);
+            block.large.extend_from_slice(copied);
+        }
+        block.key = key.map(<[u8]>::len);
+        block.body = body;
+        record
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with_header(self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+        self.add_header(name.as_ref(), Some(value.as_ref()))
+    }
+
+    /// Adds a header whose value is null, which is not the same as empty.
+    #[must_use]
+    pub fn with_null_header(self, name: impl AsRef<[u8]>) -> Self {
+        self.add_header(name.as_ref(), None)
+    }
+
+    fn add_header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
+        let block = self.block_mut();
+        block.header_bytes.extend_from_slice(name);
+        block.header_bytes.extend_from_slice(value.unwrap_or_default());
+        block.headers.push(HeaderLen { name: name.len(), value: value.map(<[u8]>::len) });
+        self
+    }
+
+    /// Sets the time stamp, in nanoseconds since the Unix epoch.
+    #[must_use]
+    pub fn with_timestamp(mut self, nanos: i64) -> Self {
+        self.block_mut().timestamp = Some(nanos);
+        self
+    }
+
+    /// Sets the position. A bus does this for what it delivers.
+    #[must_use]
+    pub fn with_position(mut self, position: Position) -> Self {
+        self.block_mut().position = Some(position);
+        self
+    }
+
+    /// Sets the fencing token of the assignment that delivers it. A bus does this.
+    #[must_use]
+    pub fn with_epoch(mut self, epoch: u64) -> Self {
+        self.block_mut().epoch = epoch;
+        self
+    }
+
+    /// A record of its own with the same content, as a bus needs one for each subscription.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let mut copy = match &self.0.body {
+            Body::Copied(_) => Self::build(self.key(), self.0.body.clone(), self.payload()),
+            body => Self::build(self.key(), body.clone(), &[]),
+        };
+        let block = copy.block_mut();
+        block.headers.extend_from_slice(&self.0.headers);
+        block.header_bytes.extend_from_slice(&self.0.header_bytes);
+        (block.position, block.timestamp) = (self.0.position, self.0.timestamp);
+        block.epoch = self.0.epoch;
+        copy
+    }
+
+    /// The key; `None` if the record has none.
+    #[inline]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key.map(|len| &self.0.data()[..len])
+    }
+
+    /// The payload; empty if it is null.
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        match &self.0.body {
+            Body::Null => &[],
+            Body::Copied(_) => &self.0.data()[self.0.key.unwrap_or(0)..],
+            Body::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The payload as counted bytes: without a copy if it came so.
+    pub fn payload_bytes(&self) -> Bytes {
+        match &self.0.body {
+            Body::Shared(bytes) => bytes.clone(),
+            _ => Bytes::copy_from_slice(self.payload()),
+        }
+    }
+
+    /// Whether the payload is null, which is not the same as empty.
+    pub fn is_null(&self) -> bool {
+        matches!(self.0.body, Body::Null)
+    }
+
+    /// The value of the first header of this name; `None` if there is none or its value is null.
+    pub fn header(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
+        self.headers().find(|header| header.name == name.as_ref())?.value
+    }
+
+    /// The headers, in order, duplicates and all.
+    pub fn headers(&self) -> impl Iterator<Item = Header<'_>> {
+        let mut rest = &self.0.header_bytes[..];
+        self.0.headers.iter().map(move |len| {
+            let (name, after) = rest.split_at(len.name);
+            let (value, after) = after.split_at(len.value.unwrap_or(0));
+            rest = after;
+            Header { name, value: len.value.map(|_| value) }
+        })
+    }
+
+    /// Where it stands in its source, if it came from one.
+    pub fn position(&self) -> Option<Position> {
+        self.0.position
+    }
+
+    /// Nanoseconds since the Unix epoch, if it has a time stamp.
+    pub fn timestamp(&self) -> Option<i64> {
+        self.0.timestamp
+    }
+
+    /// The fencing token of the assignment it was delivered under; 0 in process.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch
+    }
+
+    /// Which attempt at it this is, from 1; 0 before the first.
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.0.key.unwrap_or(0) + self.payload().len() + self.0.header_bytes.len()
+    }
+
+    /// Whether its payload is counted bytes of a caller's.
+    #[inline]
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0.body, Body::Shared(_))
+    }
+
+    #[inline]
+    pub(crate) fn set_attempt(&self, attempt: u32) {
+        self.0.attempt.store(attempt, Ordering::Relaxed);
+    }
+
+    /// A counted reference to the same record, for a handler that outlives the call.
+    #[inline]
+    pub(crate) fn share(&self) -> RecordRef {
+        RecordRef(Self(self.0.clone()))
+    }
+
+    /// Ends the record and keeps its block for the next. Runs the drop of a shared payload, which may be
+    /// a caller's code.
+    #[inline]
+    pub(crate) fn recycle(mut self) {
+        if let Some(block) = Arc::get_mut(&mut self.0)
+            && block.clear()
+        {
+            pool::put(self.0);
+        }
+    }
+
+    #[inline]
+    fn block_mut(&mut self) -> &mut Block {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+/// A counted reference to a record, for handlers that outlive the call that starts them.
+#[derive(Debug)]
+pub struct RecordRef(Record);
+
+impl Clone for RecordRef {
+    fn clone(&self) -> Self {
+        self.0.share()
+    }
+}
+
+impl Deref for RecordRef {
+    type Target = Record;
+
+    #[inline]
+    fn deref(&self) -> &Record {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Record {
+    /// Never shows the payload or a header's value.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Record");
+        match self.key() {
+            Some(key) => shown.field("key", &KeyText(key)),
+            None => shown.field("key", &"none"),
+        };
+        shown.field("payload_bytes", &self.payload().len());
+        if let Some(position) = self.position() {
+            shown.field("position", &position);
+        }
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// A key as a person may read it: escaped, and cut to 64 bytes.
+pub(crate) struct KeyText<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for KeyText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(64)];
+        write!(f, "{}", shown.escape_ascii())?;
+        if shown.len() < self.0.len() {
+            write!(f, "… ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KeyText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl Block {
+    fn empty() -> Self {
+        Self {
+            key: None,
+            body: Body::Null,
+            small: [0; SMALL],
+            large: Vec::new(),
+            headers: Vec::new(),
+            header_bytes: Vec::new(),
+            position: None,
+            timestamp: None,
+            epoch: 0,
+            attempt: AtomicU32::new(0),
+        }
+    }
+
+    /// Key and copied payload, one after the other.
+    #[inline]
+    fn data(&self) -> &[u8] {
+        let copied = match self.body {
+            Body::Copied(len) => len,
+            _ => 0,
+        };
+        let len = self.key.unwrap_or(0) + copied;
+        if len <= SMALL { &self.small[..len] } else { &self.large }
+    }
+
+    /// Empties it; false if it has grown too large to keep.
+    #[inline]
+    fn clear(&mut self) -> bool {
+        self.body = Body::Null;
+        self.key = None;
+        if !self.headers.is_empty() {
+            self.headers.clear();
+            self.header_bytes.clear();
+        }
+        (self.position, self.timestamp, self.epoch) = (None, None, 0);
+        *self.attempt.get_mut() = 0;
+        self.large.capacity() + self.header_bytes.capacity() <= KEEP
+    }
+}
+
+impl Clone for Block {
+    /// Only for a record that is changed while a handler left behind still reads it.
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key,
+            body: self.body.clone(),
+            small: self.small,
+            large: self.large.clone(),
+            headers: self.headers.clone(),
+            header_bytes: self.header_bytes.clone(),
+            position: self.position,
+            timestamp: self.timestamp,
+            epoch: self.epoch,
+            attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_long_and_shared_content_reads_back() {
+        for len in [0, 1, 100, 120, 121, 128, 129, 70_000] {
+            let payload = vec![7; len];
+            let record = Record::new("key-8byt", &payload);
+            assert_eq!(record.key(), Some(&b"key-8byt"[..]), "{len}");
+            assert_eq!(record.payload(), payload, "{len}");
+            let shared = Record::from_bytes(Some(b"k"), payload.clone().into());
+            assert_eq!((shared.key(), shared.payload()), (Some(&b"k"[..]), &payload[..]));
+            assert_eq!(shared.copy().payload(), payload);
+            record.recycle();
+        }
+    }
+
+    #[test]
+    fn null_and_empty_are_told_apart() {
+        assert!(Record::null("k").is_null() && !Record::new("k", "").is_null());
+        let record = Record::keyless("p").with_header("a", "").with_null_header("a");
+        let values: Vec<_> = record.headers().map(|header| header.value).collect();
+        assert_eq!(values, [Some(&b""[..]), None]);
+        assert_eq!(record.copy().headers().count(), 2);
+        assert_eq!((Record::new("", "p").key(), record.key()), (Some(&b""[..]), None));
+    }
+
+    #[test]
+    fn a_reused_block_shows_nothing_of_its_last_record() {
+        for _ in 0..100 {
+            Record::new("secret-key", "secret")
+                .with_header("h", "v")
+                .with_timestamp(9)
+                .with_epoch(3)
+                .recycle();
+        }
+        let record = Record::keyless("");
+        assert_eq!((record.key(), record.payload(), record.headers().count()), (None, &b""[..], 0));
+        assert_eq!((record.timestamp(), record.epoch(), record.attempt()), (None, 0, 0));
+    }
+
+    #[test]
+    fn a_record_that_is_still_read_is_copied_before_it_changes() {
+        let record = Record::new("k", "old");
+        let reader = record.share();
+        let changed = record.with_header("new", "1");
+        assert_eq!((reader.headers().count(), changed.headers().count()), (0, 1));
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        let text = format!("{:?}", Record::new("k\n", "secret").with_header("h", "hidden"));
+        assert!(text.contains(r"k\n") && !text.contains("secret") && !text.contains("hidden"));
+    }
+}

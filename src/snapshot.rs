@@ -1,0 +1,283 @@
+//! A look at a running runtime.
+
+use std::sync::atomic::Ordering;
+
+use crate::core::{CLOSING, Core, RUNNING};
+use crate::inspect::{Bound, BusyKey, Why};
+use crate::metrics::Outcomes;
+use crate::outcome::Failure;
+use crate::shutdown::inspect;
+use crate::subscription::ParkedKey;
+use crate::sync::Arc;
+
+/// Parked keys of one subscription that a snapshot lists.
+const PARKED_SHOWN: usize = 100;
+/// Busy keys that a snapshot lists.
+const BUSY_SHOWN: usize = 1_000;
+
+/// A runtime as it was at about one time. Counters are read one after the other.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// What it does with records.
+    pub phase: Phase,
+    /// Deliveries that ended, by outcome.
+    pub outcomes: OutcomeCounts,
+    /// Records in lanes and gates.
+    pub in_flight: usize,
+    /// Its lanes.
+    pub lanes: Vec<LaneSnapshot>,
+    /// Its workers, the spares that run included.
+    pub workers: Vec<WorkerSnapshot>,
+    /// Its subscriptions.
+    pub subscriptions: Vec<SubscriptionSnapshot>,
+    /// Busy keys, those that hold up most first; at most 1,000.
+    pub busy: Vec<BusyKey>,
+    /// Bounds that are used up now.
+    pub bounds: Vec<Bound>,
+    /// Threads at blocking handlers, and calls that wait for one.
+    pub blocking: (usize, usize),
+    /// Spare workers that were started.
+    pub spares: usize,
+}
+
+/// What a runtime does with records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum Phase {
+    /// They are taken and handled.
+    Running,
+    /// None is taken; those that were are handled.
+    Closing,
+    /// None is started any more.
+    Stopped,
+}
+
+/// Deliveries that ended, by outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct OutcomeCounts {
+    /// Handled.
+    pub done: u64,
+    /// In the dead letters.
+    pub dead_lettered: u64,
+    /// In the dead letters behind a parked key.
+    pub parked: u64,
+    /// Passed over.
+    pub skipped: u64,
+    /// Ended by stopping their subscription or source.
+    pub stopped: u64,
+    /// Given back unfinished.
+    pub abandoned: u64,
+    /// Attempts that failed and were put off.
+    pub retries: u64,
+    /// Attempts that panicked.
+    pub panics: u64,
+    /// Deliveries whose source had been given up when they ended.
+    pub stale: u64,
+}
+
+/// A lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LaneSnapshot {
+    /// Records in its ring.
+    pub depth: usize,
+    /// Records in its gate: in flight, or waiting behind a busy key.
+    pub held: usize,
+    /// Keys in its gate.
+    pub keys: usize,
+    /// Records taken out of its ring so far.
+    pub handled: u64,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct WorkerSnapshot {
+    /// Whether it sleeps.
+    pub asleep: bool,
+    /// The attempt that it is in.
+    pub running: Option<Running>,
+    /// Attempts that it started.
+    pub attempts: u64,
+    /// Lanes that it visited.
+    pub visits: u64,
+    /// Lanes that it took from others.
+    pub steals: u64,
+    /// Times that it went to sleep.
+    pub parks: u64,
+    /// Lanes that wait for it.
+    pub waiting: u32,
+}
+
+/// An attempt on a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Running {
+    /// The subscription.
+    pub subscription: String,
+    /// The first 64 bytes of the key; `None` if the record has none.
+    pub key: Option<Vec<u8>>,
+    /// Whether it has run longer than it may.
+    pub overruns: bool,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct SubscriptionSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The failure that stopped it, if one did.
+    pub stopped_by: Option<Failure>,
+    /// How many keys are parked.
+    pub parked_keys: usize,
+    /// The first hundred of them.
+    pub parked: Vec<ParkedKey>,
+    /// Sync attempts that ran longer than they may.
+    pub overruns: u64,
+    /// Pending futures and blocking calls.
+    pub running: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn of(core: &Arc<Core>) -> Self {
+        let table = core.registry.load();
+        let name = |id: u32| {
+            let entry = table.subscriptions.get(id as usize).and_then(Option::as_ref);
+            entry.map_or_else(String::new, |entry| entry.name.to_string())
+        };
+        let lanes: Vec<_> = core
+            .lanes
+            .iter()
+            .map(|lane| LaneSnapshot {
+                depth: lane.ring().len(),
+                held: lane.counters.held.get() as usize,
+                keys: lane.counters.keys.get() as usize,
+                handled: lane.counters.taken.get(),
+            })
+            .collect();
+        let mut busy = inspect(core);
+        let mut workers = Vec::new();
+        for (worker, bell) in core.workers.iter().zip(core.lanes.bells()) {
+            if !worker.started.load(Ordering::Acquire) {
+                continue;
+            }
+            let seen = worker.status.seen();
+            if let Some(seen) = &seen
+                && worker.status.is_stuck()
+            {
+                busy.push(BusyKey {
+                    lane: seen.lane,
+                    subscription: name(seen.subscription),
+                    key: seen.key.clone(),
+                    why: Why::Sync,
+                    attempt: 0,
+                    waiting: lanes.get(seen.lane as usize).map_or(0, |lane| lane.depth),
+                    bound: None,
+                });
+            }
+            workers.push(WorkerSnapshot {
+                asleep: bell.is_parked(),
+                running: seen.map(|seen| Running {
+                    subscription: name(seen.subscription),
+                    key: seen.key,
+                    overruns: worker.status.is_stuck(),
+                }),
+                attempts: worker.counters.attempts.get(),
+                visits: worker.counters.visits.get(),
+                steals: worker.counters.steals.get(),
+                parks: worker.counters.parks.get(),
+                waiting: bell.waiting(),
+            });
+        }
+        busy.sort_by_key(|key| std::cmp::Reverse(key.waiting));
+        busy.truncate(BUSY_SHOWN);
+        let subscriptions: Vec<_> = table
+            .subscriptions
+            .iter()
+            .flatten()
+            .map(|entry| {
+                let mut parked = entry.state.parked();
+                let parked_keys = parked.len();
+                parked.truncate(PARKED_SHOWN);
+                SubscriptionSnapshot {
+                    name: entry.name.to_string(),
+                    stopped_by: entry.state.stopped_by(),
+                    parked_keys,
+                    parked,
+                    overruns: entry.state.overruns.get(),
+                    running: entry.version.running(),
+                }
+            })
+            .collect();
+        let blocking = core.blocking.load();
+        Self {
+            phase: match core.phase() {
+                RUNNING => Phase::Running,
+                CLOSING => Phase::Closing,
+                _ => Phase::Stopped,
+            },
+            outcomes: OutcomeCounts::of(core),
+            in_flight: lanes.iter().map(|lane| lane.depth + lane.held).sum(),
+            bounds: bounds(core, &busy, &subscriptions, blocking),
+            lanes,
+            workers,
+            subscriptions,
+            busy,
+            blocking,
+            spares: core.spares.get() as usize,
+        }
+    }
+}
+
+fn bounds(
+    core: &Core,
+    busy: &[BusyKey],
+    subscriptions: &[SubscriptionSnapshot],
+    blocking: (usize, usize),
+) -> Vec<Bound> {
+    let mut bounds: Vec<Bound> = Vec::new();
+    let mut used_up = |bound| {
+        if !bounds.contains(&bound) {
+            bounds.push(bound);
+        }
+    };
+    busy.iter().filter_map(|key| key.bound).for_each(&mut used_up);
+    if blocking.0 >= core.config.blocking_threads && blocking.1 > 0 {
+        used_up(Bound::BlockingThreads);
+    }
+    if subscriptions.iter().any(|s| s.parked_keys > 0 && s.parked_keys >= core.config.parked_keys) {
+        used_up(Bound::ParkedKeys);
+    }
+    bounds
+}
+
+impl OutcomeCounts {
+    fn of(core: &Core) -> Self {
+        let mut sum = Self::default();
+        for worker in &core.workers {
+            let counters = &worker.counters;
+            let Outcomes { done, dead_lettered, parked, skipped, stopped, abandoned } =
+                &counters.outcomes;
+            sum.done += done.get();
+            sum.dead_lettered += dead_lettered.get();
+            sum.parked += parked.get();
+            sum.skipped += skipped.get();
+            sum.stopped += stopped.get();
+            sum.abandoned += abandoned.get();
+            sum.retries += counters.retries.get();
+            sum.panics += counters.panics.get();
+            sum.stale += counters.stale.get();
+        }
+        sum
+    }
+}

@@ -1,0 +1,248 @@
+//! One partition that feeds a subscription: what its consume loop delivers, and how far it may commit.
+
+use std::fmt;
+use std::task::Waker;
+
+use crate::core::Core;
+use crate::delivery::DeliverError;
+use crate::error::{ConfigError, PushError};
+use crate::ledger::Ledger;
+use crate::outcome::Failure;
+use crate::position::Stored;
+use crate::record::Record;
+use crate::submit::{Refusal, route, route_keyless, work};
+use crate::subscriber::Subscriber;
+use crate::sync::Arc;
+use crate::table::{Entry, SourceEntry, SourceState};
+use crate::work::{Completion, SourceToken};
+
+/// How a source begins.
+#[derive(Debug, Clone)]
+pub struct SourceOptions {
+    /// Deliveries above the frontier that it may have; `None`: as the runtime's `source_window` says.
+    pub window: Option<usize>,
+    /// Where it goes on.
+    pub resume: Option<Stored>,
+    /// Wakes the consume loop: when the frontier may move, when there is room, when the source stops.
+    pub waker: Waker,
+}
+
+/// One assignment of a partition. Owned by its consume loop; dropped, it ends the assignment: what is
+/// finished later is counted as stale and changes nothing.
+pub struct Source {
+    core: Arc<Core>,
+    entry: Arc<Entry>,
+    ledger: Ledger,
+    state: Arc<SourceState>,
+    waker: Waker,
+    number: u32,
+    epoch: u32,
+    waits: Option<(u32, Option<crate::wait_list::Place>)>,
+}
+
+/// Why a source could not begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The window is out of its range.
+    Config(ConfigError),
+    /// The subscription is gone.
+    Removed,
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Removed => f.write_str("the subscription was removed"),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// Why a record was not taken from its source.
+#[non_exhaustive]
+pub enum Undelivered {
+    /// Its lane is full: keep it, read no further, come back when woken.
+    Full(Record),
+    /// The ledger's window is full, or the record is not new: see [`DeliverError`].
+    Ledger(DeliverError, Record),
+    /// The source, the subscription or the runtime takes no more.
+    Stopped(Record),
+    /// Its key cannot be handled: longer than 4,096 bytes, or none where one is needed. It is not in
+    /// the ledger.
+    Key(Refusal, Record),
+}
+
+impl fmt::Debug for Undelivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(_) => f.write_str("Full(..)"),
+            Self::Ledger(error, _) => write!(f, "Ledger({error:?}, ..)"),
+            Self::Stopped(_) => f.write_str("Stopped(..)"),
+            Self::Key(refusal, _) => write!(f, "Key({refusal:?}, ..)"),
+        }
+    }
+}
+
+impl Source {
+    pub(crate) fn new(
+        subscriber: &Subscriber,
+        options: SourceOptions,
+    ) -> Result<Self, SourceError> {
+        let core = subscriber.core().clone();
+        let window = options.window.unwrap_or(core.config.source_window);
+        let (ledger, finished) =
+            Ledger::new(window, options.resume.as_ref(), options.waker.clone())
+                .map_err(SourceError::Config)?;
+        let state = Arc::new(SourceState::new(options.waker.clone()));
+        let entry = &subscriber.entry;
+        let (_, (number, epoch)) = core.change(|table| {
+            if table.subscription(entry.id, entry.generation).is_none() {
+                return Err(SourceError::Removed);
+            }
+            let mut table = table.clone();
+            let epoch = table.generation;
+            table.generation = epoch.wrapping_add(1);
+            let free = table.sources.iter().position(Option::is_none);
+            let number = free.unwrap_or(table.sources.len());
+            let source = Some(Arc::new(SourceEntry { epoch, finished, state: state.clone() }));
+            match free {
+                Some(number) => table.sources[number] = source,
+                None => table.sources.push(source),
+            }
+            Ok((table, (number as u32, epoch)))
+        })?;
+        Ok(Self {
+            core,
+            entry: entry.clone(),
+            ledger,
+            state,
+            waker: options.waker,
+            number,
+            epoch,
+            waits: None,
+        })
+    }
+
+    /// The number of this assignment, unique in its runtime.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Delivers the record at its position's offset. Never blocks.
+    ///
+    /// # Errors
+    /// Gives the record back; see [`Undelivered`]. After `Full` the waker is called once there is room.
+    pub fn deliver(&mut self, record: Record) -> Result<(), Undelivered> {
+        if self.state.is_stopped() || !self.entry.state.takes() {
+            return Err(Undelivered::Stopped(record));
+        }
+        // From a broker an empty key is none.
+        let routed = match record.key() {
+            Some([]) => route_keyless(&self.core, &self.entry),
+            _ => route(&self.core, &self.entry, &record),
+        };
+        let routed = match routed {
+            Ok(routed) => routed,
+            Err(refusal) => return Err(Undelivered::Key(refusal, record)),
+        };
+        let offset = record.position().map_or(0, |position| position.offset);
+        let slot = match self.ledger.deliver(offset) {
+            Ok(slot) => slot,
+            Err(error) => return Err(Undelivered::Ledger(error, record)),
+        };
+        let token = SourceToken { source: self.number, epoch: self.epoch, slot };
+        let work = work(&self.entry, record, routed.hash, Completion::Source(token));
+        let refused = match self.core.lanes.push(routed.lane, work) {
+            Ok(()) => return Ok(()),
+            Err(PushError::Full(work)) => self.wait_for_room(routed.lane, work),
+            Err(error) => Err(error),
+        };
+        match refused {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let retracted = self.ledger.retract(slot);
+                debug_assert!(retracted.is_ok(), "the newest delivery was not taken");
+                Err(match error {
+                    PushError::Full(work) => Undelivered::Full(work.record),
+                    PushError::Closed(work) => Undelivered::Stopped(work.record),
+                })
+            }
+        }
+    }
+
+    /// Registers for room in a full lane and tries once more.
+    #[cold]
+    fn wait_for_room(
+        &mut self,
+        lane: u32,
+        work: crate::work::Work,
+    ) -> Result<(), PushError<crate::work::Work>> {
+        self.leave();
+        let (mut work, mut place) = (Some(work), None);
+        let mut cx = std::task::Context::from_waker(&self.waker);
+        let polled = self.core.lanes.poll_push(lane, &mut work, &mut place, &mut cx);
+        self.waits = Some((lane, place));
+        match (polled, work) {
+            (std::task::Poll::Pending, Some(work)) => Err(PushError::Full(work)),
+            (std::task::Poll::Ready(Err(_)), Some(work)) => Err(PushError::Closed(work)),
+            _ => Ok(()),
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some((lane, mut place)) = self.waits.take() {
+            self.core.lanes.leave(lane, &mut place);
+        }
+    }
+
+    /// Its ledger: what is finished, how far it may commit, whether to sleep.
+    pub fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// Whether it has stopped: nothing more is handled of it, and what is unfinished stays so.
+    pub fn is_stopped(&self) -> bool {
+        self.state.is_stopped() || !self.entry.state.is_open()
+    }
+
+    /// The failure that stopped it, if one did.
+    pub fn stopped_by(&self) -> Option<Failure> {
+        self.state.stopped_by().or_else(|| self.entry.state.stopped_by())
+    }
+
+    /// Stops it: what is queued is released unfinished, attempts under way go on.
+    pub fn stop(&self) {
+        self.state.stop(None);
+        self.core.purge();
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.leave();
+        self.state.stop(None);
+        let (number, epoch) = (self.number as usize, self.epoch);
+        let _ = self.core.change(|table| {
+            if !matches!(table.sources.get(number), Some(Some(source)) if source.epoch == epoch) {
+                return Err(());
+            }
+            let mut table = table.clone();
+            table.sources[number] = None;
+            Ok((table, ()))
+        });
+        self.core.purge();
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("subscription", &self.entry.name)
+            .field("epoch", &self.epoch)
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+//! What a worker does right now, for others to see: written with plain stores for every attempt, read by
+//! the monitor and by snapshots.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Words of a key that are shown.
+const WORDS: usize = 8;
+
+/// A worker's current attempt.
+///
+/// `turn` is odd while a handler runs. A reader that finds the same odd number before and after has read
+/// one attempt's fields; what it reads orders nothing, so all of it is relaxed but for `turn`.
+#[derive(Debug, Default)]
+pub struct Status {
+    turn: AtomicU64,
+    lane: AtomicU32,
+    subscription: AtomicU32,
+    key_len: AtomicU32,
+    key: [AtomicU64; WORDS],
+    /// Set by the monitor: the attempt has run too long. Cleared by the worker.
+    stuck: AtomicBool,
+    /// Set by the monitor: others wait for this worker. Cleared by the worker.
+    yields: AtomicBool,
+}
+
+/// An attempt that was seen running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Tells attempts of one worker apart.
+    pub turn: u64,
+    /// The lane it holds.
+    pub lane: u32,
+    /// The subscription whose handler runs.
+    pub subscription: u32,
+    /// The first 64 bytes of the key; `None` if it has none.
+    pub key: Option<Vec<u8>>,
+}
+
+const NO_KEY: u32 = u32::MAX;
+
+impl Status {
+    /// An attempt begins. For the worker.
+    #[inline]
+    pub fn enter(&self, lane: u32, subscription: u32, key: Option<&[u8]>) {
+        self.lane.store(lane, Ordering::Relaxed);
+        self.subscription.store(subscription, Ordering::Relaxed);
+        match key {
+            None => self.key_len.store(NO_KEY, Ordering::Relaxed),
+            Some(key) => {
+                let shown = &key[..key.len().min(WORDS * 8)];
+                self.key_len.store(shown.len() as u32, Ordering::Relaxed);
+                for (word, bytes) in self.key.iter().zip(shown.chunks(8)) {
+                    let mut whole = [0; 8];
+                    whole[..bytes.len()].copy_from_slice(bytes);
+                    word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+                }
+            }
+        }
+        let turn = self.turn.load(Ordering::Relaxed);
+        // Release pairs with the acquires in `seen`: the fields are those of this turn.
+        self.turn.store(turn + 1, Ordering::Release);
+    }
+
+    /// The attempt has returned. For the worker.
+    #[inline]
+    pub fn leave(&self) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn + 1, Ordering::Release);
+        if self.stuck.load(Ordering::Relaxed) {
+            self.stuck.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The turn, odd while a handler runs.
+    #[inline]
+    pub fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+
+    /// Whether a handler seems to run.
+    pub fn is_running(&self) -> bool {
+        self.turn() % 2 == 1
+    }
+
+    /// The attempt that runs, if one does.
+    pub fn seen(&self) -> Option<Seen> {
+        let turn = self.turn();
+        if turn.is_multiple_of(2) {
+            return None;
+        }
+        let key = match self.key_len.load(Ordering::Relaxed) {
+            NO_KEY => None,
+            len => {
+                let words = self.key.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
+                Some(words.take(len as usize).collect())
+            }
+        };
+        let seen = Seen {
+            turn,
+            lane: self.lane.load(Ordering::Relaxed),
+            subscription: self.subscription.load(Ordering::Relaxed),
+            key,
+        };
+        (self.turn.load(Ordering::Acquire) == turn).then_some(seen)
+    }
+
+    /// Says that the attempt has run too long. For the monitor.
+    pub fn set_stuck(&self) {
+        self.stuck.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the attempt has run too long.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) && self.is_running()
+    }
+
+    /// Asks the worker to end its visit soon. For the monitor.
+    pub fn ask(&self) {
+        self.yields.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked. For the worker, which then ends its visit.
+    #[inline]
+    pub fn asked(&self) -> bool {
+        self.yields.load(Ordering::Relaxed) && {
+            self.yields.store(false, Ordering::Relaxed);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_is_seen_and_what_has_ended_is_not() {
+        let status = Status::default();
+        assert_eq!(status.seen(), None);
+        status.enter(7, 3, Some(&[9; 70]));
+        let seen = status.seen().unwrap();
+        assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
+        status.set_stuck();
+        assert!(status.is_stuck());
+        status.leave();
+        assert!(!status.is_stuck() && status.seen().is_none());
+        status.enter(7, 3, None);
+        assert_eq!(status.seen().unwrap().key, None);
+        status.ask();
+        assert!(status.asked() && !status.asked());
+    }
+}

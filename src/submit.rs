@@ -1,0 +1,477 @@
+//! Submitting records: now, waiting for room, as a future, in batches.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::clock::Time;
+use crate::context::in_handler;
+use crate::core::Core;
+use crate::error::PushError;
+use crate::record::{MAX_KEY, Record};
+use crate::subscription::Keyless;
+use crate::sync::Arc;
+use crate::table::Entry;
+use crate::timer::Alarm;
+use crate::wait_list::Place;
+use crate::work::{Completion, Work};
+
+/// Why a record was not taken; it comes back.
+#[non_exhaustive]
+pub enum SubmitError {
+    /// Its lane is full, and was for as long as the call waits.
+    Full(Record),
+    /// The runtime takes no more records.
+    Closed(Record),
+    /// A failure stopped the subscription, or it was removed.
+    Stopped(Record),
+    /// The key is empty or longer than 4,096 bytes.
+    InvalidKey(Record),
+    /// It has no key, and the subscription rejects such records.
+    NoKey(Record),
+}
+
+/// Why a record was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Its lane is full.
+    Full,
+    /// The runtime takes no more records.
+    Closed,
+    /// A failure stopped the subscription, or it was removed.
+    Stopped,
+    /// The key is empty or longer than 4,096 bytes.
+    InvalidKey,
+    /// It has no key, and the subscription rejects such records.
+    NoKey,
+}
+
+impl SubmitError {
+    #[cold]
+    pub(crate) fn new(refusal: Refusal, record: Record) -> Self {
+        match refusal {
+            Refusal::Full => Self::Full(record),
+            Refusal::Closed => Self::Closed(record),
+            Refusal::Stopped => Self::Stopped(record),
+            Refusal::InvalidKey => Self::InvalidKey(record),
+            Refusal::NoKey => Self::NoKey(record),
+        }
+    }
+
+    /// Why.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Full(_) => Refusal::Full,
+            Self::Closed(_) => Refusal::Closed,
+            Self::Stopped(_) => Refusal::Stopped,
+            Self::InvalidKey(_) => Refusal::InvalidKey,
+            Self::NoKey(_) => Refusal::NoKey,
+        }
+    }
+
+    /// The record, back.
+    pub fn into_record(self) -> Record {
+        match self {
+            Self::Full(record)
+            | Self::Closed(record)
+            | Self::Stopped(record)
+            | Self::InvalidKey(record)
+            | Self::NoKey(record) => record,
+        }
+    }
+
+    /// Whether the same record may be taken later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Full(_))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the record's lane is full",
+            Self::Closed => "the runtime is closed",
+            Self::Stopped => "the subscription has stopped or was removed",
+            Self::InvalidKey => "a key has 1 to 4096 bytes; use `Record::keyless` for none",
+            Self::NoKey => "the subscription rejects records without a key",
+        })
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.refusal().fmt(f)
+    }
+}
+
+impl fmt::Debug for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}(..)", self.refusal())
+    }
+}
+
+impl Error for SubmitError {}
+
+/// A batch of which some records were not taken. They are in the caller's vector still, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchError {
+    /// How many were taken.
+    pub taken: usize,
+    /// Why the first of the others was not.
+    pub first: Refusal,
+}
+
+impl fmt::Display for BatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records were taken, the others were not: {}", self.taken, self.first)
+    }
+}
+
+impl Error for BatchError {}
+
+/// A record with its way: what a lane takes.
+pub(crate) struct Routed {
+    pub(crate) lane: u32,
+    pub(crate) hash: u64,
+}
+
+/// Where a record goes.
+#[inline]
+pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
+    match record.key() {
+        Some(key) if (1..=MAX_KEY).contains(&key.len()) => {
+            let route = core.router.route(entry.generation, key);
+            Ok(Routed { lane: route.lane, hash: route.hash })
+        }
+        Some(_) => Err(Refusal::InvalidKey),
+        None => route_keyless(core, entry),
+    }
+}
+
+/// Where a record without a key goes: each to a place of its own, or all to one.
+pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusal> {
+    let hash = match entry.policy.keyless {
+        Keyless::Spread => {
+            let place = entry.state.keyless.next_shared();
+            // Nine bytes are no key's hash by design, only by a chance of 2^-64.
+            let mut unique = [0xff; 9];
+            unique[..8].copy_from_slice(&place.to_le_bytes());
+            core.router.hash(entry.generation, &unique)
+        }
+        // No key is empty.
+        Keyless::Serial => core.router.hash(entry.generation, &[]),
+        Keyless::Reject => return Err(Refusal::NoKey),
+    };
+    Ok(Routed { lane: core.router.lane(hash), hash })
+}
+
+/// What a lane takes of a record.
+#[inline]
+pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Completion) -> Work {
+    Work { record, hash, subscription: entry.id, generation: entry.generation, completion }
+}
+
+/// Submits without waiting.
+#[inline]
+pub(crate) fn try_submit(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    completion: Completion,
+) -> Result<(), (Refusal, Work)> {
+    submit_with(core, entry, record, completion, |lane, work| core.lanes.push(lane, work))
+}
+
+/// Submits, waiting for room for as long as the runtime's `wait` says. Inside a handler it does not wait.
+#[inline]
+pub(crate) fn submit(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    completion: Completion,
+) -> Result<(), (Refusal, Work)> {
+    submit_with(core, entry, record, completion, |lane, work| match core.lanes.push(lane, work) {
+        Err(PushError::Full(work)) if !in_handler() => wait_for_room(core, lane, work),
+        result => result,
+    })
+}
+
+#[cold]
+fn wait_for_room(core: &Core, lane: u32, work: Work) -> Result<(), PushError<Work>> {
+    warn_if_async(core);
+    let deadline = core.clock.now().after(core.config.wait);
+    core.lanes.push_until(lane, work, &*core.clock, deadline)
+}
+
+#[inline]
+fn submit_with(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    completion: Completion,
+    push: impl FnOnce(u32, Work) -> Result<(), PushError<Work>>,
+) -> Result<(), (Refusal, Work)> {
+    let routed = match route(core, entry, &record) {
+        Ok(routed) if entry.state.takes() => routed,
+        Ok(_) => return Err((Refusal::Stopped, work(entry, record, 0, completion))),
+        Err(refusal) => return Err((refusal, work(entry, record, 0, completion))),
+    };
+    push(routed.lane, work(entry, record, routed.hash, completion)).map_err(refused)
+}
+
+#[cold]
+fn refused(error: PushError<Work>) -> (Refusal, Work) {
+    match error {
+        PushError::Full(work) => (Refusal::Full, work),
+        PushError::Closed(work) => (Refusal::Closed, work),
+    }
+}
+
+/// Says, once, that a call that may block was made where async tasks are driven.
+#[cfg(feature = "tokio")]
+fn warn_if_async(core: &Core) {
+    use crate::sync::atomic::Ordering;
+    if tokio::runtime::Handle::try_current().is_ok()
+        && !core.said_async.swap(true, Ordering::Relaxed)
+    {
+        core.notice(&crate::notice::Notice::BlockingInAsync);
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+fn warn_if_async(_core: &Core) {}
+
+/// A submit that waits for room as a future.
+///
+/// # Cancel safety
+/// Poll it by reference in a `select!`: until it is ready the record is not taken, and
+/// [`take_record`](Self::take_record) gives it back. Dropped while pending, it drops the record.
+#[must_use = "a future does nothing unless it is polled"]
+pub struct SubmitAsync {
+    core: Arc<Core>,
+    lane: u32,
+    work: Option<Work>,
+    refusal: Option<Refusal>,
+    place: Option<Place>,
+    deadline: Option<Time>,
+    alarm: Option<Alarm>,
+}
+
+impl SubmitAsync {
+    pub(crate) fn new(core: &Arc<Core>, entry: &Entry, record: Record) -> Self {
+        let (lane, hash, refusal) = match route(core, entry, &record) {
+            Ok(routed) if entry.state.takes() => (routed.lane, routed.hash, None),
+            Ok(_) => (0, 0, Some(Refusal::Stopped)),
+            Err(refusal) => (0, 0, Some(refusal)),
+        };
+        let work = Some(work(entry, record, hash, Completion::Untracked));
+        let core = core.clone();
+        Self { core, lane, work, refusal, place: None, deadline: None, alarm: None }
+    }
+
+    /// The record, back, unless it was taken. The future then stays pending for ever.
+    pub fn take_record(&mut self) -> Option<Record> {
+        self.forget();
+        self.work.take().map(|work| work.record)
+    }
+
+    fn forget(&mut self) {
+        self.core.lanes.leave(self.lane, &mut self.place);
+        if let Some(alarm) = self.alarm.take() {
+            self.core.timers.cancel(&alarm);
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Poll<Result<(), SubmitError>> {
+        match self.take_record() {
+            Some(record) => Poll::Ready(Err(SubmitError::new(refusal, record))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Future for SubmitAsync {
+    type Output = Result<(), SubmitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.work.is_none() {
+            return Poll::Pending;
+        }
+        if let Some(refusal) = this.refusal {
+            return this.refuse(refusal);
+        }
+        let pushed = this.core.lanes.poll_push(this.lane, &mut this.work, &mut this.place, cx);
+        match pushed {
+            Poll::Ready(Ok(())) => {
+                this.forget();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(_)) => this.refuse(Refusal::Closed),
+            Poll::Pending => {
+                let now = this.core.clock.now();
+                let wait = this.core.config.wait;
+                let deadline = *this.deadline.get_or_insert_with(|| now.after(wait));
+                if now >= deadline {
+                    return this.refuse(Refusal::Full);
+                }
+                if let Some(alarm) = this.alarm.take() {
+                    this.core.timers.cancel(&alarm);
+                }
+                this.alarm = Some(this.core.timers.set_task(deadline, cx.waker()));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for SubmitAsync {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+impl fmt::Debug for SubmitAsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitAsync").field("pending", &self.work.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What a batch needs, kept by the thread so that the steady path allocates nothing.
+#[derive(Default)]
+struct Scratch {
+    /// Lane and place of each record.
+    order: Vec<(u32, u32, u64)>,
+    records: Vec<Option<Record>>,
+    queue: VecDeque<Work>,
+    refused: Vec<(u32, Record)>,
+}
+
+/// Batches up to this many records leave their scratch to the next.
+const KEEP: usize = 4_096;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Submits a batch: grouped by lane, each group with one claim. What is refused stays in `records`, in order;
+/// once a record of a lane is refused, no later one of that lane is taken.
+pub(crate) fn submit_batch(
+    core: &Core,
+    entry: &Entry,
+    records: &mut Vec<Record>,
+    wait: bool,
+) -> Result<usize, BatchError> {
+    let mut scratch = SCRATCH
+        .try_with(|scratch| scratch.try_borrow_mut().ok().map(|mut s| std::mem::take(&mut *s)));
+    let mut own = Scratch::default();
+    let used = match &mut scratch {
+        Ok(Some(scratch)) => scratch,
+        _ => &mut own,
+    };
+    let result = run_batch(core, entry, records, wait, used);
+    if let Ok(Some(scratch)) = scratch
+        && scratch.order.capacity() <= KEEP
+    {
+        let _ = SCRATCH.try_with(|kept| kept.replace(scratch));
+    }
+    result
+}
+
+fn run_batch(
+    core: &Core,
+    entry: &Entry,
+    records: &mut Vec<Record>,
+    wait: bool,
+    scratch: &mut Scratch,
+) -> Result<usize, BatchError> {
+    let count = records.len();
+    let mut first: Option<(u32, Refusal)> = None;
+    let mut refuse = |refused: &mut Vec<(u32, Record)>, place: u32, record, why| {
+        if first.is_none_or(|(before, _)| place < before) {
+            first = Some((place, why));
+        }
+        refused.push((place, record));
+    };
+    let open = entry.state.takes();
+    for (place, record) in (0..).zip(records.drain(..)) {
+        match route(core, entry, &record) {
+            Ok(Routed { lane, hash }) if open => {
+                scratch.order.push((lane, place, hash));
+                scratch.records.push(Some(record));
+            }
+            Ok(_) => {
+                scratch.records.push(None);
+                refuse(&mut scratch.refused, place, record, Refusal::Stopped);
+            }
+            Err(why) => {
+                scratch.records.push(None);
+                refuse(&mut scratch.refused, place, record, why);
+            }
+        }
+    }
+    // Lane by lane, each in the batch's order.
+    scratch.order.sort_unstable();
+    // One deadline for the whole batch, from the first lane that is full.
+    let mut deadline = None;
+    for group in scratch.order.chunk_by(|a, b| a.0 == b.0) {
+        let lane = group[0].0;
+        for &(_, place, hash) in group {
+            let record = scratch.records[place as usize].take();
+            scratch
+                .queue
+                .extend(record.map(|record| work(entry, record, hash, Completion::Untracked)));
+        }
+        let refusal = push_group(core, lane, &mut scratch.queue, wait, &mut deadline);
+        let taken = group.len() - scratch.queue.len();
+        for (&(_, place, _), work) in group[taken..].iter().zip(scratch.queue.drain(..)) {
+            refuse(&mut scratch.refused, place, work.record, refusal);
+        }
+    }
+    scratch.order.clear();
+    scratch.records.clear();
+    scratch.refused.sort_unstable_by_key(|refused| refused.0);
+    records.extend(scratch.refused.drain(..).map(|(_, record)| record));
+    match first {
+        None => Ok(count),
+        Some((_, first)) => Err(BatchError { taken: count - records.len(), first }),
+    }
+}
+
+/// Puts one lane's part of a batch in; what is left in `queue` was refused.
+fn push_group(
+    core: &Core,
+    lane: u32,
+    queue: &mut VecDeque<Work>,
+    wait: bool,
+    deadline: &mut Option<Time>,
+) -> Refusal {
+    while !queue.is_empty() {
+        match core.lanes.push_batch(lane, queue) {
+            Ok(_) => {}
+            Err(PushError::Closed(())) => return Refusal::Closed,
+            Err(PushError::Full(())) if wait && !in_handler() => {
+                warn_if_async(core);
+                let deadline =
+                    *deadline.get_or_insert_with(|| core.clock.now().after(core.config.wait));
+                let Some(work) = queue.pop_front() else { break };
+                match core.lanes.push_until(lane, work, &*core.clock, deadline) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        let (refusal, work) = refused(error);
+                        queue.push_front(work);
+                        return refusal;
+                    }
+                }
+            }
+            Err(PushError::Full(())) => return Refusal::Full,
+        }
+    }
+    Refusal::Full
+}

@@ -1,0 +1,205 @@
+//! The table of subscriptions and sources that workers read: what a lane's records are handled with.
+
+use std::collections::BTreeMap;
+
+use crate::error::HandlerError;
+use crate::finished::Finished;
+use crate::handler::Version;
+use crate::metrics::Counter;
+use crate::outcome::Failure;
+use crate::subscription::{DeadLetter, ParkedKey, Subscription};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Arc, Mutex};
+
+/// One version of the table.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    /// Subscriptions by number.
+    pub subscriptions: Vec<Option<Arc<Entry>>>,
+    /// Sources by number.
+    pub sources: Vec<Option<Arc<SourceEntry>>>,
+    /// The generation of the next subscription.
+    pub generation: u32,
+}
+
+/// A subscription with its current handler.
+pub struct Entry {
+    /// Its number.
+    pub id: u32,
+    /// Which subscription of this number it is.
+    pub generation: u32,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its policy.
+    pub policy: Arc<Subscription>,
+    /// Where its dead letters go.
+    pub dead_letter: Option<Arc<dyn DeadLetter>>,
+    /// Its handler.
+    pub version: Arc<Version>,
+    /// What stays the same when the handler is swapped.
+    pub state: Arc<SubscriptionState>,
+}
+
+/// What a subscription's handlers have in common.
+#[derive(Debug, Default)]
+pub struct SubscriptionState {
+    standing: AtomicU8,
+    stopped_by: Mutex<Option<Failure>>,
+    parked: Mutex<BTreeMap<Vec<u8>, ParkedKey>>,
+    /// Attempts that ran longer than they may without being declared blocking.
+    pub overruns: Counter,
+    /// Places given to records without a key, so that they spread.
+    pub keyless: Counter,
+}
+
+const OPEN: u8 = 0;
+const STOPPED: u8 = 1;
+const REMOVED: u8 = 2;
+const DRAINING: u8 = 3;
+
+impl SubscriptionState {
+    /// Whether records are handled.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        matches!(self.standing.load(Ordering::Relaxed), OPEN | DRAINING)
+    }
+
+    /// Whether records are taken.
+    #[inline]
+    pub fn takes(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == OPEN
+    }
+
+    /// Takes no more records; those taken are handled.
+    pub fn drain(&self) {
+        let _ = self.standing.compare_exchange(OPEN, DRAINING, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Whether a failure stopped it.
+    pub fn is_stopped(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == STOPPED
+    }
+
+    /// The failure that stopped it, if one did.
+    pub fn stopped_by(&self) -> Option<Failure> {
+        self.stopped_by.lock().clone()
+    }
+
+    /// Stops it, unless it is stopped or removed.
+    pub fn stop(&self, failure: &Failure) {
+        let mut stopped_by = self.stopped_by.lock();
+        if self.is_open() {
+            self.standing.store(STOPPED, Ordering::Release);
+            *stopped_by = Some(failure.clone());
+        }
+    }
+
+    /// Removes it.
+    pub fn remove(&self) {
+        self.standing.store(REMOVED, Ordering::Release);
+    }
+
+    /// Adds a parked key. False if there are as many as may be, and it is none of them.
+    pub fn park(&self, key: &[u8], error: &str, most: usize) -> bool {
+        let mut parked = self.parked.lock();
+        if parked.contains_key(key) {
+            return true;
+        }
+        if parked.len() >= most {
+            return false;
+        }
+        let entry = ParkedKey { key: key.to_vec(), error: error.into(), followed: 0 };
+        parked.insert(key.to_vec(), entry);
+        true
+    }
+
+    /// One more record followed a parked key.
+    pub fn followed(&self, key: &[u8]) {
+        if let Some(parked) = self.parked.lock().get_mut(key) {
+            parked.followed += 1;
+        }
+    }
+
+    /// Takes a parked key out.
+    pub fn resume(&self, key: &[u8]) -> Option<ParkedKey> {
+        self.parked.lock().remove(key)
+    }
+
+    /// The parked keys.
+    pub fn parked(&self) -> Vec<ParkedKey> {
+        self.parked.lock().values().cloned().collect()
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// One assignment of a source.
+#[derive(Debug)]
+pub struct SourceEntry {
+    /// Which assignment of this number it is.
+    pub epoch: u32,
+    /// What its deliveries are marked finished in.
+    pub finished: Arc<Finished>,
+    /// Whether it goes on.
+    pub state: Arc<SourceState>,
+}
+
+/// Whether a source goes on.
+#[derive(Debug)]
+pub struct SourceState {
+    stopped: AtomicU8,
+    stopped_by: Mutex<Option<Failure>>,
+    waker: std::task::Waker,
+}
+
+impl SourceState {
+    /// A source that goes on; `waker` wakes its consume loop.
+    pub fn new(waker: std::task::Waker) -> Self {
+        Self { stopped: AtomicU8::new(OPEN), stopped_by: Mutex::new(None), waker }
+    }
+
+    /// Whether it has stopped.
+    #[inline]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed) != OPEN
+    }
+
+    /// The failure that stopped it, if one did.
+    pub fn stopped_by(&self) -> Option<Failure> {
+        self.stopped_by.lock().clone()
+    }
+
+    /// Stops it and tells its consume loop.
+    pub fn stop(&self, failure: Option<&Failure>) {
+        {
+            let mut stopped_by = self.stopped_by.lock();
+            if self.stopped.swap(STOPPED, Ordering::AcqRel) == OPEN {
+                *stopped_by = failure.cloned();
+            }
+        }
+        self.waker.wake_by_ref();
+    }
+}
+
+impl Table {
+    /// The subscription that a record was submitted to, if it is still here.
+    #[inline]
+    pub fn subscription(&self, id: u32, generation: u32) -> Option<&Arc<Entry>> {
+        self.subscriptions.get(id as usize)?.as_ref().filter(|entry| entry.generation == generation)
+    }
+
+    /// The assignment that a record was delivered under, if it still holds.
+    #[inline]
+    pub fn source(&self, id: u32, epoch: u32) -> Option<&Arc<SourceEntry>> {
+        self.sources.get(id as usize)?.as_ref().filter(|source| source.epoch == epoch)
+    }
+}
+
+/// An attempt ran longer than its subscription allows.
+pub(crate) fn deadline_passed(after: std::time::Duration) -> HandlerError {
+    HandlerError::retryable(format!("the attempt did not end within {after:?}"))
+}

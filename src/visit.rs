@@ -1,0 +1,470 @@
+//! A visit to a lane: by whoever holds its token, for a quantum of records.
+//!
+//! 1. What the lane was woken for: commands, keys of the gate that have something to say, times that have come.
+//! 2. Records from the ring, each to its handler or, if its key is busy, into the gate.
+//! 3. The token: to rest if there is nothing more, else back in the queue.
+
+use crate::attempt::{Local, Step, Visit};
+use crate::busy::{Busy, Parked, Private, Said};
+use crate::core::{CLOSING, Command, Core, RUNNING, STOPPED};
+use crate::gate::Admit;
+use crate::inspect::{Bound, BusyKey, Inspection, Why};
+use crate::outcome::{Failure, Outcome};
+use crate::table::Table;
+use crate::token::Token;
+use crate::work::Work;
+
+/// Keys of one lane that an inspection shows.
+const SHOWN: usize = 64;
+
+/// Visits a lane. The token comes back if there is more to do.
+pub(crate) fn visit(
+    core: &Core,
+    table: &Table,
+    local: &mut Local,
+    mut token: Token,
+) -> Option<Token> {
+    let number = token.lane();
+    let lane = core.lanes.get(number);
+    let mut private =
+        lane.take_private(&mut token).unwrap_or_else(|| Private::new(core.bounds(), RUNNING));
+    let id = local.id;
+    let mut visit = Visit {
+        core,
+        table,
+        local,
+        private: &mut private,
+        lane: number,
+        budget: core.config.quantum,
+        now: None,
+    };
+    if lane.ring().take_wake(&mut token) {
+        visit.serve();
+    }
+    let mut taken = 0;
+    let mut blocked = false;
+    let status = &core.workers[id].status;
+    while visit.budget > 0 {
+        let slot = if visit.private.gate.is_empty() {
+            None
+        } else {
+            let Some(front) = lane.ring().peek(&token) else { break };
+            match visit.private.gate.admit(front.hash) {
+                Admit::Free => None,
+                Admit::Wait(slot) => Some(slot),
+                Admit::KeyFull(_) | Admit::LaneFull => {
+                    blocked = true;
+                    break;
+                }
+            }
+        };
+        let Some(work) = lane.ring().pop(&mut token) else { break };
+        taken += 1;
+        visit.budget -= 1;
+        match slot {
+            None => visit.fresh(work),
+            Some(slot) => visit.behind(slot, work),
+        }
+        if status.asked() {
+            visit.budget = 0;
+        }
+    }
+    let exhausted = visit.budget == 0;
+    lane.counters.taken.add(taken);
+    lane.counters.held.set(private.gate.held() as u64);
+    lane.counters.keys.set(private.gate.keys() as u64);
+    lane.put_private(&mut token, private);
+    lane.wake_waiting();
+    if exhausted && !blocked {
+        return Some(token);
+    }
+    lane.rest(token, blocked).err()
+}
+
+impl Visit<'_> {
+    /// A record whose key is free.
+    #[inline]
+    fn fresh(&mut self, work: Work) {
+        let hash = work.hash;
+        let slot = self.private.gate.next_slot();
+        match self.start(work, slot) {
+            Step::Ended => {}
+            Step::Busy(busy) => {
+                self.private.gate.hold(hash, Some(busy), None);
+            }
+            Step::Parked(parked) => {
+                self.private.gate.hold(hash, None, Some(parked));
+            }
+        }
+    }
+
+    /// A record whose key is in the gate.
+    fn behind(&mut self, slot: u32, work: Work) {
+        if let Err(work) = self.private.gate.wait(slot, work) {
+            debug_assert!(false, "admitted to a slot with no key");
+            return self.fresh(work);
+        }
+        if self.private.gate.get(slot).is_some_and(|key| key.busy.is_none()) {
+            self.advance(slot);
+        }
+    }
+
+    /// What the lane was woken for.
+    #[cold]
+    fn serve(&mut self) {
+        let lane = self.core.lanes.get(self.lane);
+        let phase = self.core.phase();
+        if self.private.phase != phase {
+            self.private.phase = phase;
+            self.follow_phase(phase);
+        }
+        for command in lane.take_commands() {
+            self.obey(command);
+        }
+        let mut ready = Vec::new();
+        lane.ready().take(|slot| ready.push(slot));
+        for slot in ready {
+            self.look(slot, false);
+        }
+        if self.private.next_due.is_some() {
+            let now = self.now();
+            if self.private.next_due.is_some_and(|due| due <= now) {
+                self.private.next_due = None;
+                for slot in self.private.gate.slots() {
+                    match self.busy_due(slot) {
+                        Some(due) if due <= now => self.look(slot, true),
+                        Some(due) => self.due(due),
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn busy_due(&self, slot: u32) -> Option<crate::clock::Time> {
+        self.private.gate.get(slot)?.busy.as_ref()?.due()
+    }
+
+    /// Looks at what keeps a key busy: has it ended, or its time come? Then goes on with the key.
+    fn look(&mut self, slot: u32, timed: bool) {
+        if let Some(busy) = self.private.gate.take_busy(slot) {
+            let step = self.progress(busy, slot, timed);
+            self.settle_slot(slot, step);
+        }
+        self.advance(slot);
+    }
+
+    fn settle_slot(&mut self, slot: u32, step: Step) {
+        match step {
+            Step::Ended => {}
+            Step::Busy(busy) => self.private.gate.set_busy(slot, busy),
+            Step::Parked(parked) => {
+                self.private.gate.set_parked(slot, Some(parked));
+            }
+        }
+    }
+
+    /// Starts the next records of a key whose last one has ended, one after the other.
+    fn advance(&mut self, slot: u32) {
+        while self.private.gate.get(slot).is_some_and(|key| key.busy.is_none()) {
+            if self.budget == 0
+                && self.private.gate.get(slot).is_some_and(|k| k.waiting().len() > 0)
+            {
+                // Others have their turn first; this lane comes back.
+                return self.again(slot);
+            }
+            let Some(work) = self.private.gate.next(slot) else {
+                self.private.gate.open(slot);
+                return;
+            };
+            self.budget = self.budget.saturating_sub(1);
+            let step = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
+                Some(Parked::Abandoned) => self.release(work),
+                Some(Parked::Key { key, .. }) if work.record.key() == Some(&key[..]) => {
+                    self.follow(work, slot)
+                }
+                // Free, or of another key whose hash is the same.
+                _ => self.start(work, slot),
+            };
+            self.settle_slot(slot, step);
+        }
+    }
+
+    /// Goes on with what keeps a key busy.
+    fn progress(&mut self, busy: Busy, slot: u32, timed: bool) -> Step {
+        match busy {
+            Busy::Future { mut attempt, running, work, number, deadline } => {
+                let waker = self.waker(slot);
+                let mut cx = std::task::Context::from_waker(&waker);
+                let worker = &self.core.workers[self.local.id];
+                worker.status.enter(self.lane, work.subscription, work.record.key());
+                let polled = attempt.poll(&mut cx);
+                worker.status.leave();
+                match polled {
+                    std::task::Poll::Ready(said) => {
+                        drop((attempt, running));
+                        self.ended(work, number, said, slot)
+                    }
+                    std::task::Poll::Pending if timed && self.is_due(deadline) => {
+                        let step = self.expire(attempt, work, number, slot);
+                        drop(running);
+                        step
+                    }
+                    std::task::Poll::Pending => {
+                        deadline.into_iter().for_each(|deadline| self.due(deadline));
+                        Step::Busy(Busy::Future { attempt, running, work, number, deadline })
+                    }
+                }
+            }
+            Busy::Blocking { reply, running, work, number, deadline } => match reply.take() {
+                Some(Said::Ended(said)) => {
+                    drop(running);
+                    self.ended(work, number, said, slot)
+                }
+                Some(Said::NotStarted) => {
+                    drop(running);
+                    self.release(work)
+                }
+                None => {
+                    let deadline = if timed && self.is_due(deadline) {
+                        self.report_deadline(&work);
+                        None
+                    } else {
+                        deadline
+                    };
+                    Step::Busy(Busy::Blocking { reply, running, work, number, deadline })
+                }
+            },
+            Busy::Retry { work, number, due, error } => {
+                if self.core.phase() > RUNNING {
+                    self.release(work)
+                } else if self.is_due(Some(due)) {
+                    self.retry(work, number, slot)
+                } else {
+                    self.due(due);
+                    Step::Busy(Busy::Retry { work, number, due, error })
+                }
+            }
+            Busy::Letter { post: Some(post), work, failure, sends, park, .. } => {
+                self.posted(work, failure, sends, park, post, slot)
+            }
+            Busy::Letter { post: None, work, failure, sends, due, park } => {
+                if !self.is_due(due) {
+                    due.into_iter().for_each(|due| self.due(due));
+                    return Step::Busy(Busy::Letter {
+                        post: None,
+                        work,
+                        failure,
+                        sends,
+                        due,
+                        park,
+                    });
+                }
+                match self.open_entry(&work) {
+                    Some(entry) => self.post(entry, work, failure, sends, park, slot),
+                    None => self.release(work),
+                }
+            }
+        }
+    }
+
+    fn is_due(&mut self, due: Option<crate::clock::Time>) -> bool {
+        due.is_some_and(|due| due <= self.now())
+    }
+
+    #[cold]
+    fn report_deadline(&self, work: &Work) {
+        let subscription = self
+            .table
+            .subscription(work.subscription, work.generation)
+            .map_or_else(String::new, |entry| entry.name.to_string());
+        let key = work.record.key().map(|key| key[..key.len().min(64)].to_vec());
+        self.core.notice(&crate::notice::Notice::DeadlinePassed { subscription, key });
+    }
+
+    /// The runtime closes (nothing is tried again) or has stopped (nothing goes on).
+    #[cold]
+    fn follow_phase(&mut self, phase: u8) {
+        for slot in self.private.gate.slots() {
+            let over = match self.private.gate.get(slot).and_then(|key| key.busy.as_ref()) {
+                Some(Busy::Retry { .. } | Busy::Letter { post: None, .. }) => phase >= CLOSING,
+                Some(_) => phase == STOPPED,
+                None => false,
+            };
+            if over {
+                self.give_up(slot);
+            }
+            if phase == STOPPED {
+                while let Some(work) = self.private.gate.next(slot) {
+                    self.release(work);
+                }
+            }
+            // With nothing busy, what waits is released one by one; the key stays shut.
+            self.advance(slot);
+        }
+    }
+
+    /// Drops what keeps a key busy, its record unfinished, and shuts the key.
+    fn give_up(&mut self, slot: u32) {
+        let Some(busy) = self.private.gate.take_busy(slot) else { return };
+        let step = self.release_busy(busy);
+        self.settle_slot(slot, step);
+    }
+
+    fn release_busy(&mut self, busy: Busy) -> Step {
+        let work = busy.into_work();
+        self.release(work)
+    }
+
+    #[cold]
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Purge => self.purge(|_| false),
+            Command::Cancel { subscription, generation } => self
+                .purge(|work| work.subscription == subscription && work.generation == generation),
+            Command::Resume { subscription, key, hash } => self.resume(subscription, &key, hash),
+            Command::Park { subscription, key, hash } => self.park(subscription, key, hash),
+            Command::Skip { hash } => self.skip(hash),
+            Command::Count(census) => {
+                let own = (census.subscription, census.generation);
+                let is_own = |work: &Work| (work.subscription, work.generation) == own;
+                let held = self.private.gate.iter().map(|(_, key)| {
+                    let busy = key.busy.as_ref().is_some_and(|busy| is_own(busy.work()));
+                    usize::from(busy) + key.waiting().filter(|work| is_own(work)).count()
+                });
+                census.answer(held.sum());
+            }
+            Command::Inspect(inspection) => self.inspect(&inspection),
+        }
+    }
+
+    /// Releases what may not be started any more; attempts under way only if `cancelled`.
+    fn purge(&mut self, cancelled: impl Fn(&Work) -> bool) {
+        for slot in self.private.gate.slots() {
+            let over = match self.private.gate.get(slot).and_then(|key| key.busy.as_ref()) {
+                Some(Busy::Retry { work, .. } | Busy::Letter { post: None, work, .. }) => {
+                    self.open_entry(work).is_none()
+                }
+                Some(busy) => cancelled(busy.work()),
+                None => false,
+            };
+            if over {
+                self.give_up(slot);
+            }
+            self.purge_waiting(slot);
+            self.advance(slot);
+        }
+    }
+
+    /// Releases what waits behind a key and may not be started, and lets the key go if it was parked by a
+    /// subscription that is gone.
+    fn purge_waiting(&mut self, slot: u32) {
+        while let Some(key) = self.private.gate.get(slot)
+            && key.waiting().next().is_some_and(|work| self.open_entry(work).is_none())
+        {
+            if let Some(work) = self.private.gate.next(slot) {
+                self.release(work);
+            }
+        }
+        let gone = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
+            Some(Parked::Key { subscription, generation, .. }) => {
+                self.table.subscription(*subscription, *generation).is_none()
+            }
+            _ => false,
+        };
+        if gone {
+            self.private.gate.set_parked(slot, None);
+        }
+    }
+
+    fn slot_of(&self, hash: u64) -> Option<u32> {
+        self.private.gate.find(hash)
+    }
+
+    fn resume(&mut self, subscription: u32, key: &[u8], hash: u64) {
+        let Some(slot) = self.slot_of(hash) else { return };
+        let is_it = self.private.gate.get(slot).is_some_and(
+            |found| matches!(&found.parked, Some(Parked::Key { key: parked, .. }) if **parked == *key),
+        );
+        if is_it {
+            self.private.gate.set_parked(slot, None);
+            if let Some(Some(entry)) = self.table.subscriptions.get(subscription as usize) {
+                entry.state.resume(key);
+            }
+            self.advance(slot);
+        }
+    }
+
+    fn park(&mut self, subscription: u32, key: Box<[u8]>, hash: u64) {
+        let Some(Some(entry)) = self.table.subscriptions.get(subscription as usize) else { return };
+        let parked = entry.state.park(&key, "parked by hand", self.core.config.parked_keys);
+        if !parked {
+            return;
+        }
+        let parked = Some(Parked::Key { subscription, generation: entry.generation, key });
+        match self.slot_of(hash) {
+            Some(slot) => {
+                self.private.gate.set_parked(slot, parked);
+            }
+            None => {
+                self.private.gate.hold(hash, None, parked);
+            }
+        }
+    }
+
+    /// Passes over the record that keeps a key waiting. An attempt under way is not interrupted.
+    fn skip(&mut self, hash: u64) {
+        let Some(slot) = self.slot_of(hash) else { return };
+        match self.private.gate.take_busy(slot) {
+            Some(Busy::Retry { work, number, error, .. }) => {
+                let failure = Failure { error, attempts: number };
+                self.finish(work, Outcome::Skipped(failure));
+            }
+            Some(Busy::Letter { work, failure, .. }) => {
+                self.finish(work, Outcome::Skipped(failure));
+            }
+            Some(busy) => self.private.gate.set_busy(slot, busy),
+            None => {}
+        }
+        self.advance(slot);
+    }
+
+    fn inspect(&mut self, inspection: &Inspection) {
+        let now = self.now();
+        let lane_full = self.private.gate.held() >= self.core.config.lane_waiting;
+        let keys = self.private.gate.iter().filter_map(|(_, key)| {
+            let (work, why, attempt) = match &key.busy {
+                Some(Busy::Future { work, number, .. }) => (Some(work), Why::Future, *number),
+                Some(Busy::Blocking { work, number, .. }) => (Some(work), Why::Blocking, *number),
+                Some(Busy::Retry { work, number, due, error }) => {
+                    let after = due.since(now);
+                    (Some(work), Why::Retry { after, error: error.clone() }, *number)
+                }
+                Some(Busy::Letter { work, failure, sends, .. }) => {
+                    (Some(work), Why::DeadLetter { sends: *sends }, failure.attempts)
+                }
+                None => (key.waiting().next(), Why::Parked, 0),
+            };
+            let work = work?;
+            let name = self.table.subscription(work.subscription, work.generation);
+            let waiting = key.waiting().len();
+            Some(BusyKey {
+                lane: self.lane,
+                subscription: name.map_or_else(String::new, |entry| entry.name.to_string()),
+                key: work.record.key().map(|key| key[..key.len().min(64)].to_vec()),
+                why,
+                attempt,
+                waiting,
+                bound: if waiting >= self.core.config.key_waiting {
+                    Some(Bound::KeyWaiting)
+                } else {
+                    lane_full.then_some(Bound::LaneWaiting)
+                },
+            })
+        });
+        let mut keys: Vec<BusyKey> = keys.collect();
+        keys.sort_by_key(|key| std::cmp::Reverse(key.waiting));
+        keys.truncate(SHOWN);
+        inspection.answer(keys);
+    }
+}

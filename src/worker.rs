@@ -1,0 +1,199 @@
+//! A worker: takes lanes in turn, from its own bell or from workers that are held up, and sleeps when there
+//! is none.
+//!
+//! How a runtime's threads end:
+//! 1. `exit` is set and everybody is woken;
+//! 2. a worker finishes its visit, finds no lane in its bell and leaves;
+//! 3. one that is in a handler leaves when the handler returns; nobody waits for it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::attempt::Local;
+use crate::core::Core;
+use crate::parker::Parker;
+use crate::pinning::pin_current;
+use crate::registry::Snapshot;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::table::Table;
+use crate::token::Token;
+use crate::visit::visit;
+
+/// Looks at the bell between two looks at the clock.
+const LOOKS: u32 = 32;
+/// Rounds of looks that end any spin: a virtual clock may stand still.
+const ROUNDS: u32 = 1_024;
+
+/// One worker, driven by its thread or step by step.
+pub(crate) struct Worker {
+    core: Arc<Core>,
+    local: Local,
+    table: Snapshot<Table>,
+    /// Lanes in the order of their turns. Another worker may have taken one meanwhile.
+    turns: VecDeque<u32>,
+    /// How much of the spin budget has been worth it lately, in eighths.
+    spin: u32,
+}
+
+impl Worker {
+    /// Worker `id`; the spares follow the workers, and the closer them.
+    pub(crate) fn new(core: &Arc<Core>, id: usize) -> Self {
+        let local = Local {
+            id,
+            core: Arc::downgrade(core),
+            random: core.router.seed() ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        };
+        let table = core.registry.start(id);
+        let turns = VecDeque::with_capacity(core.lanes.len() as usize);
+        Self { core: core.clone(), local, table, turns, spin: 8 }
+    }
+
+    /// Visits the next lane. False if there is none.
+    pub(crate) fn turn(&mut self) -> bool {
+        let bell = self.core.lanes.bell(self.local.id);
+        bell.collect(|lane| self.turns.push_back(lane));
+        while let Some(lane) = self.turns.pop_front() {
+            if let Some(token) = bell.take(lane) {
+                self.visit(token);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes a lane from a worker that is held up, or has more than it is at, and visits it. False if
+    /// there is none.
+    pub(crate) fn steal(&mut self, any: bool) -> bool {
+        let workers = self.core.workers.len();
+        for step in 1..workers {
+            let other = (self.local.id + step) % workers;
+            let bell = self.core.lanes.bell(other);
+            let worth = any
+                || self.core.workers[other].status.is_stuck()
+                || self.core.config.steal && bell.waiting() >= 2 && !bell.is_parked();
+            if worth && let Some(token) = bell.steal(0) {
+                self.core.workers[self.local.id].counters.steals.add(1);
+                self.visit(token);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn visit(&mut self, token: Token) {
+        // With the token in hand: a lane's visits then see tables in the order they were made.
+        if self.core.registry.refresh(&mut self.table) {
+            self.core.watchers.notify();
+        }
+        let core = &*self.core;
+        if let Some(token) = visit(core, self.table.table(), &mut self.local, token) {
+            let lane = token.lane();
+            core.lanes.bell(self.local.id).put_back(token);
+            self.turns.push_back(lane);
+        }
+        core.workers[self.local.id].counters.visits.add(1);
+        core.watchers.notify();
+    }
+
+    /// Looks for work for as long as a wake-up would cost. True if there is some.
+    fn spin(&mut self, budget: Duration) -> bool {
+        if budget.is_zero() {
+            return false;
+        }
+        let bell = self.core.lanes.bell(self.local.id);
+        let until = self.core.clock.now().after(budget * self.spin / 8);
+        for _ in 0..ROUNDS {
+            for _ in 0..LOOKS {
+                if !bell.is_quiet() {
+                    self.spin = (self.spin + 2).min(8);
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.core.clock.now() >= until {
+                break;
+            }
+        }
+        // Not below an eighth, or it would never find out that work comes fast again.
+        self.spin = (self.spin - 1).max(1);
+        false
+    }
+
+    /// Sleeps until there is work, or for a heartbeat.
+    fn sleep(&mut self, parker: &Parker) {
+        let bell = self.core.lanes.bell(self.local.id);
+        if !bell.lie_down() {
+            return;
+        }
+        if self.core.registry.refresh(&mut self.table) {
+            self.core.watchers.notify();
+        }
+        if !self.core.exits() {
+            self.core.workers[self.local.id].counters.parks.add(1);
+            self.core.watchers.notify();
+            let wake = self.core.clock.now().after(self.core.config.heartbeat);
+            parker.park_until(&*self.core.clock, Some(wake));
+        }
+        bell.rise();
+        self.core.monitor.wake();
+        if self.core.registry.refresh(&mut self.table) {
+            self.core.watchers.notify();
+        }
+    }
+
+    /// Reads the table no more.
+    pub(crate) fn end(self) {
+        let core = self.core;
+        core.registry.stop(self.table);
+        core.workers[self.local.id].ended.store(true, Ordering::Release);
+        core.watchers.notify();
+    }
+}
+
+/// Starts worker `id` on a thread of its own, on `core` if that is given.
+///
+/// # Errors
+/// If the system gives no thread.
+pub(crate) fn start(
+    shared: &Arc<Core>,
+    id: usize,
+    core: Option<usize>,
+    spin: Duration,
+) -> std::io::Result<()> {
+    let worker = &shared.workers[id];
+    let Some(parker) = worker.parker.lock().take() else { return Ok(()) };
+    worker.started.store(true, Ordering::Release);
+    let run = {
+        let shared = shared.clone();
+        move || {
+            if let Some(core) = core
+                && !pin_current(core)
+            {
+                let reason = format!("the system refused core {core}");
+                shared.notice(&crate::notice::Notice::NotPinned { reason });
+            }
+            run(&shared, id, &parker, spin);
+        }
+    };
+    let started = shared.spawner.spawn(&format!("w{id}"), run);
+    if started.is_err() {
+        worker.ended.store(true, Ordering::Release);
+    }
+    started
+}
+
+fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
+    let mut worker = Worker::new(core, id);
+    core.monitor.wake();
+    loop {
+        if worker.turn() || worker.steal(false) || worker.spin(spin) {
+            continue;
+        }
+        if core.exits() {
+            break;
+        }
+        worker.sleep(parker);
+    }
+    worker.end();
+}
