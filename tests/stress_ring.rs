@@ -1,11 +1,5 @@
 //! The ring, the token set and the parker under real threads, for the thread sanitizer too:
-//!
-//! ```text
-//! RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" cargo +nightly test \
-//!     --target x86_64-unknown-linux-gnu --features internals --test stress_ring
-//! ```
-//!
-//! Only plain threads and their joins: the sanitizer does not see into std's channels.
+//! `ci/san.sh stress`. Only plain threads and their joins: the sanitizer does not see into std's channels.
 #![cfg(all(feature = "internals", not(keylane_loom)))]
 
 use std::collections::VecDeque;
@@ -181,7 +175,10 @@ fn run(lanes: u32, slots: usize, producers: usize, workers: usize, each: u64) {
         .zip(parkers)
         .map(|(number, parker)| {
             let world = world.clone();
-            thread::spawn(move || world.work(number, &parker))
+            thread::spawn(move || {
+                world.work(number, &parker);
+                parker
+            })
         })
         .collect();
     let threads: Vec<_> = (0..producers)
@@ -196,10 +193,13 @@ fn run(lanes: u32, slots: usize, producers: usize, workers: usize, each: u64) {
                         world.submit(lane, message, &parker);
                     }
                 }
+                parker
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    // Kept to the end, so that this thread is the last to let go of them: the sanitizer does not see the
+    // fence in the drop of std's `Arc`.
+    let parkers: Vec<Parker> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
 
     // All is pushed: once each lane is at rest, all is handled.
     let total = producers * each as usize * lanes as usize;
@@ -210,12 +210,13 @@ fn run(lanes: u32, slots: usize, producers: usize, workers: usize, each: u64) {
     // Release pairs with the acquire in `work`.
     world.stop.store(true, Ordering::Release);
     world.workers.iter().for_each(Unparker::unpark);
+    let mut kept = parkers;
     for worker in workers {
         while !worker.is_finished() {
             world.workers.iter().for_each(Unparker::unpark);
             thread::yield_now();
         }
-        worker.join().unwrap();
+        kept.push(worker.join().unwrap());
     }
     assert_eq!(dropped.load(Ordering::Relaxed), total);
     for lane in &world.lanes {
@@ -226,22 +227,22 @@ fn run(lanes: u32, slots: usize, producers: usize, workers: usize, each: u64) {
 }
 
 #[test]
-fn one_slot_and_many_producers() {
+fn stress_one_slot_and_many_producers() {
     run(1, 1, 3, 1, 2_000);
 }
 
 #[test]
-fn few_slots_and_two_workers_that_steal() {
+fn stress_few_slots_and_two_workers_that_steal() {
     run(5, 3, 2, 2, 2_000);
 }
 
 #[test]
-fn more_lanes_than_a_word_holds() {
+fn stress_more_lanes_than_a_word_holds() {
     run(130, 7, 2, 2, 100);
 }
 
 #[test]
-fn closing_in_a_burst_loses_nothing() {
+fn stress_closing_in_a_burst_loses_nothing() {
     for round in 0..50 {
         let (_, mut rings) = rings::<Box<u64>>(1, 4);
         let ring = Arc::new(rings.pop().unwrap());
