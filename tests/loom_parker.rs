@@ -7,6 +7,7 @@
 //! `// convict: NAME` above a test: built with `--cfg keylane_weak="NAME"` as well, it must fail.
 //! A wake-up that is lost leaves the sleeper without a deadline, which the checker reports as a deadlock.
 #![cfg(keylane_loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
 

@@ -6,6 +6,7 @@
 //!
 //! `// convict: NAME` above a test: built with `--cfg keylane_weak="NAME"` as well, it must fail.
 #![cfg(keylane_loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
 

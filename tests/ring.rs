@@ -1,5 +1,6 @@
 //! The ring against naive models: a `VecDeque` that knows the same rules, and `crossbeam_queue::ArrayQueue`.
 #![cfg(all(feature = "internals", not(keylane_loom)))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::cell::Cell;
 use std::collections::VecDeque;

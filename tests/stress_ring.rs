@@ -1,6 +1,7 @@
 //! The ring, the token set and the parker under real threads, for the thread sanitizer too:
 //! `ci/san.sh stress`. Only plain threads and their joins: the sanitizer does not see into std's channels.
 #![cfg(all(feature = "internals", not(keylane_loom)))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::VecDeque;
 use std::sync::Arc;
