@@ -62,6 +62,7 @@ mod work;
 mod worker;
 
 pub use bus::memory;
+pub use bus::memory::MemoryBus;
 pub use bus::{
     Bus, BusClosing, BusError, BusReport, BusSubscription, Connecting, InvalidTopic, KeyMismatch,
     PublishError, PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
