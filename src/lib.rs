@@ -5,6 +5,7 @@
 mod armor;
 mod attempt;
 mod bell;
+mod block;
 mod blocking;
 mod bus;
 mod busy;
