@@ -40,7 +40,6 @@ const OTHER: [(&str, &str); 22] = [
     ("lane_waiting", "100"),
     ("source_window", "1000"),
     ("parked_keys", "5"),
-    ("pool", "0"),
     ("hash", "fnv1a32"),
     ("seed", "18446744073709551615"),
     ("thread_name", "billing"),
@@ -66,7 +65,6 @@ fn built() -> Config {
         .lane_waiting(100)
         .source_window(1_000)
         .parked_keys(5)
-        .pool(0)
         .hash(LaneHash::Fnv1a32)
         .seed(u64::MAX)
         .thread_name("billing")
