@@ -171,6 +171,15 @@ impl Version {
     }
 }
 
+impl Drop for Version {
+    fn drop(&mut self) {
+        // Whoever holds it last drops what a caller's closure has caught: on a worker, as a rule.
+        let nothing = Kind::Sync(Box::new(|_| Ok(())));
+        let handler = std::mem::replace(&mut self.handler.0, nothing);
+        let _ = guard(|| drop(handler));
+    }
+}
+
 /// Counts one attempt as running until it is dropped.
 #[derive(Debug)]
 pub struct Running(Arc<Version>);
