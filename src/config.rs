@@ -162,8 +162,6 @@ options! {
     source_window(usize): usize = 65_536, "65536"; Count(1, 4_194_304), "a number from 1 to 4194304";
     /// Keys of a subscription that may be parked before a further failure stops the source.
     parked_keys(usize): usize = 10_000, "10000"; Count(0, 1_000_000), "a number from 0 to 1000000";
-    /// Records kept for reuse.
-    pool(usize): usize = 8_192, "8192"; Count(0, 1_048_576), "a number from 0 to 1048576";
     /// How a key is mapped to a lane.
     hash(LaneHash): LaneHash = LaneHash::Rapid, "rapid"; Mapping, "`rapid` or `fnv1a32`";
     /// What the hash of keys starts from; `random` is another for every runtime, a number repeats the mapping.

@@ -77,6 +77,7 @@
 mod armor;
 mod attempt;
 mod bell;
+mod block;
 mod blocking;
 mod bus;
 mod busy;
@@ -134,6 +135,7 @@ mod work;
 mod worker;
 
 pub use bus::memory;
+pub use bus::memory::MemoryBus;
 pub use bus::{
     Bus, BusClosing, BusError, BusReport, BusSubscription, Connecting, InvalidTopic, KeyMismatch,
     PublishError, PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,

@@ -1,7 +1,5 @@
 //! A look at a running runtime.
 
-use std::sync::atomic::Ordering;
-
 use crate::core::{CLOSING, Core, RUNNING};
 use crate::inspect::{Bound, BusyKey, Why};
 use crate::metrics::Outcomes;
@@ -9,6 +7,7 @@ use crate::outcome::Failure;
 use crate::shutdown::inspect;
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
