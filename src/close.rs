@@ -22,6 +22,21 @@ use crate::wait_list::Place;
 /// A swap of a handler under way: the new one is in force already.
 ///
 /// Waited for (or awaited), it ends once no attempt runs with the old handler, and none ever will.
+///
+/// # Cancel safety
+/// Dropped, it is a swap that nobody waits for.
+///
+/// ```
+/// use keylane::{Handler, Record, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let orders = runtime.subscribe(Subscription::new("orders").skip(), |_: &Record| Ok(()))?;
+/// orders.swap(Handler::sync(|_| Err("closed today".into()))).wait()?;
+/// let outcome = orders.submit_tracked(Record::new("order-42", "placed"))?.wait()?;
+/// assert!(outcome.failure().is_some());
+/// # runtime.stop_now();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the swap has happened; wait for it if the old handler must not run any more"]
 pub struct Swap {
     core: Arc<Core>,
@@ -138,7 +153,11 @@ impl fmt::Debug for Swap {
 /// The removal of a subscription under way.
 ///
 /// Waited for (or awaited), it ends once nothing of the subscription runs any more, with the records
-/// that were submitted in process and not handled. Dropped, it is a removal at once.
+/// that were submitted in process and not handled.
+///
+/// # Cancel safety
+/// The removal goes on without it. Dropped while a [`close`](Subscriber::close) still drains, it is a removal at
+/// once; records that come back afterwards are in the report of the runtime's close.
 #[must_use = "what was queued and not handled comes back from `wait`"]
 pub struct Removal {
     core: Arc<Core>,
@@ -194,7 +213,7 @@ impl Removal {
         self.wait_until(None)
     }
 
-    /// As [`wait`](Self::wait), for at most `timeout`. The removal goes on; wait again.
+    /// As [`wait`](Self::wait), for at most `timeout`. When that is over the removal goes on; wait again.
     ///
     /// # Errors
     /// As [`wait`](Self::wait), and [`WaitError::TimedOut`].

@@ -266,7 +266,18 @@ impl Record {
     }
 }
 
-/// A counted reference to a record, for handlers that outlive the call that starts them.
+/// A counted reference to a record, for handlers that outlive the call that starts them: it derefs to the record.
+///
+/// ```
+/// use keylane::{HandlerError, RecordRef};
+///
+/// async fn handle(record: RecordRef) -> Result<(), HandlerError> {
+///     let key = record.key().map(<[u8]>::to_vec);
+///     drop(record); // or keep it for as long as the future lives
+///     if key.is_none() { Err("no key".into()) } else { Ok(()) }
+/// }
+/// # let _ = handle;
+/// ```
 #[derive(Debug)]
 pub struct RecordRef(Record);
 

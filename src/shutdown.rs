@@ -34,6 +34,22 @@ use crate::worker::Worker;
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// What a closed runtime leaves.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Record, RecordRef, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let orders = runtime.subscribe_async(Subscription::new("orders"), |_: RecordRef| {
+///     std::future::pending() // hangs
+/// })?;
+/// orders.submit(Record::new("order-42", "placed"))?;
+/// let report = runtime.close(Duration::ZERO)?;
+/// assert!(!report.drained && report.running.is_empty()); // a pending future is dropped
+/// let (subscription, record) = &report.records[0];
+/// assert_eq!((&subscription[..], record.payload()), ("orders", &b"placed"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
@@ -290,6 +306,9 @@ fn let_go(core: &Core) {
 }
 
 /// Waiting for a runtime to close, as a future.
+///
+/// # Cancel safety
+/// Dropped, the close goes on; another [`close_async`](crate::Runtime::close_async) waits for it again.
 #[must_use = "a future does nothing unless it is polled; the close has begun all the same"]
 pub struct Closing {
     ending: Arc<Ending>,

@@ -22,6 +22,18 @@ use crate::wait_list::Place;
 use crate::work::{Completion, Work};
 
 /// Why a record was not taken; it comes back.
+///
+/// ```
+/// use keylane::{Refusal, Record, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let orders = runtime.subscribe(Subscription::new("orders"), |_: &Record| Ok(()))?;
+/// runtime.stop_now();
+/// let refused = orders.submit(Record::new("order-42", "paid")).unwrap_err();
+/// assert_eq!((refused.refusal(), refused.is_retryable()), (Refusal::Closed, false));
+/// assert_eq!(refused.into_record().payload(), b"paid");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
 pub enum SubmitError {
     /// Its lane is full, and was for as long as the call waits.
