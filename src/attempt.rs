@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::blocking::About;
 use crate::busy::{Busy, Parked, Post, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
@@ -126,13 +127,15 @@ impl<'a> Visit<'a> {
             }
             Kind::Blocking(handle) => {
                 let reply = Arc::new(Reply::default());
-                let running = Running::new(&entry.version);
+                // Shared with the call: it may outlive what waits for it here.
+                let running = Arc::new(Running::new(&entry.version));
                 let timed = entry.policy.deadline.is_some();
                 work.record.set_attempt(number);
                 let call = {
-                    let (core, reply, handle) =
-                        (self.local.core.clone(), reply.clone(), handle.clone());
+                    let (core, reply, handle, running) =
+                        (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
+                    let subscription = entry.name.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
                         let said = if core.phase() == STOPPED {
@@ -142,10 +145,16 @@ impl<'a> Visit<'a> {
                                 reply.begin(core.clock.now());
                                 core.lanes.wake_slot(lane, slot);
                             }
+                            let key = record.key().map(|key| key[..key.len().min(64)].to_vec());
+                            let _listed = core.blocking.list(About { subscription, key });
                             Said::Ended(guard(|| handle(record)))
                         };
+                        drop(running);
                         reply.set(said);
                         core.lanes.wake_slot(lane, slot);
+                        if core.exits() {
+                            core.watchers.wake_all(|| ());
+                        }
                     }
                 };
                 // What it holds is a caller's, and may be dropped there: the record, the handler.

@@ -44,7 +44,8 @@ pub(crate) enum Busy {
     /// A blocking attempt is under way, or waits for a thread.
     Blocking {
         reply: Arc<Reply>,
-        running: Running,
+        /// The call has it too.
+        running: Arc<Running>,
         work: Work,
         number: u32,
         /// When it is to be reported.

@@ -20,9 +20,28 @@ pub type Handled = Result<(), HandlerError>;
 ///
 /// | kind | runs | if it is slow |
 /// |---|---|---|
-/// | sync | on the worker, to its end | its lane waits, and a thread; other lanes are taken over after 1 ms |
+/// | sync | on the worker, to its end | its lane waits, and a thread; other lanes are taken over after [`overrun`](crate::Config::overrun) |
 /// | async | on the worker until it waits | its key waits, no other |
-/// | blocking | on a thread of its own | its key waits, no other, up to 64 at a time |
+/// | blocking | on a thread of a pool | its key waits, no other, up to [`blocking_threads`](crate::Config::blocking_threads) at a time |
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Handler, Runtime, Subscription, Record};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let kinds = [
+///     ("sync", Handler::sync(|_| Ok(()))),
+///     ("async", Handler::future(|_| async { Ok(()) })),
+///     ("blocking", Handler::blocking(|_| Ok(()))),
+/// ];
+/// for (name, handler) in kinds {
+///     let subscriber = runtime.subscribe_handler(Subscription::new(name), handler)?;
+///     let receipt = subscriber.submit_tracked(Record::new("order-42", "paid"))?;
+///     assert!(receipt.wait()?.is_done());
+/// }
+/// runtime.close(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Handler(pub(crate) Kind);
 
 pub(crate) enum Kind {
@@ -188,11 +207,6 @@ impl Running {
     pub fn new(version: &Arc<Version>) -> Self {
         version.running.fetch_add(1, Ordering::Relaxed);
         Self(version.clone())
-    }
-
-    /// The version that runs.
-    pub fn version(&self) -> &Version {
-        &self.0
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Time};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Arc, Condvar, Mutex, wait};
+use crate::sync::{Arc, Condvar, Mutex, unless, wait};
 
 /// Nobody sleeps and nobody called.
 const EMPTY: u32 = 0;
@@ -66,15 +66,19 @@ impl Parker {
         let state = &self.bed.state;
         // Acquire (here and below) pairs with the release in `unpark`: what the waker did before it called
         // is seen after.
-        if state.compare_exchange(NOTIFIED, EMPTY, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        let ordering = unless(cfg!(keylane_weak = "parker_kept"), Ordering::Acquire);
+        if state.compare_exchange(NOTIFIED, EMPTY, ordering, Ordering::Relaxed).is_ok() {
             return;
         }
         let mut guard = self.bed.lock.lock();
-        if state.compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        // Relaxed: the lock decides when the sleeper can be rung.
+        let lies_down =
+            state.compare_exchange(EMPTY, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if lies_down || cfg!(keylane_weak = "parker_check") {
             wait(&self.bed.condvar, &mut guard, timeout);
         }
         // Whatever ended the wait (a call, the time, nothing): one swap takes a wake-up if there is one.
-        state.swap(EMPTY, Ordering::Acquire);
+        state.swap(EMPTY, unless(cfg!(keylane_weak = "parker_woken"), Ordering::Acquire));
     }
 
     /// Sleeps until woken, or until `deadline` has come on `clock`.
@@ -101,6 +105,11 @@ impl Unparker {
         self.0.unpark();
     }
 
+    /// Whether both wake the same thread.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether the thread sleeps and nobody has called it. May be stale at once.
     pub fn is_asleep(&self) -> bool {
         self.0.state.load(Ordering::Acquire) == PARKED
@@ -110,10 +119,13 @@ impl Unparker {
 impl Bed {
     fn unpark(&self) {
         // Release pairs with the acquires in `park`.
-        if self.state.swap(NOTIFIED, Ordering::AcqRel) == PARKED {
+        let ordering = unless(cfg!(keylane_weak = "parker_publish"), Ordering::Release);
+        if self.state.swap(NOTIFIED, ordering) == PARKED {
             // The sleeper holds the lock from setting PARKED until it waits: taking it once means that
             // the call cannot fall between the two. It is let go first, so that the woken can run.
-            drop(self.lock.lock());
+            if !cfg!(keylane_weak = "parker_lock") {
+                drop(self.lock.lock());
+            }
             self.condvar.notify_one();
         }
     }

@@ -213,6 +213,12 @@ impl Source {
         self.state.stopped_by().or_else(|| self.entry.state.stopped_by())
     }
 
+    /// Stops it for this reason.
+    pub fn stop_by(&self, failure: &Failure) {
+        self.state.stop(Some(failure));
+        self.core.purge();
+    }
+
     /// Stops it: what is queued is released unfinished, attempts under way go on.
     pub fn stop(&self) {
         self.state.stop(None);

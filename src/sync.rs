@@ -103,6 +103,13 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+
+/// `ordering`; or none at all in a build that a model must convict (`--cfg keylane_weak="NAME"`).
+#[inline(always)]
+pub(crate) const fn unless(weak: bool, ordering: atomic::Ordering) -> atomic::Ordering {
+    if weak { atomic::Ordering::Relaxed } else { ordering }
+}
+
 // Reference counts are std's in both worlds: they are not ours to model.
 pub(crate) use std::sync::{Arc, Weak};
 

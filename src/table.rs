@@ -75,11 +75,6 @@ impl SubscriptionState {
         let _ = self.standing.compare_exchange(OPEN, DRAINING, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Whether a failure stopped it.
-    pub fn is_stopped(&self) -> bool {
-        self.standing.load(Ordering::Relaxed) == STOPPED
-    }
-
     /// The failure that stopped it, if one did.
     pub fn stopped_by(&self) -> Option<Failure> {
         self.stopped_by.lock().clone()

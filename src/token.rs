@@ -10,8 +10,8 @@
 
 use std::sync::atomic::{AtomicU32 as StdAtomicU32, Ordering as StdOrdering};
 
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{UnsafeCell, unless};
 
 /// The tokens of one runtime; no other runtime's tokens open its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +186,8 @@ impl TokenSet {
         let (word, bit) = place(index);
         // Release: what the giver did to the lane happens before what the taker (`take`, `take_word`)
         // does. Acquire pairs with `try_raise`, so that whoever sees the flag sees what was done before it.
-        let before = self.words[word].fetch_or(bit, Ordering::AcqRel);
+        let ordering = unless(cfg!(keylane_weak = "token_put"), Ordering::AcqRel);
+        let before = self.words[word].fetch_or(bit, ordering);
         debug_assert_eq!(before & bit, 0, "two tokens of one lane");
         before & FLAG != 0
     }
@@ -197,7 +198,8 @@ impl TokenSet {
         debug_assert!(index < self.len);
         let (word, bit) = place(index);
         // Acquire pairs with the release of `put`.
-        let before = self.words[word].fetch_and(!bit, take_ordering());
+        let ordering = unless(cfg!(keylane_weak = "token_take"), Ordering::Acquire);
+        let before = self.words[word].fetch_and(!bit, ordering);
         if before & bit == 0 {
             return None;
         }
@@ -206,7 +208,7 @@ impl TokenSet {
         Some(unsafe { Token::conjure(self.family, self.first + self.stride * index) })
     }
 
-    /// Takes any one token, looking from `start` on.
+    /// Takes any one token, looking at all words, from word `start` on.
     pub fn take_any(&self, start: u32) -> Option<Token> {
         let words = self.words.len();
         for step in 0..words {
@@ -223,16 +225,20 @@ impl TokenSet {
         None
     }
 
-    /// Takes all tokens of a word and lowers its flag; `each` is given every one with its index.
+    /// Takes all tokens of a word and lowers its flag; `each` is given every one with its index. It must
+    /// not panic: the tokens after that one would be lost.
     #[inline]
     pub fn take_word(&self, word: usize, mut each: impl FnMut(u32, Token)) {
         // A load first: an idle scan must not take the line from the producers. The swap's result is
         // what counts: between the two, others put and take.
-        if self.words[word].load(Ordering::Relaxed) == 0 {
+        let seen = self.words[word].load(Ordering::Relaxed);
+        if seen == 0 {
             return;
         }
         // Acquire pairs with the release of `put`.
-        let mut bits = self.words[word].swap(0, Ordering::AcqRel) & !FLAG;
+        let ordering = unless(cfg!(keylane_weak = "token_sweep"), Ordering::Acquire);
+        let taken = self.words[word].swap(0, ordering);
+        let mut bits = if cfg!(keylane_weak = "token_load") { seen } else { taken } & !FLAG;
         while bits != 0 {
             let index = word as u32 * TOKENS_A_WORD + bits.trailing_zeros();
             bits &= bits - 1;
@@ -258,9 +264,14 @@ impl TokenSet {
     /// Whoever puts a token in afterwards sees the flag.
     pub fn try_raise(&self) -> bool {
         for (raised, word) in self.words.iter().enumerate() {
-            // Release: the raiser's last look at other state happens before a putter's sight of the flag.
+            if cfg!(keylane_weak = "token_raise") {
+                word.fetch_or(FLAG, Ordering::AcqRel);
+                continue;
+            }
+            // Release pairs with the acquire in `put`: the raiser's last look at other state happens before
+            // a putter's sight of the flag.
             let flagged =
-                word.compare_exchange(0, FLAG, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+                word.compare_exchange(0, FLAG, Ordering::Release, Ordering::Relaxed).is_ok();
             if !flagged {
                 self.words[..raised].iter().for_each(lower);
                 return false;
@@ -282,18 +293,14 @@ impl TokenSet {
 }
 
 fn lower(word: &AtomicU64) {
-    word.fetch_and(!FLAG, Ordering::AcqRel);
+    // Relaxed: the flag's fall orders nothing, and a read-modify-write lets the tokens that are in the word
+    // keep the release they were put with.
+    word.fetch_and(!FLAG, Ordering::Relaxed);
 }
 
 #[inline]
 fn place(index: u32) -> (usize, u64) {
     ((index / TOKENS_A_WORD) as usize, 1 << (index % TOKENS_A_WORD))
-}
-
-/// Weakened on purpose where a model must convict the change.
-#[inline(always)]
-fn take_ordering() -> Ordering {
-    if cfg!(keylane_weak = "token_take") { Ordering::Relaxed } else { Ordering::Acquire }
 }
 
 #[cfg(all(test, not(keylane_loom)))]

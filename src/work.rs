@@ -43,11 +43,6 @@ pub struct SourceToken {
 }
 
 impl Work {
-    /// Whether it came from a source.
-    pub fn is_sourced(&self) -> bool {
-        matches!(self.completion, Completion::Source(_))
-    }
-
     /// Ends it without handling it: a receipt is told so, a source's delivery stays unfinished. Returns the
     /// record if it was submitted in process.
     pub fn abandon(self, outcome: Outcome) -> Option<Record> {

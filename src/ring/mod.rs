@@ -9,35 +9,25 @@
 //! A producer claims a position with one compare-exchange on `tail`, so a full ring gives the message
 //! back; then it writes the message and publishes it with one store. All hand-offs of the lane are
 //! read-modify-writes of that one word, whose modification order decides every race: there is no
-//! fence and nothing sequentially consistent.
+//! fence and nothing sequentially consistent. (Positions have 60 bits: more than anyone will push.)
 //!
-//! | bit | set by | cleared by | while set |
-//! |---|---|---|---|
-//! | IDLE | the consumer, putting its token to rest | the producer or waker that takes the token out | nobody drains |
-//! | WAIT | a producer that found the ring full, before it sleeps | the consumer, before it wakes them | no rest on an empty ring |
-//! | CLOSED | `close` | never | pushes are refused |
-//! | WAKE | `wake`: the lane has work beside its ring | the consumer, before it looks for that work | no rest |
+//! The flags: see `word`. `keylane_weak` names what is left out where a model must convict the change.
 
 #![allow(unsafe_code)]
 
 mod slab;
+mod word;
 
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
 use self::slab::{Slab, Slots};
+use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, UnsafeCell};
+use crate::sync::{Arc, unless};
 use crate::token::{Family, Token};
-
-const IDLE: u64 = 1;
-const WAIT: u64 = 2;
-const CLOSED: u64 = 4;
-const WAKE: u64 = 8;
-const SHIFT: u32 = 4;
 
 /// Why a lane's token cannot rest.
 #[derive(Debug)]
@@ -73,13 +63,6 @@ pub struct Ring<M> {
     lane: u32,
 }
 
-#[repr(C, align(64))]
-struct Slot<M> {
-    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it, is "nothing yet".
-    seq: AtomicU64,
-    message: UnsafeCell<MaybeUninit<M>>,
-}
-
 // SAFETY: a ring owns the messages in its slots and gives each to one thread; positions and tokens
 // (module docs) decide who touches a slot. So it may move and be shared where messages may move.
 unsafe impl<M: Send> Send for Ring<M> {}
@@ -91,13 +74,18 @@ unsafe impl<M: Send> Sync for Ring<M> {}
 /// Untouched slots take no memory: they are zero pages that the system maps at first use.
 ///
 /// # Panics
-/// If `slots` is 0, if a message does not fit a slot, or if the memory cannot be reserved.
+/// If `slots` is 0, or if the memory cannot be reserved.
 pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     const { assert!(align_of::<M>() <= 64, "a message fits a slot's alignment") };
     assert!(slots > 0, "a ring has at least one slot");
+    // Checked: a size that wrapped would give a slab smaller than what its rings reach into.
+    let stride = slots.checked_next_power_of_two();
+    let total = stride.and_then(|stride| stride.checked_mul(lanes as usize));
+    let (Some(stride), Some(total)) = (stride, total) else {
+        panic!("no memory for {lanes} lanes of {slots} slots");
+    };
     let family = Family::new();
-    let stride = slots.next_power_of_two();
-    let slab = Arc::new(Slab::<M>::new(lanes as usize * stride));
+    let slab = Arc::new(Slab::<M>::new(total));
     let rings = (0..lanes).map(|lane| Ring {
         producers: CachePadded::new(Producers {
             tail: AtomicU64::new(IDLE),
@@ -135,11 +123,13 @@ impl<M> Ring<M> {
 
     /// The position after the newest claimed one.
     pub fn tail(&self) -> u64 {
+        // Acquire pairs with the release in `claim`: what the producer did before its push is seen.
         self.producers.tail.load(Ordering::Acquire) >> SHIFT
     }
 
     /// The position of the oldest message not taken.
     pub fn head(&self) -> u64 {
+        // Acquire pairs with the release in `pop`: what the consumer did before it is seen.
         self.head.load(Ordering::Acquire)
     }
 
@@ -201,16 +191,18 @@ impl<M> Ring<M> {
         let producers = &*self.producers;
         let mut tail = producers.tail.load(Ordering::Relaxed);
         loop {
-            if tail & CLOSED != 0 {
+            if tail & CLOSED != 0 && !cfg!(keylane_weak = "ring_closed") {
                 return Err(Refused::Closed);
             }
             let pos = tail >> SHIFT;
-            // A stale `tail` may be behind `head`: the difference is then negative and the exchange fails.
+            // A stale `tail` may be behind `head`: there seems to be room, and the exchange fails.
             // Acquire pairs with the release below: whoever stored this head had seen the consumer's
-            // release of the slots behind it, and so has whoever trusts it.
-            let mut room = self.room(pos, producers.head_cache.load(cache_ordering().0));
-            if room == 0 {
-                // Acquire pairs with the release in `pop`: the message is out of the slot.
+            // release of the slots behind it, and so has whoever trusts it. (Its claim would say so too,
+            // but it may not have come to that yet.)
+            let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Acquire);
+            let mut room = self.room(pos, producers.head_cache.load(ordering));
+            if room < want {
+                // Acquire pairs with the release in `pop`: the messages are out of their slots.
                 let head = self.head.load(Ordering::Acquire);
                 room = self.room(pos, head);
                 if room == 0 {
@@ -221,16 +213,18 @@ impl<M> Ring<M> {
                     }
                     return Err(Refused::Full);
                 }
-                producers.head_cache.store(head, cache_ordering().1);
+                let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Release);
+                producers.head_cache.store(head, ordering);
             }
             let count = want.min(room);
-            let next = (pos + count) << SHIFT | (tail & (WAIT | WAKE));
+            let next = (pos + count) << SHIFT | (tail & kept_by_claim());
             // Acquire pairs with the release of `rest`: with IDLE cleared the token is here, and what its
-            // last holder did must be seen. Release hands that on to the next to take it.
+            // last holder did must be seen. Release pairs with the acquires in `close` and `tail`:
+            // whoever counts this claim sees what came before it.
             match producers.tail.compare_exchange_weak(
                 tail,
                 next,
-                Ordering::AcqRel,
+                unless(cfg!(keylane_weak = "ring_claim"), Ordering::AcqRel),
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return Ok((pos, count, self.token_of(tail))),
@@ -255,12 +249,16 @@ impl<M> Ring<M> {
             unsafe { (*place).write(message) };
         });
         // Release pairs with the acquire in `peek` and `pop`: the message is in.
-        slot.seq.store(pos + 1, publish_ordering());
+        slot.seq.store(pos + 1, unless(cfg!(keylane_weak = "ring_publish"), Ordering::Release));
     }
 
     /// The oldest message, if it is published.
     #[inline]
-    pub fn peek<'a>(&'a self, token: &'a Token) -> Option<&'a M> {
+    pub fn peek<'a>(&'a self, token: &'a Token) -> Option<&'a M>
+    where
+        // A shared token may be lent to several threads at once, and so may then the message.
+        M: Sync,
+    {
         self.assert_own(token);
         let head = self.head.load(Ordering::Relaxed);
         let slot = self.slots.get(head & self.mask);
@@ -287,7 +285,7 @@ impl<M> Ring<M> {
         // below, so it is read once.
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
         // Release pairs with the acquires in `claim`: the slot may be filled again.
-        self.head.store(head + 1, head_ordering());
+        self.head.store(head + 1, unless(cfg!(keylane_weak = "ring_head"), Ordering::Release));
         Some(message)
     }
 
@@ -297,7 +295,7 @@ impl<M> Ring<M> {
     /// Gives the token back with the reason.
     #[inline]
     pub fn rest(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |tail, head| tail & (WAIT | WAKE) == 0 && tail >> SHIFT == head)
+        self.rest_if(token, |pos, head| pos == head || cfg!(keylane_weak = "ring_ignores_claims"))
     }
 
     /// Puts the token to rest even over messages: the consumer cannot go on before `wake` is called.
@@ -306,7 +304,7 @@ impl<M> Ring<M> {
     /// # Errors
     /// Gives the token back if there has been a wake, or producers wait.
     pub fn rest_blocked(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |tail, _| tail & (WAIT | WAKE) == 0)
+        self.rest_if(token, |_, _| true)
     }
 
     #[inline]
@@ -315,13 +313,14 @@ impl<M> Ring<M> {
         let head = self.head.load(Ordering::Relaxed);
         // A load first: an exchange that fails still takes the line from the producers.
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
-        while may(tail, head) {
-            // Release pairs with the acquire in `claim` and `wake`: what this holder did happens before
-            // what the next one does. A claim that came first makes the exchange fail.
+        while tail & against_rest() == 0 && may(tail >> SHIFT, head) {
+            // Release pairs with the acquires in `claim` and `wake`: what this holder did happens before
+            // what the next one does; and in `set_wait`: who waits sees the room that there is. A claim
+            // that came first makes the exchange fail.
             match self.producers.tail.compare_exchange(
                 tail,
                 tail | IDLE,
-                rest_ordering(),
+                unless(cfg!(keylane_weak = "ring_rest"), Ordering::Release),
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
@@ -339,8 +338,11 @@ impl<M> Ring<M> {
     pub fn wake(&self) -> Option<Token> {
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
         loop {
+            if cfg!(keylane_weak = "ring_wake") && tail & WAKE != 0 {
+                return None;
+            }
             // A read-modify-write also when WAKE is set already: only so does this thread's work come
-            // before the holder's look (release here, acquire in `take_wake`).
+            // before the holder's look (release here, acquire in `take_wake`). Acquire as in `claim`.
             match self.producers.tail.compare_exchange_weak(
                 tail,
                 (tail | WAKE) & !IDLE,
@@ -361,13 +363,17 @@ impl<M> Ring<M> {
             return false;
         }
         // Acquire pairs with the release in `wake`.
-        self.producers.tail.fetch_and(!WAKE, Ordering::AcqRel) & WAKE != 0
+        let ordering = unless(cfg!(keylane_weak = "ring_look"), Ordering::Acquire);
+        self.producers.tail.fetch_and(!WAKE, ordering) & WAKE != 0
     }
 
     /// Says that a producer is about to sleep until there is room; it must try once more after this
     /// and before it sleeps. False if the ring is closed.
     pub fn set_wait(&self) -> bool {
-        self.producers.tail.fetch_or(WAIT, Ordering::AcqRel) & CLOSED == 0
+        // Acquire pairs with the release of `rest`: on a lane at rest the next try sees that there is
+        // room. On any other lane the consumer cannot rest without a look at WAIT.
+        let ordering = unless(cfg!(keylane_weak = "ring_wait"), Ordering::Acquire);
+        self.producers.tail.fetch_or(WAIT, ordering) & CLOSED == 0
     }
 
     /// Whether producers wait for room. May be stale at once; `rest` is what cannot miss it.
@@ -378,13 +384,15 @@ impl<M> Ring<M> {
 
     /// Clears WAIT, before those who wait are woken.
     pub fn clear_wait(&self) {
-        self.producers.tail.fetch_and(!WAIT, Ordering::AcqRel);
+        // Release pairs with the acquire in `set_wait`: who waits from here on sees the room that there is.
+        self.producers.tail.fetch_and(!WAIT, Ordering::Release);
     }
 
     /// Refuses every push from here on.
     pub fn close(&self) {
-        // AcqRel: pushes before this one in the word's order are seen by whoever closes.
-        self.producers.tail.fetch_or(CLOSED, Ordering::AcqRel);
+        // Acquire pairs with the release in `claim`: whoever closes sees what came before each push
+        // that was not refused.
+        self.producers.tail.fetch_or(CLOSED, Ordering::Acquire);
     }
 
     /// The token that was at rest in `tail`, which a read-modify-write with acquire has just replaced by
@@ -414,45 +422,35 @@ enum Refused {
     Closed,
 }
 
-impl<M> Drop for Ring<M> {
-    fn drop(&mut self) {
-        if !std::mem::needs_drop::<M>() {
-            return;
-        }
-        let mut head = self.head.load(Ordering::Acquire);
+impl<M> Ring<M> {
+    /// Drops what was not taken. For whoever drops the ring, and so has it alone: hence relaxed.
+    fn clear(&self) {
         loop {
+            let head = self.head.load(Ordering::Relaxed);
             let slot = self.slots.get(head & self.mask);
-            if slot.seq.load(Ordering::Acquire) != head + 1 {
+            if slot.seq.load(Ordering::Relaxed) != head + 1 {
                 return;
             }
-            // SAFETY: `&mut self`: nobody else is here; the message is in and is taken out once.
+            // Before the message goes: should its drop panic, it is not dropped again.
+            self.head.store(head + 1, Ordering::Relaxed);
+            // SAFETY: nobody else is here; the message is in and the head has moved past it.
             drop(slot.message.with(|place| unsafe { (*place).assume_init_read() }));
-            head += 1;
         }
     }
 }
 
-/// Orderings, weakened on purpose where a model must convict the change.
-#[inline(always)]
-fn publish_ordering() -> Ordering {
-    if cfg!(keylane_weak = "ring_publish") { Ordering::Relaxed } else { Ordering::Release }
-}
-
-#[inline(always)]
-fn head_ordering() -> Ordering {
-    if cfg!(keylane_weak = "ring_head") { Ordering::Relaxed } else { Ordering::Release }
-}
-
-#[inline(always)]
-fn cache_ordering() -> (Ordering, Ordering) {
-    if cfg!(keylane_weak = "ring_cache") {
-        (Ordering::Relaxed, Ordering::Relaxed)
-    } else {
-        (Ordering::Acquire, Ordering::Release)
+impl<M> Drop for Ring<M> {
+    fn drop(&mut self) {
+        /// Goes on behind a message whose drop panicked.
+        struct Rest<'a, M>(&'a Ring<M>);
+        impl<M> Drop for Rest<'_, M> {
+            fn drop(&mut self) {
+                self.0.clear();
+            }
+        }
+        if std::mem::needs_drop::<M>() {
+            let _rest = Rest(self);
+            self.clear();
+        }
     }
-}
-
-#[inline(always)]
-fn rest_ordering() -> Ordering {
-    if cfg!(keylane_weak = "ring_rest") { Ordering::Relaxed } else { Ordering::AcqRel }
 }

@@ -1,12 +1,16 @@
 //! Where rings' slots live.
 
-#[cfg(keylane_loom)]
 use std::mem::MaybeUninit;
 
-use super::Slot;
-use crate::sync::Arc;
-#[cfg(keylane_loom)]
-use crate::sync::{UnsafeCell, atomic::AtomicU64};
+use crate::sync::atomic::AtomicU64;
+use crate::sync::{Arc, UnsafeCell};
+
+#[repr(C, align(64))]
+pub(super) struct Slot<M> {
+    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it, is "nothing yet".
+    pub(super) seq: AtomicU64,
+    pub(super) message: UnsafeCell<MaybeUninit<M>>,
+}
 
 /// All lanes' slots in one piece: zero pages of the system, mapped at first touch.
 #[cfg(not(keylane_loom))]

@@ -1,0 +1,38 @@
+//! The tail's word: the position after the newest claimed one, and four flags.
+//!
+//! | bit | set by | cleared by | while set |
+//! |---|---|---|---|
+//! | IDLE | the consumer, putting its token to rest | the producer or waker that takes the token out | nobody drains |
+//! | WAIT | a producer that found the ring full, before it sleeps | the consumer, before it wakes them | no rest on an empty ring |
+//! | CLOSED | `close` | never | pushes are refused |
+//! | WAKE | `wake`: the lane has work beside its ring | the consumer, before it looks for that work | no rest |
+
+pub(super) const IDLE: u64 = 1;
+pub(super) const WAIT: u64 = 2;
+pub(super) const CLOSED: u64 = 4;
+pub(super) const WAKE: u64 = 8;
+pub(super) const SHIFT: u32 = 4;
+
+/// The flags that a push leaves as they are; IDLE it clears, and over CLOSED there is none.
+#[inline(always)]
+pub(super) const fn kept_by_claim() -> u64 {
+    if cfg!(keylane_weak = "ring_drops_wait") {
+        WAKE
+    } else if cfg!(keylane_weak = "ring_drops_wake") {
+        WAIT
+    } else {
+        WAIT | WAKE
+    }
+}
+
+/// The flags under which a token does not rest.
+#[inline(always)]
+pub(super) const fn against_rest() -> u64 {
+    if cfg!(keylane_weak = "ring_ignores_wait") {
+        WAKE
+    } else if cfg!(keylane_weak = "ring_ignores_wake") {
+        WAIT
+    } else {
+        WAIT | WAKE
+    }
+}
