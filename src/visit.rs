@@ -12,7 +12,7 @@ use crate::inspect::{Bound, BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
 use crate::table::Table;
 use crate::token::Token;
-use crate::work::Work;
+use crate::work::{Completion, Work};
 
 /// Keys of one lane that an inspection shows.
 const SHOWN: usize = 64;
@@ -82,9 +82,34 @@ pub(crate) fn visit(
 }
 
 impl Visit<'_> {
+    /// Whether the record's subscription or source is younger than this visit's table.
+    #[inline]
+    fn is_ahead(&self, work: &Work) -> bool {
+        // One counter numbers both, and the table has the next number.
+        let ahead = |number: u32| number.wrapping_sub(self.table.generation) < u32::MAX / 2;
+        let source = match &work.completion {
+            Completion::Source(token) => ahead(token.epoch),
+            _ => false,
+        };
+        ahead(work.generation) || source
+    }
+
+    /// Leaves a record to the next visit, whose table knows it.
+    #[cold]
+    fn put_off(&mut self, work: Work) {
+        let slot = self.private.gate.hold(work.hash, None, None);
+        let waits = self.private.gate.wait(slot, work);
+        debug_assert!(waits.is_ok(), "the key was made just now");
+        self.budget = 0;
+        self.again(slot);
+    }
+
     /// A record whose key is free.
     #[inline]
     fn fresh(&mut self, work: Work) {
+        if self.is_ahead(&work) {
+            return self.put_off(work);
+        }
         let hash = work.hash;
         let slot = self.private.gate.next_slot();
         match self.start(work, slot) {
@@ -167,10 +192,10 @@ impl Visit<'_> {
     /// Starts the next records of a key whose last one has ended, one after the other.
     fn advance(&mut self, slot: u32) {
         while self.private.gate.get(slot).is_some_and(|key| key.busy.is_none()) {
-            if self.budget == 0
-                && self.private.gate.get(slot).is_some_and(|k| k.waiting().len() > 0)
-            {
-                // Others have their turn first; this lane comes back.
+            let next = self.private.gate.get(slot).and_then(|key| key.waiting().next());
+            if next.is_some_and(|next| self.budget == 0 || self.is_ahead(next)) {
+                // Others have their turn first, or a newer table is needed; this lane comes back.
+                self.budget = 0;
                 return self.again(slot);
             }
             let Some(work) = self.private.gate.next(slot) else {
