@@ -75,10 +75,27 @@ impl<'a> Visit<'a> {
     /// lane is pushed to while it is visited.
     #[cold]
     fn refuse(&mut self, work: Work) -> Step {
-        if self.is_current() || self.core.phase() == STOPPED {
-            return self.release(work);
+        if self.is_ahead(&work) && self.core.phase() != STOPPED {
+            return Step::Later(work);
         }
-        Step::Later(work)
+        self.release(work)
+    }
+
+    /// Whether the record's subscription or source is younger than this visit's table.
+    #[cold]
+    pub(crate) fn is_ahead(&self, work: &Work) -> bool {
+        // One counter numbers both, and the table has the next number.
+        let ahead = |number: u32| number.wrapping_sub(self.table.generation) < u32::MAX / 2;
+        let source = match &work.completion {
+            Completion::Source(token) => ahead(token.epoch),
+            _ => false,
+        };
+        ahead(work.generation) || source
+    }
+
+    /// Whether a record may be started neither now nor with a newer table.
+    pub(crate) fn is_shut_out(&self, work: &Work) -> bool {
+        self.open_entry(work).is_none() && !self.is_ahead(work)
     }
 
     /// Whether this visit's table is the newest.
@@ -290,7 +307,7 @@ impl<'a> Visit<'a> {
 
     /// Sends a record whose key is parked after its predecessors.
     pub(crate) fn follow(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
         let failure = Failure { error: "its key is parked".into(), attempts: 0 };
         self.post(entry, work, failure, 0, false, slot)
     }

@@ -380,7 +380,7 @@ impl Visit<'_> {
         for slot in self.private.gate.slots() {
             let over = match self.private.gate.get(slot).and_then(|key| key.busy.as_ref()) {
                 Some(Busy::Retry { work, .. } | Busy::Letter { post: None, work, .. }) => {
-                    self.open_entry(work).is_none()
+                    self.is_shut_out(work)
                 }
                 Some(busy) => cancelled(busy.work()),
                 None => false,
@@ -397,7 +397,7 @@ impl Visit<'_> {
     /// subscription that is gone.
     fn purge_waiting(&mut self, slot: u32) {
         while let Some(key) = self.private.gate.get(slot)
-            && key.waiting().next().is_some_and(|work| self.open_entry(work).is_none())
+            && key.waiting().next().is_some_and(|work| self.is_shut_out(work))
         {
             if let Some(work) = self.private.gate.next(slot) {
                 self.release(work);
