@@ -6,6 +6,16 @@ use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A monotonic instant: nanoseconds since the clock's origin.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::Time;
+///
+/// let later = Time::ZERO.after(Duration::from_millis(2));
+/// assert_eq!(later.as_nanos(), 2_000_000);
+/// assert_eq!(later.since(Time::ZERO), Duration::from_millis(2));
+/// assert_eq!(Time::ZERO.since(later), Duration::ZERO); // never negative
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

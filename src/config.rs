@@ -156,14 +156,12 @@ options! {
         Span(Duration::ZERO, HOUR), "a duration from 0 to 1h such as 10s";
     /// Records that wait behind one busy key before its lane stops.
     key_waiting(usize): usize = 1_000, "1000"; Count(1, 1_048_576), "a number from 1 to 1048576";
-    /// Records that wait behind all busy keys of a lane before the lane stops.
+    /// Records of a lane that are under way or wait behind busy keys before the lane stops.
     lane_waiting(usize): usize = 4_096, "4096"; Count(1, 1_048_576), "a number from 1 to 1048576";
-    /// Records of a source that are delivered and not finished before the source stops.
+    /// Records of a source that are delivered above its frontier before it is read no further.
     source_window(usize): usize = 65_536, "65536"; Count(1, 4_194_304), "a number from 1 to 4194304";
-    /// Keys that may be parked after a failure before their source stops.
+    /// Keys of a subscription that may be parked before a further failure stops the source.
     parked_keys(usize): usize = 10_000, "10000"; Count(0, 1_000_000), "a number from 0 to 1000000";
-    /// Records kept for reuse.
-    pool(usize): usize = 8_192, "8192"; Count(0, 1_048_576), "a number from 0 to 1048576";
     /// How a key is mapped to a lane.
     hash(LaneHash): LaneHash = LaneHash::Rapid, "rapid"; Mapping, "`rapid` or `fnv1a32`";
     /// What the hash of keys starts from; `random` is another for every runtime, a number repeats the mapping.

@@ -72,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) returned: Mutex<Vec<Returned>>,
     pub(crate) spares: Counter,
     /// Whether it was said already that a blocking call was made in async code.
+    #[cfg(feature = "tokio")]
     pub(crate) said_async: AtomicBool,
     /// Threads of buses that feed this runtime.
     pub(crate) loops: Mutex<Vec<Unparker>>,
@@ -141,6 +142,7 @@ impl Core {
             monitor: Monitor { unparker: parts.monitor, sleeps: AtomicBool::new(false) },
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
+            #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),
             spawner: parts.spawner,

@@ -20,9 +20,28 @@ pub type Handled = Result<(), HandlerError>;
 ///
 /// | kind | runs | if it is slow |
 /// |---|---|---|
-/// | sync | on the worker, to its end | its lane waits, and a thread; other lanes are taken over after 1 ms |
+/// | sync | on the worker, to its end | its lane waits, and a thread; other lanes are taken over after [`overrun`](crate::Config::overrun) |
 /// | async | on the worker until it waits | its key waits, no other |
-/// | blocking | on a thread of its own | its key waits, no other, up to 64 at a time |
+/// | blocking | on a thread of a pool | its key waits, no other, up to [`blocking_threads`](crate::Config::blocking_threads) at a time |
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Handler, Runtime, Subscription, Record};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let kinds = [
+///     ("sync", Handler::sync(|_| Ok(()))),
+///     ("async", Handler::future(|_| async { Ok(()) })),
+///     ("blocking", Handler::blocking(|_| Ok(()))),
+/// ];
+/// for (name, handler) in kinds {
+///     let subscriber = runtime.subscribe_handler(Subscription::new(name), handler)?;
+///     let receipt = subscriber.submit_tracked(Record::new("order-42", "paid"))?;
+///     assert!(receipt.wait()?.is_done());
+/// }
+/// runtime.close(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Handler(pub(crate) Kind);
 
 pub(crate) enum Kind {
@@ -59,6 +78,14 @@ impl fmt::Debug for Handler {
             Kind::Async(_) => "Handler::future",
             Kind::Blocking(_) => "Handler::blocking",
         })
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        // What a handler has captured is a caller's, and is dropped by a worker that takes a newer table.
+        let kind = std::mem::replace(&mut self.0, Kind::Sync(Box::new(|_| Ok(()))));
+        let _ = guard(|| drop(kind));
     }
 }
 

@@ -1,10 +1,83 @@
 //! Every aggregate's events in order, different aggregates in parallel, nothing lost.
+//!
+//! `keylane` dispatches records to handlers by key. Records of one key are handled one after the other, in the
+//! order they were submitted; records of different keys at the same time, on a few worker threads. A full
+//! lane gives the record back, a failed record is tried again in place, and what closing leaves is handed
+//! back: no record is dropped silently.
+//!
+//! ```
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//! use keylane::{Record, Runtime, Subscription};
+//!
+//! let runtime = Runtime::builder().workers(2).build()?;
+//!
+//! let seen = Arc::new(Mutex::new(Vec::new()));
+//! let noted = seen.clone();
+//! let orders = runtime.subscribe(Subscription::new("orders"), move |record: &Record| {
+//!     if record.key() == Some(b"order-42") {
+//!         noted.lock().map_err(|_| "poisoned")?.push(record.payload().to_vec());
+//!     }
+//!     Ok(())
+//! })?;
+//!
+//! for event in ["placed", "paid", "shipped"] {
+//!     orders.submit(Record::new("order-42", event))?; // waits for room, at most 500 ms
+//!     orders.submit(Record::new("order-43", event))?; // handled in parallel with the other
+//! }
+//! let report = runtime.close(Duration::from_secs(5))?; // drains what was taken
+//! assert!(report.drained);
+//! assert_eq!(*seen.lock().unwrap(), [&b"placed"[..], b"paid", b"shipped"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to begin
+//!
+//! | to | see |
+//! |---|---|
+//! | build a runtime, subscribe, look at it, close it | [`Runtime`], [`Builder`], [`Config`], [`Snapshot`] |
+//! | handle in microseconds, asynchronously, or blocking | [`Runtime::subscribe`], [`subscribe_async`](Runtime::subscribe_async), [`subscribe_blocking`](Runtime::subscribe_blocking), [`Handler`] |
+//! | submit now, waiting, as a future, in batches, with a receipt | [`Subscriber`], [`Record`], [`SubmitError`], [`Receipt`], [`Outcome`] |
+//! | say what happens to a record that fails | [`Subscription`], [`Retry`], [`DeadLetter`], [`HandlerError`] |
+//! | replace or remove a handler while it is in use | [`Subscriber::swap`], [`Subscriber::remove`], [`Subscriber::close`] |
+//! | publish and subscribe by topic | [`Bus`], [`memory::MemoryBus`] |
+//! | share events with services in Go | [`Envelope`] and the module [`envelope`] |
+//! | test all of that without waiting | the module `testing` (feature `testing`): virtual clock, faults, oracle |
+//!
+//! Everything that waits works on plain threads (`.wait()`, `.wait_timeout()`) and in async code (`.await`). No async
+//! runtime is needed; with the feature `tokio`, handlers may use that one's timers and sockets.
+//!
+//! # What is promised
+//!
+//! - **Order** per (subscription, key): of two records, the second of which was submitted after the submit of the first
+//!   had returned, the first has its outcome before the second is started. Attempts of one key never overlap.
+//! - **Isolation**: an async or blocking handler that is slow, waiting to be tried again or hung delays its own key and
+//!   no other, until one of the bounds in [`Bound`] is used up. A sync handler that is slow delays its lane; the
+//!   other lanes of its worker are taken over after [`overrun`](Config::overrun).
+//! - **Delivery**: a record that was taken has exactly one [`Outcome`]. From a source it is delivered at least once: what
+//!   is not finished is delivered again after a crash. A dead letter is confirmed before its record is finished.
+//! - **Give-back**: every refusal has the record in it, and [`Runtime::close`] reports what it did not handle.
+//! - **No waiting inside a handler**: what would block there is refused ([`WaitError::WouldDeadlock`]).
+//! - **Bounded memory**, independent of how many topics and subscriptions there are; each bound is an [option](Config).
+//!
+//! Not promised: order between keys, subscriptions or topics; exactly-once effects of handlers.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tokio` | [`Builder`] takes a tokio handle, in whose context handlers run |
+//! | `serde` | [`Config`] in TOML and JSON; [`Snapshot`] and outcomes serialise |
+//! | `testing` | the module `testing`, for `[dev-dependencies]` |
+//!
+//! Buses for NATS JetStream and Kafka are not built yet.
 // What `internals` shows to benches, tests and fuzz targets is `pub`, and unreachable without it.
 #![cfg_attr(not(feature = "internals"), allow(dead_code))]
 
 mod armor;
 mod attempt;
 mod bell;
+mod block;
 mod blocking;
 mod bus;
 mod busy;
@@ -62,6 +135,7 @@ mod work;
 mod worker;
 
 pub use bus::memory;
+pub use bus::memory::MemoryBus;
 pub use bus::{
     Bus, BusClosing, BusError, BusReport, BusSubscription, Connecting, InvalidTopic, KeyMismatch,
     PublishError, PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
@@ -116,3 +190,8 @@ pub mod internals {
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};
 }
+
+/// The README's programs, compiled and run as they stand there. They use the testing kit.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

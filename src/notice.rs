@@ -5,7 +5,15 @@ use std::time::Duration;
 
 use crate::record::KeyText;
 
-/// Something that whoever runs a runtime may want to know.
+/// Something that whoever runs a runtime may want to know. Logged as a warning (crate `log`) unless
+/// [`Builder::on_notice`](crate::Builder::on_notice) takes it.
+///
+/// ```
+/// use keylane::Notice;
+///
+/// let notice = Notice::SpareStarted { running: 1 };
+/// assert_eq!(notice.to_string(), "all workers are held up by handlers: 1 spares run now");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notice {

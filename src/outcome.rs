@@ -3,6 +3,15 @@
 use std::fmt;
 
 /// How one delivery ended. A receipt gets exactly one.
+///
+/// ```
+/// use keylane::{Failure, Outcome};
+///
+/// let failure = Failure { error: "no such account".into(), attempts: 3 };
+/// assert_eq!(failure.to_string(), "no such account (after 3 attempts)");
+/// let outcome = Outcome::DeadLettered(failure);
+/// assert!(!outcome.is_done() && outcome.failure().is_some());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

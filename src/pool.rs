@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use crossbeam_queue::ArrayQueue;
 use triomphe::Arc;
 
-use crate::record::Block;
+use crate::block::Block;
 
 /// Blocks in a magazine.
 const MAGAZINE: usize = 32;

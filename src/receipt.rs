@@ -44,6 +44,27 @@ impl End {
 ///
 /// It is a future, and it can be waited for from a plain thread. Exactly one outcome comes in every
 /// case: [`Outcome::Abandoned`] if the runtime ends before the record does.
+///
+/// # Cancel safety
+/// Nothing is lost by dropping it or by polling it by reference: the record goes on either way, and the outcome stays
+/// with the receipt for the next look.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Outcome, Record, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let policy = Subscription::new("orders").skip();
+/// let orders = runtime.subscribe(policy, |record: &Record| {
+///     if record.payload() == b"bad" { Err("unreadable".into()) } else { Ok(()) }
+/// })?;
+/// let good = orders.submit_tracked(Record::new("order-42", "good"))?;
+/// let bad = orders.submit_tracked(Record::new("order-42", "bad"))?;
+/// assert_eq!(good.wait_timeout(Duration::from_secs(5))?, Outcome::Done);
+/// assert_eq!(bad.wait()?.failure().map(|failure| &*failure.error), Some("unreadable"));
+/// # runtime.close(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a receipt that is dropped tells nobody how the record ended"]
 pub struct Receipt {
     cell: Arc<Cell>,
@@ -125,7 +146,7 @@ impl Cell {
 }
 
 impl Receipt {
-    /// The outcome, if there is one by now.
+    /// The outcome, if there is one by now. Once there is, it never changes.
     pub fn outcome(&self) -> Option<Outcome> {
         if self.end.has_ended() {
             // Whoever finishes the record later finds that it has an outcome.

@@ -2,23 +2,20 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use triomphe::Arc;
 
+use crate::block::{Block, Body, HeaderLen, SMALL};
 use crate::envelope::Envelope;
 use crate::pool;
 use crate::unwind::guard;
 
+pub use crate::block::Position;
+
 /// Keys have 1 to this many bytes.
 pub const MAX_KEY: usize = 4_096;
-
-/// Key and payload up to this many bytes together lie in the block itself.
-const SMALL: usize = 128;
-
-/// A block that has grown past this many bytes is not kept for reuse.
-const KEEP: usize = 64 * 1_024;
 
 /// One message: key, headers, payload, position and time stamp.
 ///
@@ -36,16 +33,6 @@ const KEEP: usize = 64 * 1_024;
 /// ```
 pub struct Record(Arc<Block>);
 
-/// Where a record stands in the source it came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Position {
-    /// The partition.
-    pub partition: u32,
-    /// The offset or sequence number in it.
-    pub offset: u64,
-}
-
 /// A header: its name, and its value unless that is null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header<'a> {
@@ -53,38 +40,6 @@ pub struct Header<'a> {
     pub name: &'a [u8],
     /// The value; `None` is null, which is not the same as empty.
     pub value: Option<&'a [u8]>,
-}
-
-pub(crate) struct Block {
-    /// The key's length; the key stands in front of the data.
-    key: Option<usize>,
-    body: Body,
-    /// The data if it is short, else in `large`.
-    small: [u8; SMALL],
-    large: Vec<u8>,
-    headers: Vec<HeaderLen>,
-    header_bytes: Vec<u8>,
-    position: Option<Position>,
-    /// Nanoseconds since the Unix epoch.
-    timestamp: Option<i64>,
-    epoch: u64,
-    attempt: AtomicU32,
-    /// The envelope in the payload, if it had to be decoded for its key.
-    decoded: Option<Box<Envelope<'static>>>,
-}
-
-#[derive(Clone)]
-enum Body {
-    Null,
-    /// Behind the key, this long.
-    Copied(usize),
-    Shared(Bytes),
-}
-
-#[derive(Clone, Copy)]
-struct HeaderLen {
-    name: usize,
-    value: Option<usize>,
 }
 
 impl Record {
@@ -311,7 +266,18 @@ impl Record {
     }
 }
 
-/// A counted reference to a record, for handlers that outlive the call that starts them.
+/// A counted reference to a record, for handlers that outlive the call that starts them: it derefs to the record.
+///
+/// ```
+/// use keylane::{HandlerError, RecordRef};
+///
+/// async fn handle(record: RecordRef) -> Result<(), HandlerError> {
+///     let key = record.key().map(<[u8]>::to_vec);
+///     drop(record); // or keep it for as long as the future lives
+///     if key.is_none() { Err("no key".into()) } else { Ok(()) }
+/// }
+/// # let _ = handle;
+/// ```
 #[derive(Debug)]
 pub struct RecordRef(Record);
 
@@ -363,69 +329,6 @@ impl fmt::Display for KeyText<'_> {
 impl fmt::Debug for KeyText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "\"{self}\"")
-    }
-}
-
-impl Block {
-    fn empty() -> Self {
-        Self {
-            key: None,
-            body: Body::Null,
-            small: [0; SMALL],
-            large: Vec::new(),
-            headers: Vec::new(),
-            header_bytes: Vec::new(),
-            position: None,
-            timestamp: None,
-            epoch: 0,
-            attempt: AtomicU32::new(0),
-            decoded: None,
-        }
-    }
-
-    /// Key and copied payload, one after the other.
-    #[inline]
-    fn data(&self) -> &[u8] {
-        let copied = match self.body {
-            Body::Copied(len) => len,
-            _ => 0,
-        };
-        let len = self.key.unwrap_or(0) + copied;
-        if len <= SMALL { &self.small[..len] } else { &self.large }
-    }
-
-    /// Empties it; false if it has grown too large to keep.
-    #[inline]
-    fn clear(&mut self) -> bool {
-        self.body = Body::Null;
-        self.key = None;
-        if !self.headers.is_empty() {
-            self.headers.clear();
-            self.header_bytes.clear();
-        }
-        (self.position, self.timestamp, self.epoch) = (None, None, 0);
-        *self.attempt.get_mut() = 0;
-        self.decoded = None;
-        self.large.capacity() + self.header_bytes.capacity() <= KEEP
-    }
-}
-
-impl Clone for Block {
-    /// Only for a record that is changed while a handler left behind still reads it.
-    fn clone(&self) -> Self {
-        Self {
-            key: self.key,
-            body: self.body.clone(),
-            small: self.small,
-            large: self.large.clone(),
-            headers: self.headers.clone(),
-            header_bytes: self.header_bytes.clone(),
-            position: self.position,
-            timestamp: self.timestamp,
-            epoch: self.epoch,
-            attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
-            decoded: self.decoded.clone(),
-        }
     }
 }
 

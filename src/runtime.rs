@@ -235,8 +235,8 @@ impl Runtime {
         Ok(Subscriber { core: core.clone(), entry })
     }
 
-    /// What it is doing. Busy lanes are asked, and answer at their next visit: this may take a moment, at
-    /// most some 200 ms.
+    /// What it is doing. Lanes with busy keys are asked, and answer at their next visit: this may take a moment, at
+    /// most some 200 ms. May be called inside a handler, whose own lane then does not answer.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::of(self.core())
     }
@@ -272,7 +272,8 @@ impl Runtime {
         Closing::new(&self.0.ending)
     }
 
-    /// Stops it: nothing is started after this returns. [`close`](Self::close) then gives the report.
+    /// Stops it: nothing is started after this returns; what runs is not waited for. [`close`](Self::close) then gives
+    /// the report.
     pub fn stop_now(&self) {
         self.0.ending.begin(Time::ZERO);
         self.core().enter_phase(crate::core::STOPPED);
@@ -290,6 +291,27 @@ impl fmt::Debug for Runtime {
 }
 
 /// Builds a runtime.
+///
+/// The setters are those of [`Config`] that are asked for most; [`config`](Self::config) sets all of them.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{BuildError, Config, Runtime};
+///
+/// let config = Config::default().lanes(64).key_waiting(100);
+/// let runtime = Runtime::builder()
+///     .config(config)
+///     .workers(2)
+///     .thread_name("orders")
+///     .on_notice(|notice| eprintln!("{notice}"))
+///     .build()?;
+/// assert_eq!((runtime.config().lanes, runtime.config().workers), (64, Some(2)));
+/// runtime.close(Duration::from_secs(5))?;
+///
+/// let refused = Runtime::builder().lanes(0).build().unwrap_err();
+/// assert!(matches!(refused, BuildError::Config(_)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {

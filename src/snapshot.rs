@@ -1,7 +1,5 @@
 //! A look at a running runtime.
 
-use std::sync::atomic::Ordering;
-
 use crate::core::{CLOSING, Core, RUNNING};
 use crate::inspect::{Bound, BusyKey, Why};
 use crate::metrics::Outcomes;
@@ -9,6 +7,7 @@ use crate::outcome::Failure;
 use crate::shutdown::inspect;
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
@@ -16,6 +15,29 @@ const PARKED_SHOWN: usize = 100;
 const BUSY_SHOWN: usize = 1_000;
 
 /// A runtime as it was at about one time. Counters are read one after the other.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Phase, Record, RecordRef, Runtime, Subscription, Why};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let orders = runtime.subscribe_async(Subscription::new("orders"), |_: RecordRef| {
+///     std::future::pending() // hangs
+/// })?;
+/// orders.submit(Record::new("order-42", "placed"))?;
+/// orders.submit(Record::new("order-42", "paid"))?;
+/// let busy = loop {
+///     let snapshot = runtime.snapshot();
+///     assert_eq!((snapshot.phase, snapshot.outcomes.done), (Phase::Running, 0));
+///     match snapshot.busy.into_iter().next() {
+///         Some(busy) if busy.waiting == 1 => break busy,
+///         _ => std::thread::yield_now(),
+///     }
+/// };
+/// assert_eq!((busy.key.as_deref(), busy.why), (Some(&b"order-42"[..]), Why::Future));
+/// # runtime.close(Duration::ZERO)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -36,7 +58,7 @@ pub struct Snapshot {
     pub busy: Vec<BusyKey>,
     /// Bounds that are used up now.
     pub bounds: Vec<Bound>,
-    /// Threads at blocking handlers, and calls that wait for one.
+    /// Threads that run blocking handlers, and calls that wait for one.
     pub blocking: (usize, usize),
     /// Spare workers that were started.
     pub spares: usize,

@@ -20,6 +20,35 @@ use crate::work::{Completion, Work};
 /// running.
 ///
 /// Order is kept for submits of one key that follow each other: one that returned before the next began.
+///
+/// | call | when the record's lane is full |
+/// |---|---|
+/// | [`try_submit`](Self::try_submit), [`try_submit_batch`](Self::try_submit_batch) | gives the record back |
+/// | [`submit`](Self::submit), [`submit_tracked`](Self::submit_tracked), [`submit_batch`](Self::submit_batch) | sleeps until there is room, for at most [`wait`](crate::Config::wait); inside a handler as above |
+/// | [`submit_async`](Self::submit_async) | the same, as a future |
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::{Handler, Record, Refusal, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let orders = runtime.subscribe(Subscription::new("orders"), |_: &Record| Ok(()))?;
+/// orders.try_submit(Record::new("order-42", "placed"))?;
+///
+/// let receipt = orders.submit_tracked(Record::new("order-42", "paid"))?;
+/// assert!(receipt.wait()?.is_done());
+///
+/// let mut batch = vec![Record::new("order-42", "packed"), Record::new("", "no key is empty")];
+/// let refused = orders.submit_batch(&mut batch).unwrap_err();
+/// assert_eq!((refused.taken, refused.first), (1, Refusal::InvalidKey));
+/// assert_eq!(batch[0].payload(), b"no key is empty");
+///
+/// orders.swap(Handler::sync(|_| Err("the new one".into()))).wait()?; // the old one runs no more
+/// let returned = orders.close(Duration::from_secs(5)).wait()?; // what was not handled
+/// assert!(returned.is_empty());
+/// # runtime.close(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Subscriber {
     pub(crate) core: Arc<Core>,
@@ -136,12 +165,14 @@ impl Subscriber {
         self.entry.state.stopped_by()
     }
 
-    /// The keys that are parked.
+    /// The keys that are parked, at most [`parked_keys`](crate::Config::parked_keys). Those of other
+    /// subscriptions are not among them.
     pub fn parked(&self) -> Vec<ParkedKey> {
         self.entry.state.parked()
     }
 
-    /// Lets a parked key go: its next record is handled again.
+    /// Lets a parked key go: its next record is handled again. It happens at the lane's next visit; a key that is
+    /// not parked is left as it is.
     pub fn resume(&self, key: &[u8]) {
         let subscription = self.entry.id;
         self.command(key, |hash| Command::Resume { subscription, key: key.into(), hash });

@@ -109,7 +109,8 @@ impl Subscription {
         self
     }
 
-    /// After the last attempt, publishes the record to this topic of the same bus and goes on.
+    /// After the last attempt, publishes the record to this topic of the same bus and goes on once that is confirmed.
+    /// For a bus: in process there are no topics, and subscribing is refused.
     #[must_use]
     pub fn dead_letter(mut self, topic: impl Into<String>) -> Self {
         self.dead_letter = DeadLetterTo::Topic(topic.into());
@@ -188,7 +189,22 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// When a failed record is tried again: backoff with full jitter over its upper half.
+/// When a failed record is tried again: in place, so that its key waits and others go on. Pauses are spread at random
+/// over their upper half.
+///
+/// ```
+/// use std::time::Duration;
+/// use keylane::Retry;
+///
+/// // After 25 to 50 ms, 50 to 100 ms, and so on up to 2.5 to 5 s; 8 attempts in all.
+/// let backoff = Retry::exponential(Duration::from_millis(50), Duration::from_secs(5)).attempts(8);
+/// // Only what is worth it.
+/// let patient = Retry::fixed(Duration::from_secs(1))
+///     .forever()
+///     .only_if(|error| error.to_string().contains("timed out"));
+/// assert!(format!("{backoff:?}").contains("attempts: 8"));
+/// assert!(format!("{patient:?}").contains("first: 1s"));
+/// ```
 #[derive(Clone)]
 pub struct Retry {
     attempts: u32,
@@ -297,9 +313,32 @@ pub type Sending = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>
 /// The original is finished only after `send` has confirmed. A retryable error is tried again for
 /// ever, with backoff, and the frontier holds; a fatal one stops the source.
 ///
-/// A closure `Fn(&Letter) -> Result<(), HandlerError>` is one.
+/// A closure `Fn(&Letter) -> Result<(), HandlerError>` is one. It runs on a worker: what blocks belongs into a future.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use std::time::Duration;
+/// use keylane::{Letter, Record, Runtime, Subscription};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let (dead, letters) = mpsc::sync_channel(16);
+/// let policy = Subscription::new("orders").dead_letter_to(move |letter: &Letter| {
+///     dead.try_send((letter.record.payload().to_vec(), letter.error.clone()))?; // sent again if full
+///     Ok(())
+/// });
+/// let orders = runtime.subscribe(policy, |_: &Record| Err("unreadable".into()))?;
+/// orders.submit(Record::new("order-42", "?"))?;
+/// let (payload, error) = letters.recv_timeout(Duration::from_secs(5))?;
+/// assert_eq!((&payload[..], &error[..]), (&b"?"[..], "unreadable"));
+/// # runtime.close(Duration::from_secs(5))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait DeadLetter: Send + Sync + 'static {
-    /// Sends the letter; the future ends when it is safe.
+    /// Sends the letter; the future ends when it is safe. It is polled by workers, and dropped if the runtime stops
+    /// before: whether it was sent then is not known, and its record stays unfinished.
+    ///
+    /// # Errors
+    /// The future's: a retryable one has the letter sent again, a fatal one stops the source.
     fn send(&self, letter: Letter) -> Sending;
 }
 
@@ -331,7 +370,7 @@ pub(crate) fn error_text(error: &dyn fmt::Display) -> Box<str> {
     text.into_boxed_str()
 }
 
-/// Why a subscription's key is parked.
+/// A parked key of a subscription, and why it is parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -43,14 +43,14 @@ impl Job {
             builder = builder.lanes(lanes.get());
         }
         let runtime = builder.build()?;
-        let bus = MemoryBus::new(&runtime);
+        let bus = MemoryBus::new(&runtime)?;
         for topic in Topic::ALL {
             let run = Arc::clone(run);
             let handler = move |record: &Record| {
                 // What is not an event of this run is none at the next attempt either.
                 run.handle(topic, record.key(), record.payload()).map_err(HandlerError::fatal)
             };
-            bus.subscribe(topic.name(), Subscription::new(topic.subscription()), handler)?;
+            bus.subscribe(topic.name(), Subscription::new(topic.subscription()), handler).wait()?;
         }
         Ok(Self { runtime, bus })
     }
@@ -66,12 +66,13 @@ impl Job {
             Some(key) => Record::new(key, payload),
             None => Record::keyless(payload),
         };
-        self.bus.publish(topic.name(), record)?;
+        self.bus.publish(topic.name(), record).wait()?;
         Ok(())
     }
 
-    /// Closes the runtime; after this no handler runs.
+    /// Closes the bus and the runtime; after this no handler runs.
     pub(crate) fn close(self) -> Result<Load, JobError> {
+        self.bus.close(CLOSE).wait()?;
         self.runtime.close(CLOSE)?;
         let snapshot = self.runtime.snapshot();
         let lanes = snapshot.lanes.iter().map(|lane| lane.handled).collect();

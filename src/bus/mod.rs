@@ -75,6 +75,20 @@ pub trait Transport: Send + Sync + 'static {
 
 impl Bus {
     /// Connects to what `url` names: `memory:` is the embedded bus.
+    ///
+    /// # Errors
+    /// The result's: [`BusError::UnknownUrl`] for any other kind of URL, [`BusError::Thread`] if the system gives no
+    /// thread.
+    ///
+    /// ```
+    /// use keylane::{Bus, BusError, Runtime};
+    ///
+    /// let runtime = Runtime::builder().workers(1).build()?;
+    /// let refused = Bus::connect(&runtime, "carrier-pigeon://coop").wait().unwrap_err();
+    /// assert!(matches!(refused, BusError::UnknownUrl(scheme) if scheme == "carrier-pigeon"));
+    /// # runtime.stop_now();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn connect(runtime: &Runtime, url: &str) -> Connecting {
         Connecting(Some(connect(runtime, url)))
     }
@@ -474,16 +488,25 @@ enum State<T> {
 }
 
 pending! {
-    /// A subscribe under way.
+    /// A subscribe under way: a future, and something a plain thread can wait for.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves a subscription that was made running.
     Subscribing, BusSubscription
 }
 
 pending! {
-    /// The end of a bus under way.
+    /// The end of a bus under way: a future, and something a plain thread can wait for.
+    ///
+    /// # Cancel safety
+    /// Dropped, the close goes on.
     BusClosing, BusReport
 }
 
-/// A connect under way.
+/// A connect under way: a future, and something a plain thread can wait for.
+///
+/// # Cancel safety
+/// Dropped, it closes what it has connected.
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is polled or waited for"]
 pub struct Connecting(Option<Result<Bus, BusError>>);

@@ -15,6 +15,19 @@ use crate::reply::block_on;
 use crate::sync::Arc;
 
 /// A record that was not published, or of which it is not known; it comes back.
+///
+/// ```
+/// use keylane::{Bus, PublishErrorKind, Record, Runtime};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let bus = Bus::connect(&runtime, "memory:").wait()?;
+/// let refused = bus.publish("orders", Record::new("", "paid")).wait().unwrap_err();
+/// assert_eq!(refused.kind(), &PublishErrorKind::InvalidKey);
+/// assert!(!refused.is_retryable() && !refused.outcome_unknown());
+/// assert_eq!(refused.into_record().payload(), b"paid");
+/// # runtime.stop_now();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PublishError {
     kind: PublishErrorKind,
     record: Record,
@@ -109,8 +122,11 @@ pub trait PublishFuture: Future<Output = Result<Position, PublishError>> + Send 
 
 /// A publish under way: a future, and something a plain thread can wait for.
 ///
-/// It is under way whether polled or not where the topic has room. Dropped while it waits for room, it drops
-/// the record.
+/// It is under way whether polled or not where the topic has room.
+///
+/// # Cancel safety
+/// Safe to poll by reference in a `select!`. Dropped while it waits for room, it drops the record; dropped later, the
+/// record is published and nobody hears of it.
 #[must_use = "whether the record was published is known when this is"]
 pub struct Publishing(State);
 

@@ -71,6 +71,20 @@ pub struct MemoryBus {
 }
 
 /// Builds a memory bus.
+///
+/// ```
+/// use keylane::memory::MemoryBus;
+/// use keylane::{Record, Runtime};
+///
+/// let runtime = Runtime::builder().workers(1).build()?;
+/// let bus = MemoryBus::builder(&runtime).partitions(4).capacity(1_000).build()?;
+/// let position = bus.publish("orders", Record::new("order-42", "paid")).wait()?;
+/// assert!(position.partition < 4 && position.offset == 0);
+/// assert_eq!((bus.stored("orders"), bus.counts().published), (1, 1));
+/// assert!(MemoryBus::builder(&runtime).partitions(0).build().is_err());
+/// # runtime.stop_now();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct MemoryBuilder {
     runtime: Runtime,
@@ -207,7 +221,7 @@ impl MemoryBus {
 
     /// Restarts the consumer of a subscription as if its process had crashed: whatever is not below the
     /// committed frontier is delivered again, under a new epoch. Attempts under way go on, and count no more.
-    /// A partition that had stopped goes on.
+    /// A partition that had stopped goes on. Nothing happens if there is no subscription of this name.
     ///
     /// # Errors
     /// [`BusError::Closed`] if the bus is.
