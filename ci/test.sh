@@ -16,7 +16,7 @@ limit=${KEYLANE_CHECK_SECONDS:-1800}
 # Cheap and telling first. Those that share a build stand together.
 checks=(
     fmt clippy doc features
-    cargo-test layering behaviours golden
+    cargo-test convict layering behaviours golden
     quickstart footprint benches
     loom san fuzz
     package msrv minimal-versions public-deps

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::blocking::About;
 use crate::busy::{Busy, Parked, Post, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
@@ -93,13 +94,14 @@ impl<'a> Visit<'a> {
             Kind::Async(starts) => {
                 let waker = self.waker(slot);
                 let record = work.record.share();
+                let began = entry.policy.deadline.map(|_| self.core.clock.now());
                 let started = self
                     .call(&work, number, || starts.start(record, &mut Context::from_waker(&waker)));
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
                     Ok(Started::Pending(attempt)) => {
                         let running = Running::new(&entry.version);
-                        let deadline = self.deadline(entry);
+                        let deadline = began.and_then(|began| self.deadline(&work, began));
                         Step::Busy(Busy::Future { attempt, running, work, number, deadline })
                     }
                     Err(panicked) => self.settle(entry, work, number, Err(panicked), slot),
@@ -107,28 +109,45 @@ impl<'a> Visit<'a> {
             }
             Kind::Blocking(handle) => {
                 let reply = Arc::new(Reply::default());
-                let running = Running::new(&entry.version);
-                let deadline = self.deadline(entry);
+                // Shared with the call: it may outlive what waits for it here.
+                let running = Arc::new(Running::new(&entry.version));
+                let timed = entry.policy.deadline.is_some();
                 work.record.set_attempt(number);
                 let call = {
-                    let (core, reply, handle) =
-                        (self.local.core.clone(), reply.clone(), handle.clone());
+                    let (core, reply, handle, running) =
+                        (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
+                    let subscription = entry.name.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
                         let said = if core.phase() == STOPPED {
                             Said::NotStarted
                         } else {
+                            if timed {
+                                reply.begin(core.clock.now());
+                                core.lanes.wake_slot(lane, slot);
+                            }
+                            let key = record.key().map(|key| key[..key.len().min(64)].to_vec());
+                            let _listed = core.blocking.list(About { subscription, key });
                             Said::Ended(guard(|| handle(record)))
                         };
+                        drop(running);
                         reply.set(said);
                         core.lanes.wake_slot(lane, slot);
+                        if core.exits() {
+                            core.watchers.wake_all(|| ());
+                        }
                     }
                 };
+                // What it holds is a caller's, and may be dropped there: the record, the handler.
+                let call = || drop(guard(call));
                 let attempts = &self.counters().attempts;
                 attempts.add(1);
                 match self.core.blocking.call(Box::new(call)) {
-                    Ok(()) => Step::Busy(Busy::Blocking { reply, running, work, number, deadline }),
+                    Ok(()) => {
+                        let deadline = None;
+                        Step::Busy(Busy::Blocking { reply, running, work, number, deadline })
+                    }
                     Err(error) => {
                         let role = "a blocking handler";
                         self.core.notice(&Notice::NoThread { role, error: error.to_string() });
@@ -140,7 +159,7 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Runs a handler on this thread: seen by others, its panic a value.
+    /// Runs a handler on this thread.
     #[inline]
     fn call<R>(
         &mut self,
@@ -148,12 +167,18 @@ impl<'a> Visit<'a> {
         number: u32,
         handle: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        let worker = &self.core.workers[self.local.id];
         work.record.set_attempt(number);
-        worker.counters.attempts.add(1);
-        worker.status.enter(self.lane, work.subscription, work.record.key());
-        let said = guard(handle);
-        worker.status.leave();
+        self.counters().attempts.add(1);
+        self.run(work, handle)
+    }
+
+    /// Runs a caller's code on this thread: seen by others, should it not return, and its panic a value.
+    #[inline]
+    pub(crate) fn run<R>(&self, work: &Work, run: impl FnOnce() -> R) -> Result<R, Panicked> {
+        let status = &self.core.workers[self.local.id].status;
+        status.enter(self.lane, work.subscription, work.record.key());
+        let said = guard(run);
+        status.leave();
         said
     }
 
@@ -188,7 +213,10 @@ impl<'a> Visit<'a> {
             (Some(entry), said) => self.settle(entry, work, number, said, slot),
             (None, Ok(Ok(()))) => self.finish(work, Outcome::Done),
             // Its policy went with its subscription.
-            (None, _) => self.release(work),
+            (None, said) => {
+                let _ = guard(|| drop(said));
+                self.release(work)
+            }
         }
     }
 
@@ -212,7 +240,7 @@ impl<'a> Visit<'a> {
                 return self.release(work);
             }
             self.counters().retries.add(1);
-            let due = self.now().after(pause);
+            let due = self.now_after().after(pause);
             if pause.is_zero() {
                 self.again(slot);
             } else {
@@ -266,7 +294,7 @@ impl<'a> Visit<'a> {
             error: failure.error.clone(),
             attempts: failure.attempts,
         };
-        match guard(|| sink.send(letter)) {
+        match self.run(&work, || sink.send(letter)) {
             Ok(sending) => {
                 let post = Post::new(sending);
                 self.posted(work, failure, sends + 1, park, post, slot)
@@ -290,7 +318,8 @@ impl<'a> Visit<'a> {
     ) -> Step {
         let waker = self.waker(slot);
         let mut cx = Context::from_waker(&waker);
-        let polled = guard(|| post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
+        let polled =
+            self.run(&work, || post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
         let said = match polled {
             Ok(Some(Poll::Pending)) => {
                 let post = Some(post);
@@ -331,7 +360,8 @@ impl<'a> Visit<'a> {
                     return self.release(work);
                 }
                 let random = self.random();
-                let due = self.now().after(jittered(LETTER_FIRST, LETTER_MOST, sends, random));
+                let due =
+                    self.now_after().after(jittered(LETTER_FIRST, LETTER_MOST, sends, random));
                 self.due(due);
                 Step::Busy(Busy::Letter { post: None, work, failure, sends, due: Some(due), park })
             }
@@ -396,7 +426,9 @@ impl<'a> Visit<'a> {
 
     fn give_back(&mut self, work: Work, outcome: Outcome) {
         let (subscription, generation) = (work.subscription, work.generation);
-        if let Some(record) = work.abandon(outcome) {
+        // A record of a source goes here, and with it a caller's payload.
+        let record = guard(|| work.abandon(outcome)).ok().flatten();
+        if let Some(record) = record {
             self.core.returned.lock().push(Returned { subscription, generation, record });
         }
     }
@@ -417,7 +449,8 @@ impl<'a> Visit<'a> {
         match work.completion {
             Completion::Untracked => {}
             Completion::Receipt(promise) => {
-                promise.fulfil(outcome);
+                // Whoever waits for it is woken by a waker of the caller's.
+                let _ = guard(|| promise.fulfil(outcome));
             }
             Completion::Source(token) => match self.table.source(token.source, token.epoch) {
                 Some(source) => source.finished.finish(token.slot),
@@ -438,19 +471,24 @@ impl<'a> Visit<'a> {
         wakers[slot as usize].get_or_insert_with(|| SlotWaker::waker(core, lane, slot)).clone()
     }
 
-    fn deadline(&mut self, entry: &Entry) -> Option<Time> {
-        let deadline = self.now_if(entry.policy.deadline.is_some())?.after(entry.policy.deadline?);
+    /// The deadline of an attempt that began then, if its subscription has one.
+    pub(crate) fn deadline(&mut self, work: &Work, began: Time) -> Option<Time> {
+        let entry = self.table.subscription(work.subscription, work.generation)?;
+        let deadline = began.after(entry.policy.deadline?);
         self.due(deadline);
         Some(deadline)
-    }
-
-    fn now_if(&mut self, wanted: bool) -> Option<Time> {
-        wanted.then(|| self.now())
     }
 
     /// The time, read at most once a visit.
     pub(crate) fn now(&mut self) -> Time {
         *self.now.get_or_insert_with(|| self.core.clock.now())
+    }
+
+    /// The time after an attempt: what the visit has read may be long ago.
+    fn now_after(&mut self) -> Time {
+        let now = self.core.clock.now();
+        self.now = Some(now);
+        now
     }
 
     /// The lane is to be looked at by then.

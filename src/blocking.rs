@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::sync::{Arc, Condvar, Mutex, wait};
+use crate::unwind::guard;
 
 /// A call to run on a thread that may block.
 pub type Call = Box<dyn FnOnce() + Send>;
@@ -18,8 +19,27 @@ pub struct Blocking {
     spawn: Box<dyn Fn(Call) -> std::io::Result<()> + Send + Sync>,
 }
 
+/// What a call is about, for whoever asks what runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// The subscription.
+    pub subscription: Arc<str>,
+    /// The first 64 bytes of the record's key.
+    pub key: Option<Vec<u8>>,
+}
+
+/// A call is listed as running until this is dropped.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    pool: &'a Blocking,
+    id: u64,
+}
+
 #[derive(Default)]
 struct State {
+    /// The calls that run.
+    running: Vec<(u64, About)>,
+    next: u64,
     calls: VecDeque<Call>,
     threads: usize,
     idle: usize,
@@ -81,6 +101,20 @@ impl Blocking {
         (state.threads - state.idle, state.calls.len())
     }
 
+    /// Lists a call as running.
+    pub fn list(&self, about: About) -> Listed<'_> {
+        let mut state = self.state.lock();
+        let id = state.next;
+        state.next += 1;
+        state.running.push((id, about));
+        Listed { pool: self, id }
+    }
+
+    /// The calls that run.
+    pub fn running(&self) -> Vec<About> {
+        self.state.lock().running.iter().map(|(_, about)| about.clone()).collect()
+    }
+
     /// Ends the threads once they are idle. Calls that wait still run: they find out by themselves that
     /// there is nothing to do.
     pub fn end(&self) {
@@ -93,7 +127,8 @@ impl Blocking {
         loop {
             if let Some(call) = state.calls.pop_front() {
                 drop(state);
-                call();
+                // What a call leaves behind is a caller's to drop: a panic there must not take the thread.
+                let _ = guard(call);
                 state = self.state.lock();
                 continue;
             }
@@ -110,6 +145,12 @@ impl Blocking {
             }
         }
         state.threads -= 1;
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.pool.state.lock().running.retain(|running| running.0 != self.id);
     }
 }
 

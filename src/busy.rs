@@ -19,13 +19,21 @@ pub(crate) struct Private {
     /// A waker for each slot of the gate, made at its first use and kept: what it wakes is the slot,
     /// whoever is in it.
     pub(crate) wakers: Vec<Option<Waker>>,
+    /// The slot that has the first turn in the next visit.
+    pub(crate) turn: u32,
     /// The runtime's phase that this lane has followed.
     pub(crate) phase: u8,
 }
 
 impl Private {
     pub(crate) fn new(bounds: Bounds, phase: u8) -> Box<Self> {
-        Box::new(Self { gate: Gate::new(bounds), next_due: None, wakers: Vec::new(), phase })
+        Box::new(Self {
+            gate: Gate::new(bounds),
+            next_due: None,
+            wakers: Vec::new(),
+            turn: 0,
+            phase,
+        })
     }
 }
 
@@ -36,7 +44,8 @@ pub(crate) enum Busy {
     /// A blocking attempt is under way, or waits for a thread.
     Blocking {
         reply: Arc<Reply>,
-        running: Running,
+        /// The call has it too.
+        running: Arc<Running>,
         work: Work,
         number: u32,
         /// When it is to be reported.
@@ -116,7 +125,13 @@ impl Drop for Post {
 
 /// Where a blocking call leaves what it said.
 #[derive(Debug, Default)]
-pub(crate) struct Reply(Mutex<Option<Said>>);
+pub(crate) struct Reply(Mutex<Answer>);
+
+#[derive(Debug, Default)]
+struct Answer {
+    began: Option<Time>,
+    said: Option<Said>,
+}
 
 /// What a blocking call said.
 #[derive(Debug)]
@@ -128,10 +143,28 @@ pub(crate) enum Said {
 
 impl Reply {
     pub(crate) fn set(&self, said: Said) {
-        *self.0.lock() = Some(said);
+        self.0.lock().said = Some(said);
     }
 
     pub(crate) fn take(&self) -> Option<Said> {
-        self.0.lock().take()
+        self.0.lock().said.take()
+    }
+
+    /// The handler starts now: its deadline counts from here.
+    pub(crate) fn begin(&self, now: Time) {
+        self.0.lock().began = Some(now);
+    }
+
+    /// When the handler started; told once.
+    pub(crate) fn take_began(&self) -> Option<Time> {
+        self.0.lock().began.take()
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // What nobody asked for is a caller's error, and its drop a caller's code.
+        let said = self.take();
+        let _ = guard(|| drop(said));
     }
 }

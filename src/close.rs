@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::clock::Time;
+use crate::clock::{Clock, SystemClock, Time};
 use crate::context::in_handler;
 use crate::core::{Census, Command, Core};
 use crate::handler::Version;
@@ -130,6 +130,8 @@ impl Future for Swap {
         this.core.monitor.wake();
         match this.running() {
             Ok((0, 0)) => Poll::Ready(Ok(())),
+            // It may be the old one: it would wait for itself.
+            Ok(_) if in_handler() => Poll::Ready(Err(SwapError::WouldDeadlock)),
             Ok(_) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         }
@@ -165,11 +167,24 @@ pub struct Removal {
 }
 
 enum Stage {
-    /// What is queued is handled, until then. Positions that lanes must have come past.
-    Draining { until: Time, tails: Vec<u64>, census: Option<Arc<Census>> },
+    /// What is queued is handled, until then.
+    Draining { until: Time, rest: Rest },
     /// Removed with this version of the table: what runs ends, what is queued is released.
-    Removed { version: u64, last: Option<Arc<Version>>, tails: Vec<u64> },
+    Removed { version: u64, last: Option<Arc<Version>>, rest: Rest },
 }
+
+/// What lanes may still hold of a subscription.
+struct Rest {
+    /// Positions that lanes must have come past.
+    tails: Vec<u64>,
+    census: Option<Arc<Census>>,
+    /// In real time, when lanes may be asked again.
+    again: Time,
+    clock: SystemClock,
+}
+
+/// The least pause between two questions to all lanes: whoever waits is called more often.
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Removal {
     pub(crate) fn begin(subscriber: &Subscriber) -> Self {
@@ -181,7 +196,7 @@ impl Removal {
         let core = &subscriber.core;
         subscriber.entry.state.drain();
         let until = core.clock.now().after(timeout);
-        Self::new(subscriber, Stage::Draining { until, tails: tails(core), census: None })
+        Self::new(subscriber, Stage::Draining { until, rest: Rest::of(core) })
     }
 
     fn new(subscriber: &Subscriber, stage: Stage) -> Self {
@@ -231,25 +246,27 @@ impl Removal {
 
     /// Goes on as far as can be. True when it is done.
     fn advance(&mut self) -> bool {
-        if let Stage::Draining { until, tails, census } = &mut self.stage {
-            let over = self.core.clock.now() >= *until;
-            if !over && !is_drained(&self.core, &self.entry, tails, census) {
+        let (core, entry) = (&self.core, &self.entry);
+        if let Stage::Draining { until, rest } = &mut self.stage {
+            // Once the threads end nothing is handled any more.
+            let over = core.exits() || core.clock.now() >= *until;
+            if !over && !rest.is_over(core, entry) {
                 return false;
             }
-            self.stage = remove(&self.core, &self.entry);
+            self.stage = remove(core, entry);
             if over {
-                let (subscription, generation) = (self.entry.id, self.entry.generation);
-                for lane in 0..self.core.lanes.len() {
-                    self.core.lanes.command(lane, Command::Cancel { subscription, generation });
+                let (subscription, generation) = (entry.id, entry.generation);
+                for lane in 0..core.lanes.len() {
+                    core.lanes.command(lane, Command::Cancel { subscription, generation });
                 }
             }
         }
-        match &self.stage {
+        match &mut self.stage {
             Stage::Draining { .. } => false,
-            Stage::Removed { version, last, tails } => {
-                self.core.registry.all_seen(*version)
+            Stage::Removed { version, last, rest } => {
+                core.registry.all_seen(*version)
                     && last.as_ref().is_none_or(|last| last.running() == 0)
-                    && have_passed(&self.core, tails)
+                    && rest.is_over(core, entry)
             }
         }
     }
@@ -275,63 +292,73 @@ fn remove(core: &Arc<Core>, entry: &Entry) -> Stage {
         Ok((table, last))
     });
     // Read after the table: what was pushed before is below.
-    let tails = tails(core);
+    let rest = Rest::of(core);
     core.purge();
     match removed {
-        Ok((version, last)) => Stage::Removed { version, last: Some(last), tails },
-        Err(()) => Stage::Removed { version: 0, last: None, tails },
+        Ok((version, last)) => Stage::Removed { version, last: Some(last), rest },
+        Err(()) => Stage::Removed { version: 0, last: None, rest },
     }
 }
 
-fn tails(core: &Core) -> Vec<u64> {
-    core.lanes.iter().map(|lane| lane.ring().tail()).collect()
-}
-
-/// Whether every lane has come past these positions.
-fn have_passed(core: &Core, tails: &[u64]) -> bool {
-    core.lanes.iter().zip(tails).all(|(lane, &tail)| lane.ring().head() >= tail)
-}
-
-/// Whether nothing of the subscription is queued or under way.
-fn is_drained(
-    core: &Arc<Core>,
-    entry: &Entry,
-    tails: &[u64],
-    census: &mut Option<Arc<Census>>,
-) -> bool {
-    if !have_passed(core, tails) {
-        return false;
+impl Rest {
+    /// What may have been pushed by now.
+    fn of(core: &Core) -> Self {
+        let tails = core.lanes.iter().map(|lane| lane.ring().tail()).collect();
+        Self { tails, census: None, again: Time::ZERO, clock: SystemClock::new() }
     }
-    // All of it has left the rings. Every lane is asked, since a holder's visit may be under way: its
-    // answer comes after that.
-    let asked = census.get_or_insert_with(|| {
-        let census = Arc::new(Census {
-            subscription: entry.id,
-            generation: entry.generation,
-            open: AtomicUsize::new(core.lanes.len() as usize),
-            held: AtomicUsize::new(0),
-        });
-        for lane in 0..core.lanes.len() {
-            core.lanes.command(lane, Command::Count(census.clone()));
+
+    /// Whether nothing of the subscription is queued or under way.
+    fn is_over(&mut self, core: &Core, entry: &Entry) -> bool {
+        if core.exits() {
+            // No lane answers any more. What could be released is, once the last worker has gone.
+            return core.registry.all_seen(u64::MAX);
         }
-        census
-    });
-    if asked.open.load(Ordering::Acquire) > 0 {
-        return false;
+        let mut lanes = core.lanes.iter().zip(&self.tails);
+        if !lanes.all(|(lane, &tail)| lane.ring().head() >= tail) {
+            return false;
+        }
+        // All of it has left the rings. Every lane is asked, since a holder's visit may be under way: its
+        // answer comes after that, and after what it was told to release.
+        let Some(asked) = &self.census else {
+            if self.clock.now() >= self.again {
+                self.again = self.clock.now().after(PAUSE);
+                self.census = Some(ask(core, entry));
+            }
+            return false;
+        };
+        if asked.open.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let over = asked.held.load(Ordering::Acquire) == 0;
+        self.census = None;
+        over
     }
-    let drained = asked.held.load(Ordering::Acquire) == 0;
-    *census = None;
-    drained
+}
+
+fn ask(core: &Core, entry: &Entry) -> Arc<Census> {
+    let census = Arc::new(Census {
+        subscription: entry.id,
+        generation: entry.generation,
+        open: AtomicUsize::new(core.lanes.len() as usize),
+        held: AtomicUsize::new(0),
+    });
+    for lane in 0..core.lanes.len() {
+        core.lanes.command(lane, Command::Count(census.clone()));
+    }
+    census
 }
 
 impl Future for Removal {
-    type Output = Vec<Record>;
+    type Output = Result<Vec<Record>, WaitError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Record>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         this.place = Some(this.core.watchers.join(this.place, cx.waker()));
         this.core.monitor.wake();
-        if this.advance() { Poll::Ready(this.take_records()) } else { Poll::Pending }
+        if this.advance() {
+            return Poll::Ready(Ok(this.take_records()));
+        }
+        if in_handler() { Poll::Ready(Err(WaitError::WouldDeadlock)) } else { Poll::Pending }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a gate may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +235,8 @@ pub struct ReadySet {
     words: Box<[AtomicU64]>,
     /// One bit a word that may be non-zero.
     summary: Box<[AtomicU64]>,
+    /// Some slot past the last word may be ready.
+    beyond: AtomicBool,
 }
 
 impl ReadySet {
@@ -242,14 +244,19 @@ impl ReadySet {
     pub fn new(slots: usize) -> Self {
         let zeros = |n: usize| (0..n.max(1)).map(|_| AtomicU64::new(0)).collect();
         let words = slots.div_ceil(64);
-        Self { words: zeros(words), summary: zeros(words.div_ceil(64)) }
+        Self {
+            words: zeros(words),
+            summary: zeros(words.div_ceil(64)),
+            beyond: AtomicBool::new(false),
+        }
     }
 
     /// Says that `slot` is ready. The caller then wakes the lane.
     pub fn put(&self, slot: u32) {
         let word = slot as usize / 64;
         let Some(bits) = self.words.get(word) else {
-            debug_assert!(false, "slot {slot} is out of the set's bounds");
+            // Rare: several subscriptions with very many parked keys each. Release as below.
+            self.beyond.store(true, Ordering::Release);
             return;
         };
         // Release pairs with the acquires in `take`. The word first: whoever sees the summary's bit sees
@@ -259,8 +266,9 @@ impl ReadySet {
         self.summary[word / 64].fetch_or(1 << (word % 64), Ordering::AcqRel);
     }
 
-    /// Takes all that are ready.
-    pub fn take(&self, mut each: impl FnMut(u32)) {
+    /// Takes all that are ready. True if slots that the set has no place for may be ready too: the caller
+    /// then looks at every slot in use.
+    pub fn take(&self, mut each: impl FnMut(u32)) -> bool {
         for (high, summary) in self.summary.iter().enumerate() {
             if summary.load(Ordering::Relaxed) == 0 {
                 continue;
@@ -272,6 +280,8 @@ impl ReadySet {
                 }
             }
         }
+        // AcqRel: partner of the release in `put`, as above.
+        self.beyond.load(Ordering::Relaxed) && self.beyond.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -300,6 +310,34 @@ mod tests {
         taken.sort_unstable();
         assert_eq!(taken, [0, 63, 64, 4_095, 4_096, 4_999]);
         set.take(|slot| panic!("{slot} was taken twice"));
+    }
+
+    #[test]
+    fn a_slot_that_the_set_has_no_place_for_is_not_forgotten() {
+        let set = ReadySet::new(64);
+        set.put(64);
+        set.put(3);
+        let mut taken = Vec::new();
+        assert!(set.take(|slot| taken.push(slot)), "all slots in use are to be looked at");
+        assert_eq!(taken, [3]);
+        assert!(!set.take(|slot| panic!("{slot} was taken twice")));
+    }
+
+    /// Two keys with one hash are told apart by nobody: the second waits for the first, and both go on.
+    #[test]
+    fn keys_whose_hashes_collide_are_only_serialised() {
+        let mut gate: Gate<&str, (), &str> = Gate::new(Bounds { key: 2, lane: 8 });
+        let slot = gate.hold(7, Some("a-1"), None);
+        assert_eq!(gate.admit(7), Admit::Wait(slot));
+        gate.wait(slot, "b-1").unwrap();
+        assert_eq!(gate.admit(8), Admit::Free, "a third key is not held up");
+        assert_eq!(gate.take_busy(slot), Some("a-1"));
+        assert_eq!(gate.next(slot), Some("b-1"));
+        gate.set_busy(slot, "b-1");
+        gate.wait(slot, "a-2").unwrap();
+        assert_eq!((gate.take_busy(slot), gate.next(slot)), (Some("b-1"), Some("a-2")));
+        assert!(gate.open(slot));
+        assert_eq!(gate.admit(7), Admit::Free);
     }
 
     proptest::proptest! {

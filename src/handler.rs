@@ -81,6 +81,14 @@ impl fmt::Debug for Handler {
     }
 }
 
+impl Drop for Handler {
+    fn drop(&mut self) {
+        // What a handler has captured is a caller's, and is dropped by a worker that takes a newer table.
+        let kind = std::mem::replace(&mut self.0, Kind::Sync(Box::new(|_| Ok(()))));
+        let _ = guard(|| drop(kind));
+    }
+}
+
 /// How the start of an async attempt went.
 pub(crate) enum Started {
     Ready(Result<Handled, Panicked>),

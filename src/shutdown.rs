@@ -16,12 +16,17 @@ use std::time::Duration;
 use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::{CLOSING, Command, Core, STOPPED};
-use crate::inspect::{BusyKey, Inspection, Why};
+use crate::handler::{Handler, Version};
+use crate::inspect::{BusyKey, Inspection};
+use crate::lane::Lane;
 use crate::notice::Notice;
 use crate::receipt::WaitError;
 use crate::record::{KeyText, Record};
+use crate::subscription::{DeadLetterTo, Subscription};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
+use crate::table::Entry;
+use crate::unwind::guard;
 use crate::wait_list::Place;
 use crate::worker::Worker;
 
@@ -48,15 +53,15 @@ const MOMENT: Duration = Duration::from_millis(200);
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// Whether everything that was taken was handled to its end.
+    /// Whether the close gave nothing up and left nothing behind.
     pub drained: bool,
-    /// Records that were submitted in process and not handled, with their subscription's name. Given
-    /// to the first who asks.
+    /// Records that were submitted in process and not handled, with their subscription's name; it is empty
+    /// for one that was removed before. Given to the first who asks.
     pub records: Vec<(String, Record)>,
     /// Handlers that had not returned.
     pub running: Vec<LeftBehind>,
-    /// Records that wait behind such a handler in its lane and could not be reached: they are
-    /// dropped when it returns.
+    /// Records, about, that wait behind a running sync handler in its lane and could not be reached. Once it
+    /// has returned, the next who asks for the report gets them.
     pub unreachable: usize,
     /// Deliveries that were given up: records given back, and those of sources, which are delivered again.
     pub abandoned: u64,
@@ -117,7 +122,10 @@ impl Ending {
     /// Begins it, or brings its deadline forward.
     pub(crate) fn begin(self: &Arc<Self>, deadline: Time) {
         self.deadline.fetch_min(deadline.as_nanos(), Ordering::AcqRel);
+        let before = abandoned(&self.core);
         if self.begun.swap(true, Ordering::AcqRel) {
+            // Whoever was first may not have come as far: after this call nothing is taken either.
+            self.core.lanes.close();
             return self.core.watchers.wake_all(|| ());
         }
         // From this call on nothing is taken, whenever the closer's turn comes.
@@ -126,12 +134,12 @@ impl Ending {
             self.core.enter_phase(STOPPED);
         }
         let own = self.clone();
-        let started = self.core.spawner.spawn("close", move || own.run());
+        let started = self.core.spawner.spawn("close", move || own.run(before));
         if let Err(error) = started {
             let error = error.to_string();
             self.core.notice(&Notice::NoThread { role: "closing", error });
             // Without a thread for it, the caller does it.
-            self.run();
+            self.run(before);
         }
     }
 
@@ -139,22 +147,16 @@ impl Ending {
         self.core.clock.now().as_nanos() >= self.deadline.load(Ordering::Acquire)
     }
 
-    fn run(&self) {
+    /// `before` deliveries had been given up when it began.
+    fn run(&self, before: u64) {
         let core = &self.core;
-        let drained = loop {
+        while !is_quiet(core) && !self.is_due() {
             let deadline = Time::from_nanos(self.deadline.load(Ordering::Acquire));
             core.wait_for(Some(deadline), || is_quiet(core) || self.is_due());
-            if is_quiet(core) {
-                break core.phase() < STOPPED;
-            }
-            if self.is_due() {
-                break false;
-            }
-        };
-        let blocking = if drained { Vec::new() } else { blocking_calls(core) };
+        }
         core.enter_phase(STOPPED);
-        let mut running = release(core);
-        running.extend(blocking);
+        release(core);
+        let running = left_behind(core);
         core.end.end();
         core.exit();
         core.wait_for_real(MOMENT, || {
@@ -164,31 +166,44 @@ impl Ending {
                     || worker.status.is_running()
             })
         });
-        *self.report.lock() = Some(self.make_report(drained, running));
+        *self.report.lock() = Some(self.make_report(before, running));
         core.watchers.wake_all(|| ());
+        let _ = guard(|| let_go(core));
     }
 
-    fn make_report(&self, drained: bool, running: Vec<LeftBehind>) -> Report {
+    fn make_report(&self, before: u64, running: Vec<LeftBehind>) -> Report {
         let core = &self.core;
-        let table = core.registry.load();
-        let returned = std::mem::take(&mut *core.returned.lock());
-        let records: Vec<_> = returned
-            .into_iter()
-            .map(|returned| {
-                let entry = table.subscription(returned.subscription, returned.generation);
-                let name = entry.map_or_else(String::new, |entry| entry.name.to_string());
-                (name, returned.record)
-            })
-            .collect();
-        let unreachable = core.lanes.iter().map(|lane| lane.ring().len()).sum();
-        let abandoned = core.workers.iter().map(|w| w.counters.outcomes.abandoned.get()).sum();
-        Report { drained: drained && records.is_empty(), records, running, unreachable, abandoned }
+        let records = self.take_returned();
+        let abandoned = abandoned(core);
+        let unreachable = if is_quiet(core) {
+            0
+        } else {
+            let held = |lane: &Lane<_, _, _>| lane.ring().len() + lane.counters.held.get() as usize;
+            core.lanes.iter().map(held).sum()
+        };
+        let all = records.is_empty() && running.is_empty() && unreachable == 0;
+        Report { drained: all && abandoned == before, records, running, unreachable, abandoned }
+    }
+
+    /// The records that were given back and not fetched, with their subscriptions' names.
+    fn take_returned(&self) -> Vec<(String, Record)> {
+        let returned = std::mem::take(&mut *self.core.returned.lock());
+        let table = self.core.registry.load();
+        let named = returned.into_iter().map(|returned| {
+            let entry = table.subscription(returned.subscription, returned.generation);
+            (entry.map_or_else(String::new, |entry| entry.name.to_string()), returned.record)
+        });
+        named.collect()
     }
 
     /// The report, if it is made.
     fn take_report(&self) -> Option<Report> {
         let mut report = self.report.lock();
         let made = report.as_mut()?;
+        // What was out of reach comes back when the handler before it returns.
+        let late = self.take_returned();
+        made.unreachable = made.unreachable.saturating_sub(late.len());
+        made.records.extend(late);
         let rest = Report {
             drained: made.drained,
             records: Vec::new(),
@@ -216,17 +231,17 @@ fn is_quiet(core: &Core) -> bool {
     core.lanes.iter().all(|lane| lane.ring().is_at_rest() && lane.counters.held.get() == 0)
 }
 
-/// The blocking calls under way, as far as lanes can say at once.
-fn blocking_calls(core: &Arc<Core>) -> Vec<LeftBehind> {
-    let keys = inspect(core);
-    keys.into_iter()
-        .filter(|key| key.why == Why::Blocking)
-        .map(|key| LeftBehind { subscription: key.subscription, key: key.key, blocking: true })
-        .collect()
+/// Deliveries that were given up so far.
+fn abandoned(core: &Core) -> u64 {
+    core.workers.iter().map(|worker| worker.counters.outcomes.abandoned.get()).sum()
 }
 
 /// Asks all lanes with busy keys what these are, and waits a moment for the answers.
 pub(crate) fn inspect(core: &Arc<Core>) -> Vec<BusyKey> {
+    if core.exits() {
+        // Nobody is there to answer.
+        return Vec::new();
+    }
     let lanes: Vec<u32> = (0..core.lanes.len())
         .filter(|&lane| core.lanes.get(lane).counters.keys.get() > 0)
         .collect();
@@ -238,43 +253,56 @@ pub(crate) fn inspect(core: &Arc<Core>) -> Vec<BusyKey> {
     inspection.take()
 }
 
-/// Releases what lanes hold, but for those that a running handler holds: these are returned.
-fn release(core: &Arc<Core>) -> Vec<LeftBehind> {
+/// Releases what lanes hold, but for those that a running handler holds.
+fn release(core: &Arc<Core>) {
     // The closer visits too: all workers may be held up.
     let mut closer = Worker::new(core, core.workers.len() - 1);
-    let mut patience = core.workers.len() + 2;
-    while !is_quiet(core) && patience > 0 {
+    let waits = || core.lanes.bells().iter().any(|bell| !bell.is_quiet());
+    loop {
         while closer.turn() || closer.steal(true) {}
-        let held_up = || {
-            core.lanes.iter().zip(0..).all(|(lane, number)| {
-                let quiet = lane.ring().is_at_rest() && lane.counters.held.get() == 0;
-                quiet || running(core).any(|seen| seen.lane == number)
-            })
-        };
-        let waits = || core.lanes.bells().iter().any(|bell| !bell.is_quiet());
-        core.wait_for_real(MOMENT, || waits() || held_up());
-        if held_up() {
+        // A handler that ends within a moment frees its lane; one that does not is left behind.
+        if is_quiet(core) || !core.wait_for_real(MOMENT, || waits() || is_quiet(core)) {
             break;
-        }
-        if !waits() {
-            patience -= 1;
         }
     }
     closer.end();
-    let table = core.registry.load();
-    let left = running(core).map(|seen| {
-        let entry = table.subscriptions.get(seen.subscription as usize).and_then(Option::as_ref);
-        LeftBehind {
-            subscription: entry.map_or_else(String::new, |entry| entry.name.to_string()),
-            key: seen.key,
-            blocking: false,
-        }
-    });
-    left.collect()
 }
 
-fn running(core: &Core) -> impl Iterator<Item = crate::status::Seen> + use<'_> {
-    core.workers.iter().filter_map(|worker| worker.status.seen())
+/// The handlers that have not returned.
+fn left_behind(core: &Core) -> Vec<LeftBehind> {
+    let table = core.registry.load();
+    let sync = core.workers.iter().filter_map(|worker| worker.status.seen()).map(|seen| {
+        let entry = table.subscriptions.get(seen.subscription as usize).and_then(Option::as_ref);
+        let subscription = entry.map_or_else(String::new, |entry| entry.name.to_string());
+        LeftBehind { subscription, key: seen.key, blocking: false }
+    });
+    let blocking = core.blocking.running().into_iter().map(|call| LeftBehind {
+        subscription: call.subscription.to_string(),
+        key: call.key,
+        blocking: true,
+    });
+    sync.chain(blocking).collect()
+}
+
+/// Lets the handlers and dead letters go: they may hold handles of this runtime, which would keep each other.
+fn let_go(core: &Core) {
+    let _ = core.change(|table| {
+        let mut table = table.clone();
+        for entry in table.subscriptions.iter_mut().flatten() {
+            let mut policy = Subscription::clone(&entry.policy);
+            policy.dead_letter = DeadLetterTo::default();
+            *entry = Arc::new(Entry {
+                id: entry.id,
+                generation: entry.generation,
+                name: entry.name.clone(),
+                policy: Arc::new(policy),
+                dead_letter: None,
+                version: Version::new(Handler::sync(|_| Ok(()))),
+                state: entry.state.clone(),
+            });
+        }
+        Ok::<_, ()>((table, ()))
+    });
 }
 
 /// Waiting for a runtime to close, as a future.

@@ -49,10 +49,12 @@ impl Status {
             Some(key) => {
                 let shown = &key[..key.len().min(WORDS * 8)];
                 self.key_len.store(shown.len() as u32, Ordering::Relaxed);
-                for (word, bytes) in self.key.iter().zip(shown.chunks(8)) {
-                    let mut whole = [0; 8];
-                    whole[..bytes.len()].copy_from_slice(bytes);
-                    word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+                let (whole, rest) = shown.as_chunks::<8>();
+                for (word, bytes) in self.key.iter().zip(whole) {
+                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+                }
+                if let (1.., Some(word)) = (rest.len(), self.key.get(whole.len())) {
+                    word.store(last_word(shown, rest), Ordering::Relaxed);
                 }
             }
         }
@@ -129,6 +131,16 @@ impl Status {
     }
 }
 
+/// The 1 to 7 bytes of `rest`, which `shown` ends with, as a word.
+#[inline]
+fn last_word(shown: &[u8], rest: &[u8]) -> u64 {
+    match shown.last_chunk::<8>() {
+        // One load, the bytes before `rest` shifted out: a copy of so few bytes would be a call.
+        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+        None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +158,12 @@ mod tests {
         assert!(!status.is_stuck() && status.seen().is_none());
         status.enter(7, 3, None);
         assert_eq!(status.seen().unwrap().key, None);
+        let key: Vec<u8> = (1..=70).collect();
+        for len in 0..=70 {
+            status.enter(7, 3, Some(&key[..len]));
+            assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
+            status.leave();
+        }
         status.ask();
         assert!(status.asked() && !status.asked());
     }

@@ -12,10 +12,11 @@ use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
 use crate::error::PushError;
+use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::subscription::Keyless;
 use crate::sync::Arc;
-use crate::table::Entry;
+use crate::table::{Entry, SubscriptionState};
 use crate::timer::Alarm;
 use crate::wait_list::Place;
 use crate::work::{Completion, Work};
@@ -197,7 +198,9 @@ pub(crate) fn try_submit(
     record: Record,
     completion: Completion,
 ) -> Result<(), (Refusal, Work)> {
-    submit_with(core, entry, record, completion, |lane, work| core.lanes.push(lane, work))
+    submit_with(core, entry, record, completion, |lane, work| {
+        core.lanes.push(lane, work).map_err(refused)
+    })
 }
 
 /// Submits, waiting for room for as long as the runtime's `wait` says. Inside a handler it does not wait.
@@ -209,16 +212,42 @@ pub(crate) fn submit(
     completion: Completion,
 ) -> Result<(), (Refusal, Work)> {
     submit_with(core, entry, record, completion, |lane, work| match core.lanes.push(lane, work) {
-        Err(PushError::Full(work)) if !in_handler() => wait_for_room(core, lane, work),
-        result => result,
+        Err(PushError::Full(work)) if !in_handler() => {
+            let deadline = core.clock.now().after(core.config.wait);
+            wait_for_room(core, entry, lane, work, deadline)
+        }
+        result => result.map_err(refused),
     })
 }
 
+/// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.
 #[cold]
-fn wait_for_room(core: &Core, lane: u32, work: Work) -> Result<(), PushError<Work>> {
+fn wait_for_room(
+    core: &Core,
+    entry: &Entry,
+    lane: u32,
+    work: Work,
+    deadline: Time,
+) -> Result<(), (Refusal, Work)> {
     warn_if_async(core);
-    let deadline = core.clock.now().after(core.config.wait);
-    core.lanes.push_until(lane, work, &*core.clock, deadline)
+    with_current(|parker| {
+        let mut cx = Context::from_waker(parker.waker());
+        let (mut work, mut place) = (Some(work), None);
+        let refusal = loop {
+            // Each time: the subscription may have been stopped or removed meanwhile.
+            if !entry.state.takes() {
+                break Refusal::Stopped;
+            }
+            match core.lanes.poll_push(lane, &mut work, &mut place, &mut cx) {
+                Poll::Ready(Ok(())) => return Ok(()),
+                Poll::Ready(Err(_)) => break Refusal::Closed,
+                Poll::Pending if core.clock.now() >= deadline => break Refusal::Full,
+                Poll::Pending => parker.park_until(&*core.clock, Some(deadline)),
+            }
+        };
+        core.lanes.leave(lane, &mut place);
+        work.map_or(Ok(()), |work| Err((refusal, work)))
+    })
 }
 
 #[inline]
@@ -227,14 +256,14 @@ fn submit_with(
     entry: &Entry,
     record: Record,
     completion: Completion,
-    push: impl FnOnce(u32, Work) -> Result<(), PushError<Work>>,
+    push: impl FnOnce(u32, Work) -> Result<(), (Refusal, Work)>,
 ) -> Result<(), (Refusal, Work)> {
     let routed = match route(core, entry, &record) {
         Ok(routed) if entry.state.takes() => routed,
         Ok(_) => return Err((Refusal::Stopped, work(entry, record, 0, completion))),
         Err(refusal) => return Err((refusal, work(entry, record, 0, completion))),
     };
-    push(routed.lane, work(entry, record, routed.hash, completion)).map_err(refused)
+    push(routed.lane, work(entry, record, routed.hash, completion))
 }
 
 #[cold]
@@ -267,6 +296,7 @@ fn warn_if_async(_core: &Core) {}
 #[must_use = "a future does nothing unless it is polled"]
 pub struct SubmitAsync {
     core: Arc<Core>,
+    state: Arc<SubscriptionState>,
     lane: u32,
     work: Option<Work>,
     refusal: Option<Refusal>,
@@ -283,8 +313,8 @@ impl SubmitAsync {
             Err(refusal) => (0, 0, Some(refusal)),
         };
         let work = Some(work(entry, record, hash, Completion::Untracked));
-        let core = core.clone();
-        Self { core, lane, work, refusal, place: None, deadline: None, alarm: None }
+        let (core, state) = (core.clone(), entry.state.clone());
+        Self { core, state, lane, work, refusal, place: None, deadline: None, alarm: None }
     }
 
     /// The record, back, unless it was taken. The future then stays pending for ever.
@@ -318,6 +348,10 @@ impl Future for SubmitAsync {
         }
         if let Some(refusal) = this.refusal {
             return this.refuse(refusal);
+        }
+        // Each time: the subscription may have been stopped or removed meanwhile.
+        if !this.state.takes() {
+            return this.refuse(Refusal::Stopped);
         }
         let pushed = this.core.lanes.poll_push(this.lane, &mut this.work, &mut this.place, cx);
         match pushed {
@@ -440,7 +474,7 @@ fn run_batch(
                 .queue
                 .extend(record.map(|record| work(entry, record, hash, Completion::Untracked)));
         }
-        let refusal = push_group(core, lane, &mut scratch.queue, wait, &mut deadline);
+        let refusal = push_group(core, entry, lane, &mut scratch.queue, wait, &mut deadline);
         let taken = group.len() - scratch.queue.len();
         for (&(_, place, _), work) in group[taken..].iter().zip(scratch.queue.drain(..)) {
             refuse(&mut scratch.refused, place, work.record, refusal);
@@ -459,6 +493,7 @@ fn run_batch(
 /// Puts one lane's part of a batch in; what is left in `queue` was refused.
 fn push_group(
     core: &Core,
+    entry: &Entry,
     lane: u32,
     queue: &mut VecDeque<Work>,
     wait: bool,
@@ -469,17 +504,12 @@ fn push_group(
             Ok(_) => {}
             Err(PushError::Closed(())) => return Refusal::Closed,
             Err(PushError::Full(())) if wait && !in_handler() => {
-                warn_if_async(core);
                 let deadline =
                     *deadline.get_or_insert_with(|| core.clock.now().after(core.config.wait));
                 let Some(work) = queue.pop_front() else { break };
-                match core.lanes.push_until(lane, work, &*core.clock, deadline) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        let (refusal, work) = refused(error);
-                        queue.push_front(work);
-                        return refusal;
-                    }
+                if let Err((refusal, work)) = wait_for_room(core, entry, lane, work, deadline) {
+                    queue.push_front(work);
+                    return refusal;
                 }
             }
             Err(PushError::Full(())) => return Refusal::Full,

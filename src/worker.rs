@@ -147,7 +147,8 @@ impl Worker {
         let core = self.core;
         core.registry.stop(self.table);
         core.workers[self.local.id].ended.store(true, Ordering::Release);
-        core.watchers.notify();
+        // Not a mere `notify`: nobody comes after the last worker.
+        core.watchers.wake_all(|| ());
     }
 }
 

@@ -187,7 +187,7 @@ fn a_rewind_tells_running_finished_and_dropped_apart() {
     // 4 has gone from the source.
     let five = ledger.deliver(5).unwrap();
     assert_eq!(ledger.deliver(4), Err(DeliverError::OutOfOrder { last: 5 }));
-    [slots[0], three].map(|slot| finished.finish(slot));
+    [slots[0], three].into_iter().for_each(|slot| finished.finish(slot));
     assert_eq!(advance(&mut ledger), [1, 3]);
     assert_eq!(ledger.frontier(), Some(5));
     finished.finish(five);

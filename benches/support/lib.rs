@@ -1,1 +1,7 @@
-//! What the benches share.
+//! What the benches share: an allocator that counts, a load with its check, and runtimes to put it through.
+
+pub mod allocator;
+pub mod bed;
+pub mod gated;
+pub mod load;
+pub mod process;

@@ -9,6 +9,7 @@
 //! ```
 
 mod clock;
+pub mod conformance;
 mod oracle;
 mod settle;
 mod track;

@@ -1,0 +1,164 @@
+//! Two ways of doing the same, in turns, as a ratio: what a machine that does other things too can still say.
+//!
+//! `ratios [ROUNDS]`: each pair runs ROUNDS times (31 unless said otherwise), one after the other and each time the
+//! other first. Printed are the median of the rounds' ratios and the range that the middle half of them lies in.
+//! Below 1 the first is faster.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use keylane::internals::{Queue, Single};
+use keylane_benches::allocator::MiMalloc;
+use keylane_benches::bed::{Bed, Way, nothing};
+use keylane_benches::load::{Handled, Load};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// As large as what the runtime puts into a slot.
+type Message = [u64; 7];
+
+const SLOTS: usize = 1_000;
+const RING_OPERATIONS: u64 = 200_000;
+const RECORDS: u64 = 20_000;
+
+fn main() -> ExitCode {
+    let Ok(rounds) = std::env::args().nth(1).map_or(Ok(31), |text| text.parse()) else {
+        eprintln!("usage: ratios [ROUNDS]");
+        return ExitCode::from(2);
+    };
+    println!("{:<58} {:>6}  middle half of {rounds}", "first / second", "median");
+    queues(rounds);
+    dispatch(rounds);
+    ExitCode::SUCCESS
+}
+
+fn queues(rounds: usize) {
+    let (mut own, mut other) = (Single::new(SLOTS), ArrayQueue::new(SLOTS));
+    compare(
+        "ring / ArrayQueue: push and pop, one",
+        rounds,
+        || one_by_one(&mut own),
+        || one_by_one(&mut other),
+    );
+    compare(
+        "ring / ArrayQueue: push 32, pop 32",
+        rounds,
+        || in_bursts(&mut own),
+        || in_bursts(&mut other),
+    );
+    compare(
+        "ring, one claim for 32 / ArrayQueue: push 32, pop 32",
+        rounds,
+        || in_claims(&mut own),
+        || in_bursts(&mut other),
+    );
+    compare("ring / ArrayQueue: empty pop", rounds, || empty(&mut own), || empty(&mut other));
+}
+
+fn dispatch(rounds: usize) {
+    use Way::{Batches, Bus, OneByOne, Ready, Tracked};
+    let pairs = [
+        ("batches of 500 / one by one, 1 worker", (Batches, 1, 1), (OneByOne, 1, 1)),
+        ("batches of 500 / one by one, 2 workers", (Batches, 2, 1), (OneByOne, 2, 1)),
+        ("bursts of 64 / of 1 to a lane, 1 worker", (OneByOne, 1, 64), (OneByOne, 1, 1)),
+        ("batches, bursts of 64 / of 1 to a lane, 1 worker", (Batches, 1, 64), (Batches, 1, 1)),
+        ("2 workers / 1, one by one", (OneByOne, 2, 1), (OneByOne, 1, 1)),
+        ("2 workers / 1, batches", (Batches, 2, 1), (Batches, 1, 1)),
+        ("async ready at once / sync, 1 worker", (Ready, 1, 1), (OneByOne, 1, 1)),
+        ("tracked / untracked, 1 worker", (Tracked, 1, 1), (OneByOne, 1, 1)),
+        ("memory bus / submit, 1 worker", (Bus, 1, 1), (OneByOne, 1, 1)),
+    ];
+    for (name, first, second) in pairs {
+        let mut first = Bed::new(first.0, first.1, first.2);
+        let mut second = Bed::new(second.0, second.1, second.2);
+        compare(name, rounds, || first.time(RECORDS), || second.time(RECORDS));
+        first.close();
+        second.close();
+    }
+    let mut bed = Bed::new(OneByOne, 1, 1);
+    let (mut load, handled) = (Load::new(1), Handled::default());
+    compare(
+        "one by one, 1 worker / made, read, dropped: no runtime",
+        rounds,
+        || bed.time(RECORDS),
+        || nothing(&mut load, &handled, RECORDS),
+    );
+    bed.close();
+}
+
+/// Runs both in turns and prints the ratio of their times.
+fn compare(
+    name: &str,
+    rounds: usize,
+    mut first: impl FnMut() -> Duration,
+    mut second: impl FnMut() -> Duration,
+) {
+    // Not counted: what is touched for the first time.
+    let _ = (first(), second());
+    let mut ratios: Vec<f64> = (0..rounds)
+        .map(|round| {
+            let (a, b) = if round % 2 == 0 {
+                let a = first();
+                (a, second())
+            } else {
+                let b = second();
+                (first(), b)
+            };
+            a.as_secs_f64() / b.as_secs_f64()
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |part: usize| ratios.get(ratios.len() * part / 4).copied().unwrap_or(f64::NAN);
+    println!("{name:<58} {:>6.2}  {:.2} – {:.2}", at(2), at(1), at(3));
+}
+
+fn message(number: u64) -> Message {
+    [number; 7]
+}
+
+fn one_by_one(queue: &mut impl Queue<Message>) -> Duration {
+    let begin = Instant::now();
+    for number in 0..RING_OPERATIONS {
+        let _ = queue.push(black_box(message(number)));
+        black_box(queue.pop());
+    }
+    begin.elapsed()
+}
+
+fn in_bursts(queue: &mut impl Queue<Message>) -> Duration {
+    let begin = Instant::now();
+    for _ in 0..RING_OPERATIONS / 32 {
+        for number in 0..32 {
+            let _ = queue.push(black_box(message(number)));
+        }
+        while let Some(message) = queue.pop() {
+            black_box(message);
+        }
+    }
+    begin.elapsed()
+}
+
+fn in_claims(queue: &mut Single<Message>) -> Duration {
+    let mut batch = VecDeque::with_capacity(32);
+    let begin = Instant::now();
+    for _ in 0..RING_OPERATIONS / 32 {
+        batch.extend((0..32).map(|number| black_box(message(number))));
+        let _ = queue.ring().push_batch(&mut batch);
+        while let Some(message) = queue.pop() {
+            black_box(message);
+        }
+    }
+    begin.elapsed()
+}
+
+fn empty(queue: &mut impl Queue<Message>) -> Duration {
+    let begin = Instant::now();
+    for _ in 0..RING_OPERATIONS {
+        black_box(queue.pop());
+    }
+    begin.elapsed()
+}

@@ -1,0 +1,132 @@
+//! One worker under a load that is the same in every run: the worker is held in a handler while records are put in,
+//! then let go, and the producer sleeps until all are handled. Time stands still, so nothing else happens. What is
+//! left for instruction counts to vary with is the system.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use keylane::testing::VirtualClock;
+use keylane::{Config, Handler, Record, Runtime, Subscriber, Subscription};
+
+use crate::load::read;
+
+/// A place where two threads meet: a number that only grows, and sleeping until it is large enough.
+#[derive(Default)]
+struct Mark {
+    reached: Mutex<u64>,
+    moved: Condvar,
+}
+
+impl Mark {
+    fn set(&self, to: u64) {
+        *self.reached.lock().expect("nobody panics") = to;
+        self.moved.notify_all();
+    }
+
+    fn wait(&self, until: u64) {
+        let reached = self.reached.lock().expect("nobody panics");
+        drop(self.moved.wait_while(reached, |reached| *reached < until).expect("nobody panics"));
+    }
+}
+
+#[derive(Default)]
+struct Marks {
+    /// Rounds in which the worker has come to the gate, in which it was let go, and that are over.
+    held: Mark,
+    let_go: Mark,
+    over: Mark,
+    /// Records of this round that are not handled yet; the worker's alone while a round lasts.
+    left: AtomicU64,
+}
+
+/// A runtime of one worker, held and let go.
+pub struct Gated {
+    runtime: Runtime,
+    gate: Subscriber,
+    orders: Subscriber,
+    marks: Arc<Marks>,
+    round: u64,
+}
+
+/// The handler that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads the payload and returns.
+    Sync,
+    /// The same, as a future that is ready at once.
+    Ready,
+}
+
+impl Gated {
+    /// With `lanes` lanes.
+    pub fn new(lanes: usize, kind: Kind) -> Self {
+        let config = Config::default().lanes(lanes).spares(0).spin(Duration::ZERO).seed(7);
+        let config = config.workers(1);
+        let runtime = Runtime::builder().config(config).clock(VirtualClock::new()).build();
+        let runtime = runtime.expect("a runtime");
+        let marks = Arc::new(Marks::default());
+        let at_gate = marks.clone();
+        let gate = runtime.subscribe(Subscription::new("gate"), move |record: &Record| {
+            let round = crate::load::words(record).next().unwrap_or(0);
+            at_gate.held.set(round);
+            at_gate.let_go.wait(round);
+            Ok(())
+        });
+        let handled = marks.clone();
+        let handler = match kind {
+            Kind::Sync => Handler::sync(move |record| {
+                read(record);
+                handled.one();
+                Ok(())
+            }),
+            Kind::Ready => Handler::future(move |record| {
+                let handled = handled.clone();
+                async move {
+                    read(&record);
+                    handled.one();
+                    Ok(())
+                }
+            }),
+        };
+        let orders = runtime.subscribe_handler(Subscription::new("orders"), handler);
+        let (gate, orders) = (gate.expect("subscribed"), orders.expect("subscribed"));
+        Self { runtime, gate, orders, marks, round: 0 }
+    }
+
+    /// Holds the worker while `put` puts `count` records in, then has them handled.
+    pub fn round(&mut self, count: u64, put: impl FnOnce(&Subscriber)) {
+        self.round += 1;
+        let marks = &*self.marks;
+        marks.left.store(count, Ordering::Relaxed);
+        self.gate.submit(Record::new("gate", self.round.to_le_bytes())).expect("taken");
+        marks.held.wait(self.round);
+        put(&self.orders);
+        marks.let_go.set(self.round);
+        marks.over.wait(self.round);
+    }
+
+    /// Closes it.
+    pub fn close(self) {
+        self.runtime.stop_now();
+    }
+}
+
+impl Marks {
+    /// One record is handled.
+    #[inline]
+    fn one(&self) {
+        // One worker: a plain subtraction. The marks' locks carry it to and fro.
+        let left = self.left.load(Ordering::Relaxed) - 1;
+        self.left.store(left, Ordering::Relaxed);
+        if left == 0 {
+            self.last();
+        }
+    }
+
+    #[cold]
+    fn last(&self) {
+        let round = *self.held.reached.lock().expect("nobody panics");
+        self.over.set(round);
+    }
+}

@@ -1,0 +1,143 @@
+//! Order per key, whatever the number of workers, lanes and partitions, and whatever the handler is.
+
+use super::cases;
+use super::fixture::{Failed, Shape};
+use super::stage::{Stage, Stager};
+use super::tools::{Judge, Notes, ensure, equal};
+use crate::handler::Handler;
+use crate::record::{Record, RecordRef};
+use crate::subscription::Keyless;
+
+cases![
+    order_is_kept_by_sync_handlers,
+    order_is_kept_by_async_handlers,
+    order_is_kept_by_blocking_handlers,
+    a_slow_key_delays_no_other,
+    keyless_records_are_all_handled,
+    keyless_records_may_be_serial,
+    keyless_records_may_be_rejected,
+];
+
+const SHAPES: [Shape; 5] = [
+    Shape { workers: 1, lanes: 1, ..Shape::new() },
+    Shape { workers: 2, lanes: 1, ..Shape::new() },
+    Shape { workers: 1, lanes: 16, ..Shape::new() },
+    Shape { workers: 2, lanes: 16, partitions: 4, ..Shape::new() },
+    Shape { workers: 4, lanes: 3, partitions: 3, ..Shape::new() },
+];
+
+/// Publishes for many keys, the last of which has half of all records, and judges.
+fn keeps_order(
+    stager: &Stager<'_>,
+    handler: impl Fn(&Judge) -> Handler,
+    rounds: u64,
+) -> Result<(), Failed> {
+    for shape in SHAPES {
+        let judged = (|| {
+            let stage = stager.open_as(shape)?;
+            let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
+            let subscribed =
+                stage.bus.subscribe_handler(&topic, stage.policy("s"), handler(&judge));
+            stage.finish("the subscribe", subscribed)??;
+            let mut hot = 0;
+            for number in 1..=rounds {
+                for key in 0..12 {
+                    judge.publish(&stage, &topic, &format!("key-{key}"), number)?;
+                    hot += 1;
+                    judge.publish(&stage, &topic, "hot", hot)?;
+                }
+            }
+            equal("records", judge.verdict(&stage)?.attempts, 24 * rounds)
+        })();
+        judged.map_err(|failed| match failed {
+            Failed::Broken(why) => Failed::Broken(format!("{shape}: {why}")),
+            unsupported => unsupported,
+        })?;
+    }
+    Ok(())
+}
+
+fn order_is_kept_by_sync_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
+    keeps_order(stager, |judge| Handler::sync(judge.sync()), 20)
+}
+
+fn order_is_kept_by_async_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
+    keeps_order(stager, |judge| Handler::future(judge.future()), 20)
+}
+
+fn order_is_kept_by_blocking_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
+    keeps_order(stager, |judge| Handler::blocking(judge.blocking()), 5)
+}
+
+fn a_slow_key_delays_no_other(stager: &Stager<'_>) -> Result<(), Failed> {
+    let stage = stager.open_as(Shape { lanes: 1, ..Shape::new() })?;
+    let (topic, judge, gate) =
+        (stage.name("topic"), Judge::new(&stage), super::tools::Gate::default());
+    let own = gate.clone();
+    let handler = judge.gated(move |key| (key == b"slow").then(|| own.clone()));
+    stage
+        .finish("the subscribe", stage.bus.subscribe_async(&topic, stage.policy("s"), handler))??;
+    for number in 1..=10 {
+        judge.publish(&stage, &topic, "slow", number)?;
+        judge.publish(&stage, &topic, "quick", number)?;
+    }
+    stage.until("the quick key is done", || judge.oracle.verdict().handled == 10)?;
+    equal("attempts while the slow key waits", judge.oracle.verdict().attempts, 11)?;
+    gate.open();
+    judge.concludes(&stage)
+}
+
+fn publish_keyless(stage: &Stage, topic: &str, count: u64) -> Result<(), Failed> {
+    (1..=count).try_for_each(|number| {
+        stage.publish(topic, Record::keyless(number.to_string())).map(|_| ())
+    })
+}
+
+fn keyless_records_are_all_handled(stager: &Stager<'_>) -> Result<(), Failed> {
+    let stage = stager.open_as(Shape { partitions: 3, ..Shape::new() })?;
+    let (topic, notes) = (stage.name("topic"), Notes::new(&stage));
+    let policy = stage.policy("s").keyless(Keyless::Spread);
+    stage.finish("the subscribe", stage.bus.subscribe(&topic, policy, notes.taker()))??;
+    publish_keyless(&stage, &topic, 50)?;
+    stage.until("all are handled", || notes.len() >= 50)?;
+    ensure(notes.all().iter().all(|note| note.key.is_none()), "none has a key")?;
+    let mut numbers: Vec<u64> = notes.texts().iter().filter_map(|text| text.parse().ok()).collect();
+    numbers.sort_unstable();
+    equal("what was handled", numbers, (1..=50).collect())
+}
+
+fn keyless_records_may_be_serial(stager: &Stager<'_>) -> Result<(), Failed> {
+    let stage = stager.open()?;
+    let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
+    let policy = stage.policy("s").keyless(Keyless::Serial);
+    let handler = judge.future();
+    let subscribed =
+        stage.bus.subscribe_async(&topic, policy, move |record: RecordRef| handler(record));
+    stage.finish("the subscribe", subscribed)??;
+    (1..=50).for_each(|number| judge.oracle.published("", number));
+    publish_keyless(&stage, &topic, 50)?;
+    judge.concludes(&stage)
+}
+
+fn keyless_records_may_be_rejected(stager: &Stager<'_>) -> Result<(), Failed> {
+    let stage = stager.open()?;
+    let (topic, notes) = (stage.name("topic"), Notes::new(&stage));
+    let policy = stage.policy("s").keyless(Keyless::Reject);
+    let subscribed = stage.bus.subscribe(&topic, policy, notes.taker());
+    let subscription = stage.finish("the subscribe", subscribed)??;
+    stage.publish(&topic, Record::new("key", "1"))?;
+    let keyless = stage.publish(&topic, Record::keyless("2"))?;
+    stage.publish(&topic, Record::new("key", "3"))?;
+    // It is not passed over: that would lose it.
+    stage.until("the first is handled", || notes.len() == 1)?;
+    stage.pass(std::time::Duration::from_secs(1));
+    equal("what was handled", notes.texts(), vec!["1".to_owned()])?;
+    match stage.progress(&subscription) {
+        Ok(progress) => {
+            let over = progress.iter().any(|progress| progress.committed > keyless.offset);
+            ensure(!over, "it is not committed")
+        }
+        Err(Failed::Unsupported(_)) => Ok(()),
+        Err(failed) => Err(failed),
+    }
+}

@@ -1,0 +1,216 @@
+//! Where a case plays: a runtime and a bus of its own, and how it waits for what is to happen.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
+use super::tools::Signal;
+use crate::bus::{Bus, BusSubscription};
+use crate::clock::{Clock, SystemClock};
+use crate::notice::Notice;
+use crate::record::{Position, Record};
+use crate::runtime::Runtime;
+use crate::subscription::Subscription;
+use crate::sync::{Arc, Mutex};
+use crate::testing::{VirtualClock, settle};
+
+/// What a case waits for at most, in real time: a bus that takes longer hangs.
+const REAL: Duration = Duration::from_secs(60);
+/// And on a virtual clock.
+const VIRTUAL: Duration = Duration::from_secs(600);
+
+/// Opens stages for one case.
+pub(super) struct Stager<'a> {
+    fixture: &'a dyn Fixture,
+    case: &'static str,
+}
+
+impl<'a> Stager<'a> {
+    pub(super) fn new(fixture: &'a dyn Fixture, case: &'static str) -> Self {
+        Self { fixture, case }
+    }
+
+    pub(super) fn open(&self) -> Result<Stage, Failed> {
+        self.open_as(Shape::new())
+    }
+
+    pub(super) fn open_as(&self, shape: Shape) -> Result<Stage, Failed> {
+        let clock = self.fixture.has_virtual_time().then(VirtualClock::new);
+        let notices = Arc::<Mutex<Vec<Notice>>>::default();
+        let taken = notices.clone();
+        let builder = Runtime::builder()
+            .workers(shape.workers)
+            .lanes(shape.lanes)
+            .on_notice(move |notice| taken.lock().push(notice.clone()));
+        let builder = match &clock {
+            Some(clock) => builder.clock(clock.clone()),
+            None => builder,
+        };
+        let runtime = builder.build()?;
+        let opened = self.fixture.open(&runtime, &shape).inspect_err(|_| runtime.stop_now())?;
+        // Topics of a broker outlive the case: each run has names of its own.
+        let run = &uuid::Uuid::now_v7().simple().to_string()[20..];
+        let tag = format!("{}-{run}", &self.case[..self.case.len().min(40)]);
+        let (bus, signal) = (opened.bus(), Signal::new());
+        Ok(Stage { runtime, clock, bus, opened, notices, signal, tag })
+    }
+}
+
+/// A runtime and a bus, for one case.
+pub(super) struct Stage {
+    pub(super) runtime: Runtime,
+    clock: Option<VirtualClock>,
+    pub(super) bus: Bus,
+    opened: Box<dyn Opened>,
+    notices: Arc<Mutex<Vec<Notice>>>,
+    pub(super) signal: Signal,
+    tag: String,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.runtime.stop_now();
+    }
+}
+
+impl Stage {
+    /// A name of a topic or a subscription that nobody else has.
+    pub(super) fn name(&self, name: &str) -> String {
+        format!("{}-{name}", self.tag)
+    }
+
+    /// A subscription's policy, under a name that nobody else has.
+    pub(super) fn policy(&self, name: &str) -> Subscription {
+        Subscription::new(self.name(name))
+    }
+
+    /// Waits until `met`. On a virtual clock, time goes on whenever nothing else does.
+    pub(super) fn until(&self, what: &str, mut met: impl FnMut() -> bool) -> Result<(), Failed> {
+        let real = SystemClock::new();
+        let give_up = real.now().after(REAL);
+        let late = self.clock.as_ref().map(|clock| clock.now().after(VIRTUAL));
+        loop {
+            if self.clock.is_some() {
+                settle(&self.runtime);
+            }
+            if met() {
+                return Ok(());
+            }
+            if real.now() >= give_up {
+                return Err(Failed::Broken(format!("did not happen: {what}")));
+            }
+            let went_on = match (&self.clock, late) {
+                (Some(clock), Some(late)) => clock.now() < late && clock.advance_to_next(),
+                _ => false,
+            };
+            if !went_on {
+                // Somebody else's thread has the turn: a broker, a blocking handler.
+                self.signal.wait(Duration::from_millis(5));
+            }
+        }
+    }
+
+    /// Lets `time` pass, for what must not happen meanwhile.
+    pub(super) fn pass(&self, time: Duration) {
+        match &self.clock {
+            Some(clock) => {
+                let until = clock.now().after(time);
+                settle(&self.runtime);
+                // Step by step, so that what is due meanwhile is done at its time.
+                while clock.next_deadline().is_some_and(|next| next <= until) {
+                    clock.advance_to_next();
+                    settle(&self.runtime);
+                }
+                clock.advance_to(until);
+                settle(&self.runtime);
+            }
+            None => {
+                let (real, end) = (SystemClock::new(), SystemClock::new().now().after(time));
+                while real.now() < end {
+                    self.signal.wait(end.since(real.now()));
+                }
+            }
+        }
+    }
+
+    /// Waits for a future.
+    pub(super) fn finish<T>(
+        &self,
+        what: &str,
+        mut future: impl Future<Output = T> + Unpin,
+    ) -> Result<T, Failed> {
+        let mut output = poll(&mut future);
+        if output.is_none() {
+            self.until(what, || {
+                output = poll(&mut future);
+                output.is_some()
+            })?;
+        }
+        output.ok_or_else(|| Failed::Broken(format!("did not happen: {what}")))
+    }
+
+    /// Publishes, confirmed.
+    pub(super) fn publish(&self, topic: &str, record: Record) -> Result<Position, Failed> {
+        Ok(self.finish("the publish", self.bus.publish(topic, record))??)
+    }
+
+    pub(super) fn restart(
+        &self,
+        subscription: &BusSubscription,
+        how: Restart,
+    ) -> Result<(), Failed> {
+        self.opened.restart(subscription, how)
+    }
+
+    pub(super) fn progress(&self, of: &BusSubscription) -> Result<Vec<Progress>, Failed> {
+        self.opened.progress(of)
+    }
+
+    pub(super) fn committed(&self, of: &BusSubscription, partition: u32) -> Result<u64, Failed> {
+        let progress = self.progress(of)?;
+        let own = progress.iter().find(|progress| progress.partition == partition);
+        own.map(|progress| progress.committed)
+            .ok_or_else(|| Failed::Broken(format!("no progress of partition {partition}")))
+    }
+
+    /// Waits until everything that was published is committed as finished.
+    pub(super) fn until_committed(&self, of: &BusSubscription) -> Result<(), Failed> {
+        self.progress(of)?;
+        self.until("everything is committed", || {
+            self.progress(of)
+                .is_ok_and(|all| all.iter().all(|progress| progress.committed == progress.end))
+        })
+    }
+
+    pub(super) fn break_topic(&self, topic: &str, broken: bool) -> Result<(), Failed> {
+        self.opened.break_topic(topic, broken)
+    }
+
+    pub(super) fn hold_topic(&self, topic: &str, held: bool) -> Result<(), Failed> {
+        self.opened.hold_topic(topic, held)
+    }
+
+    pub(super) fn unsubscribe(&self, subscription: &BusSubscription) -> Result<(), Failed> {
+        self.opened.unsubscribe(subscription)
+    }
+
+    /// The partitions that failures stopped, and what the last attempts said.
+    pub(super) fn stopped(&self) -> Vec<(Option<u32>, String)> {
+        let notices = self.notices.lock();
+        let stopped = notices.iter().filter_map(|notice| match notice {
+            Notice::Stopped { partition, error, .. } => Some((*partition, error.to_string())),
+            _ => None,
+        });
+        stopped.collect()
+    }
+}
+
+/// The output of a future that is ready.
+pub(super) fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+    match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,181 @@
+//! A sync handler that overruns costs one thread and one lane: its worker's other lanes are taken over, by a
+//! worker that sleeps or by a spare, up to their bound.
+#![cfg(all(feature = "internals", feature = "testing", not(keylane_loom)))]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/dispatch.rs"]
+mod dispatch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dispatch::{Holds, Log, Shape, all_done, ended, name_of, submit, until};
+use keylane::testing::VirtualClock;
+use keylane::{
+    HandlerError, Letter, Notice, Outcome, Record, Runtime, Snapshot, Subscriber, Subscription, Why,
+};
+use parking_lot::Mutex;
+
+const LANES: usize = 8;
+
+type Notices = Arc<Mutex<Vec<Notice>>>;
+
+/// A runtime whose notices are kept, and a sync handler that hangs while the record's name is held.
+fn start(
+    builder: keylane::Config,
+    clock: Option<VirtualClock>,
+    holds: &Holds,
+    log: &Log,
+) -> (Runtime, Subscriber, Notices) {
+    let notices = Notices::default();
+    let taken = notices.clone();
+    let mut builder = Runtime::builder()
+        .config(builder)
+        .on_notice(move |notice| taken.lock().push(notice.clone()));
+    if let Some(clock) = clock {
+        builder = builder.clock(clock);
+    }
+    let runtime = builder.build().unwrap();
+    let (hold, log) = (holds.handle(), log.clone());
+    let orders = runtime
+        .subscribe(Subscription::new("o"), move |record: &Record| {
+            log.add(name_of(record));
+            hold.block(&name_of(record));
+            Ok(())
+        })
+        .unwrap();
+    (runtime, orders, notices)
+}
+
+/// One key of each lane.
+fn keys(shape: Shape) -> Vec<String> {
+    (0..LANES as u32).map(|lane| shape.keys_in(0, lane, 1).remove(0)).collect()
+}
+
+fn overrunning(snapshot: &Snapshot) -> usize {
+    let running = snapshot.workers.iter().filter_map(|worker| worker.running.as_ref());
+    running.filter(|running| running.overruns).count()
+}
+
+fn count(notices: &Notices, which: impl Fn(&Notice) -> bool) -> usize {
+    notices.lock().iter().filter(|notice| which(notice)).count()
+}
+
+#[test]
+fn with_one_worker_a_spare_takes_the_other_lanes() {
+    let shape = Shape { workers: 1, lanes: LANES };
+    let (holds, log, keys) = (Holds::new(&["a1"]), Log::default(), keys(shape));
+    let (runtime, orders, notices) = start(shape.config(), None, &holds, &log);
+    let a = [submit(&orders, &keys[0], "a1"), submit(&orders, &keys[0], "a2")];
+    // Lanes that are ready when it hangs, and lanes that become so later.
+    for _ in 0..3 {
+        let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
+        all_done(&others);
+    }
+    assert_eq!(log.of("a"), ["a1"], "its own lane waits");
+
+    let snapshot = runtime.snapshot();
+    assert_eq!((snapshot.spares, overrunning(&snapshot)), (1, 1));
+    assert_eq!(snapshot.subscriptions[0].overruns, 1);
+    let busy = snapshot.busy.iter().find(|busy| busy.why == Why::Sync).unwrap();
+    assert_eq!((busy.lane, busy.key.as_deref()), (0, Some(keys[0].as_bytes())));
+    assert_eq!(count(&notices, |n| *n == Notice::SpareStarted { running: 1 }), 1);
+
+    holds.open("a1");
+    all_done(&a);
+    // Said once a subscription, however often it happens.
+    let key = keys[0].as_bytes();
+    let overrun = |notice: &Notice| {
+        matches!(notice, Notice::Overrun { subscription, key: Some(k), .. }
+            if subscription == "o" && k == key)
+    };
+    assert_eq!(count(&notices, overrun), 1);
+    assert_eq!(count(&notices, |n| matches!(n, Notice::Overrun { .. })), 1);
+}
+
+#[test]
+fn a_second_overrun_is_counted_and_not_said_again() {
+    let shape = Shape { workers: 1, lanes: LANES };
+    let (holds, log, keys) = (Holds::new(&["a", "b"]), Log::default(), keys(shape));
+    let (runtime, orders, notices) = start(shape.config(), None, &holds, &log);
+    for (name, key) in ["a", "b"].into_iter().zip(&keys) {
+        let receipt = submit(&orders, key, name);
+        until("it overruns", || overrunning(&runtime.snapshot()) == 1);
+        holds.open(name);
+        all_done([&receipt]);
+    }
+    assert_eq!(runtime.snapshot().subscriptions[0].overruns, 2);
+    assert_eq!(count(&notices, |n| matches!(n, Notice::Overrun { .. })), 1);
+}
+
+#[test]
+fn with_two_workers_the_one_that_sleeps_takes_them_and_no_spare_starts() {
+    let shape = Shape { workers: 2, lanes: LANES };
+    let (clock, holds, log) = (VirtualClock::new(), Holds::new(&["a"]), Log::default());
+    let keys = keys(shape);
+    let (runtime, orders, _) = start(shape.config(), Some(clock.clone()), &holds, &log);
+    let a = submit(&orders, &keys[0], "a");
+    until("it hangs", || log.has("a"));
+    let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
+    // Time moves on only when nothing else happens, so that the other worker overruns nothing.
+    until("all others are handled", || {
+        clock.advance(Duration::from_millis(1));
+        let patience = Instant::now();
+        let done = || others.iter().all(|receipt| receipt.outcome().is_some());
+        while !done() && patience.elapsed() < Duration::from_millis(100) {
+            std::thread::yield_now();
+        }
+        done()
+    });
+    assert_eq!((runtime.snapshot().spares, a.outcome()), (0, None));
+    holds.open("a");
+    all_done([&a]);
+}
+
+#[test]
+fn spares_start_up_to_their_bound() {
+    let shape = Shape { workers: 1, lanes: LANES };
+    let hung = ["a", "b", "c"];
+    let (holds, log, keys) = (Holds::new(&hung), Log::default(), keys(shape));
+    let (runtime, orders, notices) = start(shape.config().spares(2), None, &holds, &log);
+    let mut receipts = Vec::new();
+    for (number, (name, key)) in hung.iter().zip(&keys).enumerate() {
+        receipts.push(submit(&orders, key, name));
+        until("it hangs", || overrunning(&runtime.snapshot()) == number + 1);
+    }
+    let waits = submit(&orders, &keys[4], "d");
+    let snapshot = runtime.snapshot();
+    assert_eq!((snapshot.spares, snapshot.workers.len()), (2, 3));
+    assert_eq!(count(&notices, |n| matches!(n, Notice::SpareStarted { .. })), 2);
+    assert_eq!((log.has("d"), waits.outcome()), (false, None), "there is nobody for it");
+    holds.open("b");
+    all_done([&waits, &receipts[1]]);
+    assert_eq!((receipts[0].outcome(), receipts[2].outcome()), (None, None));
+    holds.open("a");
+    holds.open("c");
+    all_done(&receipts);
+}
+
+/// What hangs need not be the handler: a dead letter's sink is a caller's code too.
+#[test]
+fn a_sink_that_hangs_costs_no_other_lane() {
+    let shape = Shape { workers: 1, lanes: LANES };
+    let (holds, keys) = (Holds::new(&["a"]), keys(shape));
+    let runtime = shape.runtime();
+    let hold = holds.handle();
+    let policy = Subscription::new("o").dead_letter_to(move |letter: &Letter| {
+        hold.block(&name_of(&letter.record));
+        Ok(())
+    });
+    let orders = runtime
+        .subscribe(policy, |record: &Record| {
+            if name_of(record) == "a" { Err(HandlerError::fatal("no")) } else { Ok(()) }
+        })
+        .unwrap();
+    let a = submit(&orders, &keys[0], "a");
+    let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
+    all_done(&others);
+    assert_eq!(a.outcome(), None);
+    holds.open("a");
+    assert!(matches!(ended(&a), Outcome::DeadLettered(_)));
+}
