@@ -27,8 +27,9 @@ use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
 use crate::{monitor, worker};
 
-/// Worker threads that drain lanes and run handlers: every key's records in order, different keys in
-/// parallel. One runtime serves any number of subscriptions and buses.
+/// Worker threads that drain lanes and run handlers: every key's records in order, different keys in parallel.
+///
+/// One runtime serves any number of subscriptions and buses.
 ///
 /// A runtime is a handle: clones are the same one. [`close`](Self::close) it at the end; dropping the last
 /// handle stops it at once, and says so.

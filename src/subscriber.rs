@@ -16,8 +16,9 @@ use crate::sync::Arc;
 use crate::table::Entry;
 use crate::work::{Completion, Work};
 
-/// A live subscription of a runtime. Clones are handles to the same one; dropping them all leaves it
-/// running.
+/// A live subscription of a runtime.
+///
+/// Clones are handles to the same one; dropping them all leaves it running.
 ///
 /// Order is kept for submits of one key that follow each other: one that returned before the next began.
 ///
