@@ -54,7 +54,6 @@ fn zero_and_absurd_sizes_are_refused_by_name_and_range() {
         (configured(config().lane_waiting(0)), "lane_waiting", "1 to"),
         (configured(config().source_window(0)), "source_window", "1 to"),
         (configured(config().parked_keys(usize::MAX)), "parked_keys", "0 to"),
-        (configured(config().pool(usize::MAX)), "pool", "0 to"),
         (configured(config().spin(Duration::from_secs(1))), "spin", "1ms"),
     ] {
         let error = refused(builder);
@@ -73,7 +72,6 @@ fn the_least_of_everything_works() {
         .blocking_threads(1)
         .blocking_idle(Duration::ZERO)
         .parked_keys(0)
-        .pool(0);
     let runtime = Runtime::builder()
         .config(config)
         .lanes(1)
