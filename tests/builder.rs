@@ -71,7 +71,7 @@ fn the_least_of_everything_works() {
         .lane_waiting(1)
         .blocking_threads(1)
         .blocking_idle(Duration::ZERO)
-        .parked_keys(0)
+        .parked_keys(0);
     let runtime = Runtime::builder()
         .config(config)
         .lanes(1)
