@@ -10,16 +10,14 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_queue::ArrayQueue;
 use keylane::internals::{Queue, Single};
+use keylane_benches::allocator::MiMalloc;
+use keylane_benches::lanes::{Message, message};
 
-/// As large as what the runtime puts into a slot.
-type Message = [u64; 7];
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const SLOTS: usize = 1_000;
 const BATCH: u64 = 32;
-
-fn message(number: u64) -> Message {
-    [number; 7]
-}
 
 fn check(mut queue: impl Queue<Message>) {
     for lap in 0..3 {

@@ -179,7 +179,8 @@ fn idle(table: &mut Table, used: bool) -> Option<()> {
         let wakes = (after.sleeps - before.sleeps) as f64 / seconds;
         table.row(&format!("  {}: wake-ups", after.name), wakes, most, "a second");
     }
-    let ran: u64 = after.iter().map(|t| t.ran).sum::<u64>() - before.iter().map(|t| t.ran).sum::<u64>();
+    let ran: u64 =
+        after.iter().map(|t| t.ran).sum::<u64>() - before.iter().map(|t| t.ran).sum::<u64>();
     table.row("  CPU of all its threads", ran as f64 / 1e7 / seconds, MOST_CPU * 100.0, "%");
     runtime.close(Duration::from_secs(10)).ok()?;
     Some(())

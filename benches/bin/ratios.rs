@@ -13,13 +13,11 @@ use crossbeam_queue::ArrayQueue;
 use keylane::internals::{Queue, Single};
 use keylane_benches::allocator::MiMalloc;
 use keylane_benches::bed::{Bed, Way, nothing};
+use keylane_benches::lanes::{Message, Own, Scanned, check, message, run};
 use keylane_benches::load::{Handled, Load};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
-
-/// As large as what the runtime puts into a slot.
-type Message = [u64; 7];
 
 const SLOTS: usize = 1_000;
 const RING_OPERATIONS: u64 = 200_000;
@@ -32,6 +30,7 @@ fn main() -> ExitCode {
     };
     println!("{:<58} {:>6}  middle half of {rounds}", "first / second", "median");
     queues(rounds);
+    laned(rounds);
     dispatch(rounds);
     ExitCode::SUCCESS
 }
@@ -57,6 +56,23 @@ fn queues(rounds: usize) {
         || in_bursts(&mut other),
     );
     compare("ring / ArrayQueue: empty pop", rounds, || empty(&mut own), || empty(&mut other));
+}
+
+/// What the bell is for: a consumer that knows where to look, against one that looks everywhere.
+fn laned(rounds: usize) {
+    for (lanes, burst, every) in [(64, 1, 1), (64, 1, 64), (256, 1, 1), (256, 1, 32), (256, 64, 64)]
+    {
+        let (mut own, mut other) = (Own::new(lanes), Scanned::new(lanes));
+        check(&mut own, lanes);
+        check(&mut other, lanes);
+        let count = 20_000;
+        compare(
+            &format!("lanes / scanned ArrayQueues: {lanes}, burst {burst}, {every} in"),
+            rounds,
+            || timed(|| run(&mut own, lanes, burst, every, count)),
+            || timed(|| run(&mut other, lanes, burst, every, count)),
+        );
+    }
 }
 
 fn dispatch(rounds: usize) {
@@ -116,8 +132,10 @@ fn compare(
     println!("{name:<58} {:>6.2}  {:.2} – {:.2}", at(2), at(1), at(3));
 }
 
-fn message(number: u64) -> Message {
-    [number; 7]
+fn timed<R>(run: impl FnOnce() -> R) -> Duration {
+    let begin = Instant::now();
+    black_box(run());
+    begin.elapsed()
 }
 
 fn one_by_one(queue: &mut impl Queue<Message>) -> Duration {

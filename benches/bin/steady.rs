@@ -10,6 +10,7 @@
 //! | `spread` | 256 | `submit` | sync: 7 or 8 records a visit |
 //! | `sparse` | 2,000 | `submit` | sync: most visits of one record |
 //! | `batch` | 256 | `submit_batch` of 500 | sync |
+//! | `deep` | 256 | `submit` | sync, 40,000 records in flight: more blocks than the pool keeps, so this one allocates |
 //! | `ready` | 256 | `submit` | async, ready at once |
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
 
 /// Fewer than the pool keeps, so that every block comes back.
 const RECORDS: usize = 2_000;
+const DEEP: usize = 40_000;
 const BATCH: usize = 500;
 /// Rounds until every magazine of the pool has been made.
 const WARM_UP: u64 = 100;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let (lanes, kind, records) = match way.as_str() {
         "single" => (1, Kind::Sync, SINGLE),
         "spread" | "batch" => (256, Kind::Sync, RECORDS),
+        "deep" => (256, Kind::Sync, DEEP),
         "sparse" => (2_000, Kind::Sync, RECORDS),
         "ready" => (256, Kind::Ready, RECORDS),
         _ => return usage(),
@@ -61,9 +64,10 @@ fn main() -> ExitCode {
     (0..rounds).for_each(|_| round(&mut gated));
     let allocations = calls() - before;
     let count = rounds * records as u64;
-    gated.close();
+    // Not closed: that would take some instructions more or fewer. The process ends.
+    std::mem::forget(gated);
     println!("{way}: {count} records, {allocations} allocations");
-    if allocations > 0 {
+    if way != "deep" && allocations > 0 {
         eprintln!("FAILED: the steady path allocates");
         return ExitCode::FAILURE;
     }
@@ -71,6 +75,6 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: steady single|spread|sparse|batch|ready ROUNDS");
+    eprintln!("usage: steady single|spread|sparse|batch|deep|ready ROUNDS");
     ExitCode::from(2)
 }

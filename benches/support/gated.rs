@@ -42,7 +42,7 @@ struct Marks {
 
 /// A runtime of one worker, held and let go.
 pub struct Gated {
-    runtime: Runtime,
+    _runtime: Runtime,
     gate: Subscriber,
     orders: Subscriber,
     marks: Arc<Marks>,
@@ -91,7 +91,7 @@ impl Gated {
         };
         let orders = runtime.subscribe_handler(Subscription::new("orders"), handler);
         let (gate, orders) = (gate.expect("subscribed"), orders.expect("subscribed"));
-        Self { runtime, gate, orders, marks, round: 0 }
+        Self { _runtime: runtime, gate, orders, marks, round: 0 }
     }
 
     /// Holds the worker while `put` puts `count` records in, then has them handled.
@@ -104,11 +104,6 @@ impl Gated {
         put(&self.orders);
         marks.let_go.set(self.round);
         marks.over.wait(self.round);
-    }
-
-    /// Closes it.
-    pub fn close(self) {
-        self.runtime.stop_now();
     }
 }
 

@@ -3,5 +3,6 @@
 pub mod allocator;
 pub mod bed;
 pub mod gated;
+pub mod lanes;
 pub mod load;
 pub mod process;
