@@ -291,27 +291,17 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Builds a runtime.
-///
-/// The setters are those of [`Config`] that are asked for most; [`config`](Self::config) sets all of them.
+/// Builds a runtime. Setters for what is asked for most; [`config`](Self::config) sets everything.
 ///
 /// ```
-/// use std::time::Duration;
 /// use keylane::{BuildError, Config, Runtime};
 ///
 /// let config = Config::default().lanes(64).key_waiting(100);
-/// let runtime = Runtime::builder()
-///     .config(config)
-///     .workers(2)
-///     .thread_name("orders")
-///     .on_notice(|notice| eprintln!("{notice}"))
-///     .build()?;
+/// let runtime = Runtime::builder().config(config).workers(2).thread_name("orders").build()?;
 /// assert_eq!((runtime.config().lanes, runtime.config().workers), (64, Some(2)));
-/// runtime.close(Duration::from_secs(5))?;
-///
-/// let refused = Runtime::builder().lanes(0).build().unwrap_err();
-/// assert!(matches!(refused, BuildError::Config(_)));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert!(matches!(Runtime::builder().lanes(0).build(), Err(BuildError::Config(_))));
+/// # runtime.stop_now();
+/// # Ok::<(), BuildError>(())
 /// ```
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build`"]
