@@ -158,6 +158,7 @@ mod tests {
         assert!(!status.is_stuck() && status.seen().is_none());
         status.enter(7, 3, None);
         assert_eq!(status.seen().unwrap().key, None);
+        status.leave();
         let key: Vec<u8> = (1..=70).collect();
         for len in 0..=70 {
             status.enter(7, 3, Some(&key[..len]));
