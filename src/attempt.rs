@@ -48,6 +48,8 @@ pub(crate) enum Step {
     Busy(Busy),
     /// It is given up or dead-lettered, and its key is not free for the next.
     Parked(Parked),
+    /// It was submitted to what this visit's table does not know yet: the next visit starts it.
+    Later(Work),
 }
 
 /// Pauses between sends of a dead letter that is not taken.
@@ -58,7 +60,7 @@ impl<'a> Visit<'a> {
     /// Starts a record. Its key is free, or it is next of its key in `slot`.
     #[inline]
     pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
         if let Kind::Sync(handle) = &entry.version.handler.0 {
             // The common case, in a straight line.
             return match self.call(&work, 1, || handle(&work.record)) {
@@ -67,6 +69,39 @@ impl<'a> Visit<'a> {
             };
         }
         self.attempt(entry, work, 1, slot)
+    }
+
+    /// A record that may not be started, as far as this visit's table says. It may be younger than that: a
+    /// lane is pushed to while it is visited.
+    #[cold]
+    fn refuse(&mut self, work: Work) -> Step {
+        if self.is_ahead(&work) && self.core.phase() != STOPPED {
+            return Step::Later(work);
+        }
+        self.release(work)
+    }
+
+    /// Whether the record's subscription or source is younger than this visit's table.
+    #[cold]
+    pub(crate) fn is_ahead(&self, work: &Work) -> bool {
+        // One counter numbers both, and the table has the next number.
+        let ahead = |number: u32| number.wrapping_sub(self.table.generation) < u32::MAX / 2;
+        let source = match &work.completion {
+            Completion::Source(token) => ahead(token.epoch),
+            _ => false,
+        };
+        ahead(work.generation) || source
+    }
+
+    /// Whether a record may be started neither now nor with a newer table.
+    pub(crate) fn is_shut_out(&self, work: &Work) -> bool {
+        self.open_entry(work).is_none() && !self.is_ahead(work)
+    }
+
+    /// Whether this visit's table is the newest.
+    #[cold]
+    pub(crate) fn is_current(&self) -> bool {
+        std::ptr::eq(&*self.core.registry.load(), self.table)
     }
 
     /// The subscription of a record that may be started: it is here and open, and so is the source.
@@ -272,7 +307,7 @@ impl<'a> Visit<'a> {
 
     /// Sends a record whose key is parked after its predecessors.
     pub(crate) fn follow(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.release(work) };
+        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
         let failure = Failure { error: "its key is parked".into(), attempts: 0 };
         self.post(entry, work, failure, 0, false, slot)
     }

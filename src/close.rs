@@ -188,7 +188,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 impl Removal {
     pub(crate) fn begin(subscriber: &Subscriber) -> Self {
-        let stage = remove(&subscriber.core, &subscriber.entry);
+        let stage = remove(&subscriber.core, &subscriber.entry, false);
         Self::new(subscriber, stage)
     }
 
@@ -253,13 +253,7 @@ impl Removal {
             if !over && !rest.is_over(core, entry) {
                 return false;
             }
-            self.stage = remove(core, entry);
-            if over {
-                let (subscription, generation) = (entry.id, entry.generation);
-                for lane in 0..core.lanes.len() {
-                    core.lanes.command(lane, Command::Cancel { subscription, generation });
-                }
-            }
+            self.stage = remove(core, entry, over);
         }
         match &mut self.stage {
             Stage::Draining { .. } => false,
@@ -281,8 +275,8 @@ impl Removal {
     }
 }
 
-/// Takes the subscription out of the table.
-fn remove(core: &Arc<Core>, entry: &Entry) -> Stage {
+/// Takes the subscription out of the table. `cancel` drops its async attempts too.
+fn remove(core: &Arc<Core>, entry: &Entry, cancel: bool) -> Stage {
     entry.state.remove();
     let removed = core.change(|table| {
         let Some(current) = table.subscription(entry.id, entry.generation) else { return Err(()) };
@@ -293,7 +287,15 @@ fn remove(core: &Arc<Core>, entry: &Entry) -> Stage {
     });
     // Read after the table: what was pushed before is below.
     let rest = Rest::of(core);
-    core.purge();
+    if cancel {
+        // Instead of a purge: a key's attempt is given up before what waits behind it.
+        let (subscription, generation) = (entry.id, entry.generation);
+        for lane in 0..core.lanes.len() {
+            core.lanes.command(lane, Command::Cancel { subscription, generation });
+        }
+    } else {
+        core.purge();
+    }
     match removed {
         Ok((version, last)) => Stage::Removed { version, last: Some(last), rest },
         Err(()) => Stage::Removed { version: 0, last: None, rest },
@@ -330,7 +332,9 @@ impl Rest {
             return false;
         }
         let over = asked.held.load(Ordering::Acquire) == 0;
-        self.census = None;
+        if !over {
+            self.census = None;
+        }
         over
     }
 }
@@ -366,7 +370,7 @@ impl Drop for Removal {
     fn drop(&mut self) {
         self.place.take().into_iter().for_each(|place| self.core.watchers.leave(place));
         if let Stage::Draining { .. } = self.stage {
-            self.stage = remove(&self.core, &self.entry);
+            self.stage = remove(&self.core, &self.entry, false);
         }
     }
 }

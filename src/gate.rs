@@ -169,6 +169,14 @@ impl<B, P, D> Gate<B, P, D> {
         record
     }
 
+    /// Puts a record back in front of those that wait for the key in `slot`.
+    pub fn put_back(&mut self, slot: u32, record: D) {
+        if let Some(Some(key)) = self.slots.get_mut(slot as usize) {
+            key.waiting.push_front(record);
+            self.held += 1;
+        }
+    }
+
     /// Frees the key if nothing is left of it. True if it is free now.
     pub fn open(&mut self, slot: u32) -> bool {
         let Some(place) = self.slots.get_mut(slot as usize) else { return true };

@@ -13,7 +13,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::unwind::{Panicked, guard};
 
-/// What a handler says of one record.
+/// What a handler says of one record: that it is handled, or why not.
 pub type Handled = Result<(), HandlerError>;
 
 /// A handler of one of three kinds.

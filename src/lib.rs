@@ -42,7 +42,7 @@
 //! | replace or remove a handler while it is in use | [`Subscriber::swap`], [`Subscriber::remove`], [`Subscriber::close`] |
 //! | publish and subscribe by topic | [`Bus`], [`memory::MemoryBus`] |
 //! | share events with services in Go | [`Envelope`] and the module [`envelope`] |
-//! | test all of that without waiting | the module `testing` (feature `testing`): virtual clock, faults, oracle |
+//! | test all of that without waiting | the module `testing` (feature `testing`): virtual clock, faults, oracle, conformance |
 //!
 //! Everything that waits works on plain threads (`.wait()`, `.wait_timeout()`) and in async code (`.await`). No async
 //! runtime is needed; with the feature `tokio`, handlers may use that one's timers and sockets.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::record::KeyText;
 
-/// Something that whoever runs a runtime may want to know. Logged as a warning (crate `log`) unless
-/// [`Builder::on_notice`](crate::Builder::on_notice) takes it.
+/// Something that whoever runs a runtime may want to know.
+///
+/// Logged as a warning (crate `log`) unless [`Builder::on_notice`](crate::Builder::on_notice) takes it.
 ///
 /// ```
 /// use keylane::Notice;

@@ -14,7 +14,7 @@ use crate::unwind::guard;
 
 pub use crate::block::Position;
 
-/// Keys have 1 to this many bytes.
+/// The longest key, in bytes; the shortest has one.
 pub const MAX_KEY: usize = 4_096;
 
 /// One message: key, headers, payload, position and time stamp.

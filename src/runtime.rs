@@ -27,8 +27,9 @@ use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
 use crate::{monitor, worker};
 
-/// Worker threads that drain lanes and run handlers: every key's records in order, different keys in
-/// parallel. One runtime serves any number of subscriptions and buses.
+/// Worker threads that drain lanes and run handlers: every key's records in order, different keys in parallel.
+///
+/// One runtime serves any number of subscriptions and buses.
 ///
 /// A runtime is a handle: clones are the same one. [`close`](Self::close) it at the end; dropping the last
 /// handle stops it at once, and says so.
@@ -290,27 +291,17 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Builds a runtime.
-///
-/// The setters are those of [`Config`] that are asked for most; [`config`](Self::config) sets all of them.
+/// Builds a runtime. Setters for what is asked for most; [`config`](Self::config) sets everything.
 ///
 /// ```
-/// use std::time::Duration;
 /// use keylane::{BuildError, Config, Runtime};
 ///
 /// let config = Config::default().lanes(64).key_waiting(100);
-/// let runtime = Runtime::builder()
-///     .config(config)
-///     .workers(2)
-///     .thread_name("orders")
-///     .on_notice(|notice| eprintln!("{notice}"))
-///     .build()?;
+/// let runtime = Runtime::builder().config(config).workers(2).thread_name("orders").build()?;
 /// assert_eq!((runtime.config().lanes, runtime.config().workers), (64, Some(2)));
-/// runtime.close(Duration::from_secs(5))?;
-///
-/// let refused = Runtime::builder().lanes(0).build().unwrap_err();
-/// assert!(matches!(refused, BuildError::Config(_)));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert!(matches!(Runtime::builder().lanes(0).build(), Err(BuildError::Config(_))));
+/// # runtime.stop_now();
+/// # Ok::<(), BuildError>(())
 /// ```
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build`"]

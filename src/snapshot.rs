@@ -102,7 +102,7 @@ pub struct OutcomeCounts {
     pub stale: u64,
 }
 
-/// A lane.
+/// A lane, as a snapshot saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -117,7 +117,7 @@ pub struct LaneSnapshot {
     pub handled: u64,
 }
 
-/// A worker.
+/// A worker, as a snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -138,7 +138,7 @@ pub struct WorkerSnapshot {
     pub waiting: u32,
 }
 
-/// An attempt on a worker.
+/// An attempt that a worker is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -151,7 +151,7 @@ pub struct Running {
     pub overruns: bool,
 }
 
-/// A subscription.
+/// A subscription, as a snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

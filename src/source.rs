@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::delivery::DeliverError;
 use crate::error::{ConfigError, PushError};
 use crate::ledger::Ledger;
+use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
@@ -213,9 +214,11 @@ impl Source {
         self.state.stopped_by().or_else(|| self.entry.state.stopped_by())
     }
 
-    /// Stops it for this reason.
-    pub fn stop_by(&self, failure: &Failure) {
+    /// Stops it for this reason, and says so. `partition` is what it feeds from.
+    pub fn stop_by(&self, partition: u32, failure: &Failure) {
         self.state.stop(Some(failure));
+        let (subscription, error) = (self.entry.name.to_string(), failure.error.clone());
+        self.core.notice(&Notice::Stopped { subscription, partition: Some(partition), error });
         self.core.purge();
     }
 

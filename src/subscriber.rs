@@ -16,8 +16,9 @@ use crate::sync::Arc;
 use crate::table::Entry;
 use crate::work::{Completion, Work};
 
-/// A live subscription of a runtime. Clones are handles to the same one; dropping them all leaves it
-/// running.
+/// A live subscription of a runtime.
+///
+/// Clones are handles to the same one; dropping them all leaves it running.
 ///
 /// Order is kept for submits of one key that follow each other: one that returned before the next began.
 ///
@@ -43,7 +44,7 @@ use crate::work::{Completion, Work};
 /// assert_eq!((refused.taken, refused.first), (1, Refusal::InvalidKey));
 /// assert_eq!(batch[0].payload(), b"no key is empty");
 ///
-/// orders.swap(Handler::sync(|_| Err("the new one".into()))).wait()?; // the old one runs no more
+/// orders.swap(Handler::sync(|_| Ok(()))).wait()?; // the old handler runs no more
 /// let returned = orders.close(Duration::from_secs(5)).wait()?; // what was not handled
 /// assert!(returned.is_empty());
 /// # runtime.close(Duration::from_secs(5))?;

@@ -189,8 +189,9 @@ impl fmt::Debug for Subscription {
     }
 }
 
-/// When a failed record is tried again: in place, so that its key waits and others go on. Pauses are spread at random
-/// over their upper half.
+/// When a failed record is tried again.
+///
+/// It is tried in place: its key waits, others go on. Pauses are spread at random over their upper half.
 ///
 /// ```
 /// use std::time::Duration;
@@ -305,7 +306,7 @@ pub struct Letter {
     pub attempts: u32,
 }
 
-/// What a dead letter is waited for with.
+/// The future of a dead letter: it ends when the letter is safe.
 pub type Sending = Pin<Box<dyn Future<Output = Result<(), HandlerError>> + Send>>;
 
 /// Where records go that failed for good.

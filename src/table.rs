@@ -94,6 +94,11 @@ impl SubscriptionState {
         self.standing.store(REMOVED, Ordering::Release);
     }
 
+    /// Whether it was removed.
+    pub fn is_removed(&self) -> bool {
+        self.standing.load(Ordering::Relaxed) == REMOVED
+    }
+
     /// Adds a parked key. False if there are as many as may be, and it is none of them.
     pub fn park(&self, key: &[u8], error: &str, most: usize) -> bool {
         let mut parked = self.parked.lock();

@@ -100,6 +100,12 @@ impl Visit<'_> {
             Step::Parked(parked) => {
                 self.private.gate.hold(hash, None, Some(parked));
             }
+            Step::Later(work) => {
+                let slot = self.private.gate.hold(hash, None, None);
+                self.private.gate.put_back(slot, work);
+                self.again(slot);
+                self.budget = 0;
+            }
         }
     }
 
@@ -179,6 +185,10 @@ impl Visit<'_> {
             Step::Busy(busy) => self.private.gate.set_busy(slot, busy),
             Step::Parked(parked) => {
                 self.private.gate.set_parked(slot, Some(parked));
+            }
+            Step::Later(work) => {
+                self.private.gate.put_back(slot, work);
+                self.budget = 0;
             }
         }
     }
@@ -370,7 +380,7 @@ impl Visit<'_> {
         for slot in self.private.gate.slots() {
             let over = match self.private.gate.get(slot).and_then(|key| key.busy.as_ref()) {
                 Some(Busy::Retry { work, .. } | Busy::Letter { post: None, work, .. }) => {
-                    self.open_entry(work).is_none()
+                    self.is_shut_out(work)
                 }
                 Some(busy) => cancelled(busy.work()),
                 None => false,
@@ -387,7 +397,7 @@ impl Visit<'_> {
     /// subscription that is gone.
     fn purge_waiting(&mut self, slot: u32) {
         while let Some(key) = self.private.gate.get(slot)
-            && key.waiting().next().is_some_and(|work| self.open_entry(work).is_none())
+            && key.waiting().next().is_some_and(|work| self.is_shut_out(work))
         {
             if let Some(work) = self.private.gate.next(slot) {
                 self.release(work);
@@ -422,6 +432,11 @@ impl Visit<'_> {
     }
 
     fn park(&mut self, subscription: u32, key: Box<[u8]>, hash: u64) {
+        if !self.is_current() {
+            // The subscription may be younger than this visit.
+            let again = Command::Park { subscription, key, hash };
+            return self.core.lanes.command(self.lane, again);
+        }
         let Some(Some(entry)) = self.table.subscriptions.get(subscription as usize) else { return };
         if self.core.router.hash(entry.generation, &key) != hash {
             // Asked of a subscription that is gone; another has its number.

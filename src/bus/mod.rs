@@ -354,7 +354,14 @@ impl From<SourceError> for BusError {
     }
 }
 
-/// A topic's name has 1 to 255 printable ASCII characters without a space.
+/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space.
+///
+/// ```
+/// use keylane::InvalidTopic;
+///
+/// assert!(InvalidTopic::check("orders.eu").is_ok());
+/// assert_eq!(InvalidTopic::check("two words").unwrap_err().given, "two words");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidTopic {
     /// What was given, escaped and cut to 64 characters.

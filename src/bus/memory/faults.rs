@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::parker::Unparker;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,10 +21,12 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 /// # runtime.stop_now();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Faults {
     any: AtomicBool,
     topics: Mutex<HashMap<String, TopicFaults>>,
+    /// Wakes the bus's loop.
+    waker: Unparker,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +49,10 @@ pub(super) enum Fate {
 }
 
 impl Faults {
+    pub(super) fn new(waker: Unparker) -> Self {
+        Self { any: AtomicBool::new(false), topics: Mutex::default(), waker }
+    }
+
     /// The next `count` publishes to `topic` fail; the records are not stored.
     pub fn fail_publishes(&self, topic: &str, count: u64) {
         self.change(topic, |faults| faults.failing = count);
@@ -71,6 +78,7 @@ impl Faults {
     /// Ends a [`hold`](Self::hold).
     pub fn release(&self, topic: &str) {
         self.change(topic, |faults| faults.held = false);
+        self.waker.unpark();
     }
 
     fn change(&self, topic: &str, change: impl FnOnce(&mut TopicFaults)) {

@@ -109,6 +109,11 @@ impl Feed {
     /// Begins an assignment where the subscription is committed; with `finished`, what is finished above
     /// that is not delivered again.
     fn begin(&mut self, parker: &Parker, finished: bool) -> Result<(), BusError> {
+        if finished {
+            // What is finished by now and not committed would be delivered again.
+            self.pump(false);
+            self.commit();
+        }
         // The old assignment first: what it finishes from here on counts no more.
         self.source = None;
         self.read.clear();
@@ -157,12 +162,14 @@ impl Feed {
                 )) => {}
                 Err(Undelivered::Ledger(error, record)) => {
                     self.read.push_front(record);
-                    source.stop_by(&Failure { error: error.to_string().into(), attempts: 0 });
+                    let failure = Failure { error: error.to_string().into(), attempts: 0 };
+                    source.stop_by(self.partition, &failure);
                 }
                 Err(Undelivered::Key(refusal, record)) => {
                     // Its order cannot be kept, and passing over it would lose it.
                     self.read.push_front(record);
-                    source.stop_by(&Failure { error: refusal.to_string().into(), attempts: 0 });
+                    let failure = Failure { error: refusal.to_string().into(), attempts: 0 };
+                    source.stop_by(self.partition, &failure);
                 }
             }
         }
@@ -228,6 +235,7 @@ impl Loop {
             for command in self.shared.take_commands() {
                 self.obey(command, parker);
             }
+            self.leave_removed();
             let mut delivered = false;
             for feed in &mut self.feeds {
                 let reads = self.closing.is_none() && !self.shared.faults.holds(&feed.topic.name);
@@ -313,6 +321,14 @@ impl Loop {
         }
     }
 
+    /// Subscriptions may also be removed from the runtime: nobody waits for them any more.
+    fn leave_removed(&mut self) {
+        for feed in self.feeds.extract_if(.., |feed| feed.subscriber.entry.state.is_removed()) {
+            feed.topic.partitions[feed.partition as usize].leave(feed.group);
+            self.shared.subscriptions.lock().retain(|member| member.group != feed.group);
+        }
+    }
+
     /// Whether the bus is to close and what was read is finished, or the time is over.
     fn is_closed(&mut self, now: Time) -> bool {
         let Some((deadline, _)) = &self.closing else { return false };
@@ -335,8 +351,8 @@ impl Loop {
             // The source's end released what was queued; the removal is the rest's end.
             drop(subscriber.remove());
         }
-        self.shared.end();
         let report = BusReport { drained: unfinished == 0, unfinished };
+        self.shared.end(report);
         for answer in self.closing.into_iter().flat_map(|closing| closing.1) {
             answer.give(Ok(report));
         }

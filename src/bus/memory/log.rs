@@ -89,18 +89,22 @@ impl Topic {
 impl Partition {
     /// Stores a record; gives it back if there is no room.
     pub(super) fn append(&self, number: u32, record: Record) -> Result<Position, Record> {
-        let mut log = self.log.lock();
-        if log.records.len() >= log.capacity {
-            if !log.groups.is_empty() || log.keeps {
-                return Err(record);
+        let (position, oldest) = {
+            let mut log = self.log.lock();
+            let mut oldest = None;
+            if log.records.len() >= log.capacity {
+                if !log.groups.is_empty() || log.keeps {
+                    return Err(record);
+                }
+                oldest = log.records.pop_front();
+                log.first += 1;
+                log.dropped += 1;
             }
-            log.records.pop_front();
-            log.first += 1;
-            log.dropped += 1;
-        }
-        let offset = log.first + log.records.len() as u64;
-        let position = Position { partition: number, offset };
-        log.records.push_back(record.with_position(position));
+            let position = Position { partition: number, offset: log.end() };
+            log.records.push_back(record.with_position(position));
+            (position, oldest)
+        };
+        oldest.into_iter().for_each(Record::recycle_quietly);
         Ok(position)
     }
 
@@ -124,8 +128,9 @@ impl Partition {
     pub(super) fn leave(&self, id: u32) {
         let mut log = self.log.lock();
         log.groups.retain(|group| group.id != id);
-        log.trim();
+        let finished = log.trim();
         drop(log);
+        finished.for_each(Record::recycle_quietly);
         self.waiting.wake_all(|| ());
     }
 
@@ -139,14 +144,14 @@ impl Partition {
     /// A subscription has come so far. Makes room for those who wait for it.
     pub(super) fn commit(&self, id: u32, frontier: u64, stored: Option<Stored>) {
         let mut log = self.log.lock();
-        let before = log.first;
         if let Some(group) = log.groups.iter_mut().find(|group| group.id == id) {
             group.frontier = group.frontier.max(frontier);
             group.stored = stored;
         }
-        log.trim();
-        let freed = log.first > before;
+        let finished = log.trim();
         drop(log);
+        let freed = finished.len() > 0;
+        finished.for_each(Record::recycle_quietly);
         if freed && !self.waiting.is_empty() {
             self.waiting.wake_all(|| ());
         }
@@ -169,14 +174,13 @@ impl Log {
         self.first + self.records.len() as u64
     }
 
-    /// Lets records go that every subscription has finished.
-    fn trim(&mut self) {
-        let Some(finished) = self.groups.iter().map(|group| group.frontier).min() else { return };
-        while self.first < finished {
-            let Some(record) = self.records.pop_front() else { break };
-            self.first += 1;
-            record.recycle_quietly();
-        }
+    /// Takes out the records that every subscription has finished. They are for the caller to end once the
+    /// lock is released: a payload's drop is somebody else's code, and may ask this log.
+    fn trim(&mut self) -> std::vec::IntoIter<Record> {
+        let finished = self.groups.iter().map(|group| group.frontier).min().unwrap_or(0);
+        let count = finished.saturating_sub(self.first).min(self.records.len() as u64);
+        self.first += count;
+        self.records.drain(..count as usize).collect::<Vec<_>>().into_iter()
     }
 }
 

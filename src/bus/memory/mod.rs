@@ -18,8 +18,8 @@ use self::faults::Fate;
 use self::feed::{Command, Feed, Loop, Standing};
 use self::log::Topic;
 use super::{
-    Bus, BusClosing, BusError, BusSubscription, InvalidTopic, PublishError, PublishErrorKind,
-    PublishFuture, Publishing, Subscribing, Transport,
+    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, PublishError,
+    PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
 };
 use crate::clock::Time;
 use crate::error::{ConfigError, HandlerError};
@@ -142,6 +142,8 @@ struct Shared {
     commands: Mutex<Commands>,
     waker: Unparker,
     faults: Faults,
+    /// What it left, once it is closed.
+    report: Mutex<Option<BusReport>>,
     closed: AtomicBool,
     abandoned: AtomicBool,
     on_publish: Option<OnPublish>,
@@ -229,8 +231,8 @@ impl MemoryBus {
         self.restart(name, false)
     }
 
-    /// Restarts the consumer of a subscription from its stored position: what is finished above the frontier
-    /// is not delivered again.
+    /// Restarts the consumer of a subscription where it is: what is finished by now is committed first, and not
+    /// delivered again. Attempts under way go on, and count no more.
     ///
     /// # Errors
     /// [`BusError::Closed`] if the bus is.
@@ -335,7 +337,8 @@ impl MemoryBuilder {
             subscriptions: Mutex::default(),
             commands: Mutex::default(),
             waker: parker.unparker(),
-            faults: Faults::default(),
+            faults: Faults::new(parker.unparker()),
+            report: Mutex::default(),
             closed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             on_publish: self.on_publish,
@@ -347,7 +350,7 @@ impl MemoryBuilder {
         let consume = Loop::new(&shared);
         core.loops.lock().push(shared.waker.clone());
         if let Err(error) = core.spawner.spawn("mem", move || consume.run(&parker)) {
-            shared.end();
+            shared.end(BusReport::default());
             return Err(BusError::Thread(error));
         }
         let memory = Arc::new(Memory { shared });
@@ -370,7 +373,7 @@ impl Transport for Memory {
     }
 
     fn publish(&self, topic: &str, record: Record) -> Publishing {
-        self.shared.publish(topic, record)
+        self.shared.publish(topic, record, false)
     }
 
     fn subscribe(
@@ -391,18 +394,16 @@ impl Transport for Memory {
     fn close(&self, timeout: Duration) -> BusClosing {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Release);
-        for topic in shared.topics.lock().values() {
-            topic.partitions.iter().for_each(|partition| partition.waiting.wake_all(|| ()));
-        }
+        shared.wake_publishers();
         let deadline = shared.runtime.clock().now().after(timeout);
         let (answer, reply) = reply();
         match shared.command(Command::Close { deadline, answer }) {
             Ok(()) => BusClosing::later(&shared.runtime, reply),
-            // It was closed before: nothing is left.
-            Err(_) => BusClosing::ready(
-                &shared.runtime,
-                Ok(super::BusReport { drained: true, unfinished: 0 }),
-            ),
+            // It was closed before: everybody hears the same.
+            Err(_) => {
+                let report = shared.report.lock().unwrap_or_default();
+                BusClosing::ready(&shared.runtime, Ok(report))
+            }
         }
     }
 }
@@ -423,6 +424,10 @@ impl Shared {
         self.closed.load(Ordering::Acquire)
     }
 
+    fn has_ended(&self) -> bool {
+        self.commands.lock().ended
+    }
+
     fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
     }
@@ -431,15 +436,25 @@ impl Shared {
         std::mem::take(&mut self.commands.lock().queue)
     }
 
+    /// Those who wait for room look again: there is none any more in a bus that closes.
+    fn wake_publishers(&self) {
+        let topics: Vec<_> = self.topics.lock().values().cloned().collect();
+        for partition in topics.iter().flat_map(|topic| &topic.partitions) {
+            partition.waiting.wake_all(|| ());
+        }
+    }
+
     /// The loop ends: commands that come too late are answered by their being dropped.
-    fn end(&self) {
+    fn end(&self, report: BusReport) {
         self.closed.store(true, Ordering::Release);
+        *self.report.lock() = Some(report);
         let late = {
             let mut commands = self.commands.lock();
             commands.ended = true;
             std::mem::take(&mut commands.queue)
         };
         drop(late);
+        self.wake_publishers();
         self.subscriptions.lock().clear();
         self.runtime.core().loops.lock().retain(|thread| !thread.is_same(&self.waker));
     }
@@ -515,7 +530,8 @@ impl Shared {
         Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
 
-    fn publish(self: &Arc<Self>, topic: &str, record: Record) -> Publishing {
+    /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
+    fn publish(self: &Arc<Self>, topic: &str, record: Record, letter: bool) -> Publishing {
         let refuse = |kind: PublishErrorKind, record| {
             self.count(topic, Err(&kind));
             Publishing::ready(Err(PublishError::new(kind, record)))
@@ -541,22 +557,20 @@ impl Shared {
             Some(_) => record,
             None => record.with_timestamp(self.timestamp()),
         };
-        let kept = (fate == Fate::UnknownStored).then(|| record.copy());
         let mut room = Room {
             partition: own.partition_of(&record),
             topic: own,
             shared: self.clone(),
+            kept: (fate == Fate::UnknownStored).then(|| record.copy()),
+            letter,
             record: Some(record),
             place: None,
             alarm: None,
             deadline: None,
         };
-        match (room.store(), kept) {
-            (Some(Ok(_)), Some(record)) => {
-                refuse(PublishErrorKind::Unknown("an injected fault".into()), record)
-            }
-            (Some(result), _) => Publishing::ready(result),
-            (None, _) => Publishing::later(room, self.runtime.clock().clone()),
+        match room.store() {
+            Some(result) => Publishing::ready(result),
+            None => Publishing::later(room, self.runtime.clock().clone()),
         }
     }
 
@@ -567,8 +581,9 @@ impl Shared {
     }
 
     fn count(&self, topic: &str, result: Result<Position, &PublishErrorKind>) {
-        let counter = if result.is_ok() { &self.published } else { &self.failed };
-        counter.add_shared(1);
+        if result.is_err() {
+            self.failed.add_shared(1);
+        }
         if let Some(on_publish) = &self.on_publish {
             let _ = guard(|| on_publish(topic, result));
         }
@@ -581,6 +596,10 @@ struct Room {
     topic: Arc<Topic>,
     partition: u32,
     record: Option<Record>,
+    /// What is given back though it is stored: a fault.
+    kept: Option<Record>,
+    /// Whether it is a dead letter of this bus.
+    letter: bool,
     place: Option<Place>,
     alarm: Option<Alarm>,
     deadline: Option<Time>,
@@ -589,7 +608,8 @@ struct Room {
 impl Room {
     /// Stores the record, if there is room.
     fn store(&mut self) -> Option<Result<Position, PublishError>> {
-        if self.shared.is_closed() {
+        let refuses = if self.letter { self.shared.has_ended() } else { self.shared.is_closed() };
+        if refuses {
             return self.give_up(PublishErrorKind::Closed).map(Err);
         }
         let record = self.record.take()?;
@@ -598,11 +618,19 @@ impl Room {
             Ok(position) => {
                 self.forget();
                 self.shared.waker.unpark();
-                self.shared.count(&self.topic.name, Ok(position));
-                Some(Ok(position))
+                self.shared.published.add_shared(1);
+                let Some(kept) = self.kept.take() else {
+                    self.shared.count(&self.topic.name, Ok(position));
+                    return Some(Ok(position));
+                };
+                let kind = PublishErrorKind::Unknown("an injected fault".into());
+                self.shared.count(&self.topic.name, Err(&kind));
+                Some(Err(PublishError::new(kind, kept)))
             }
             Err(record) => {
                 self.record = Some(record);
+                // A subscription that was removed meanwhile may be all that keeps it full.
+                self.shared.waker.unpark();
                 None
             }
         }
@@ -683,7 +711,7 @@ impl DeadLetter for ToTopic {
                 .with_header("X-Original-Partition", partition.to_string())
                 .with_header("X-Original-Offset", offset.to_string());
         }
-        let publishing = shared.publish(&self.to, record);
+        let publishing = shared.publish(&self.to, record, true);
         Box::pin(async move {
             match publishing.await {
                 Ok(_) => Ok(()),

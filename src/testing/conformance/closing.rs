@@ -176,9 +176,17 @@ fn a_publisher_that_waits_hears_of_the_close(stager: &Stager<'_>) -> Result<(), 
     // It waits to be tried again, and keeps the topic full.
     let retry = Retry::fixed(Duration::from_secs(3_600)).forever();
     let policy = stage.policy("s").retry(retry).dead_letter_to(sink);
-    let handler = |_: &Record| -> Handled { Err("not yet".into()) };
+    let notes = Notes::new(&stage);
+    let handler = {
+        let taken = notes.clone();
+        move |record: &Record| -> Handled {
+            taken.take(record);
+            Err("not yet".into())
+        }
+    };
     stage.finish("the subscribe", stage.bus.subscribe(&topic, policy, handler))??;
     stage.publish(&topic, Record::new("key", "1"))?;
+    stage.until("it has failed", || notes.len() == 1)?;
     let mut waiting = stage.bus.publish(&topic, Record::new("key", "2"));
     ensure(poll(&mut waiting).is_none(), "the publish waits for room")?;
     let closing = stage.bus.close(Duration::from_secs(1));

@@ -126,10 +126,12 @@ fn keyless_records_may_be_rejected(stager: &Stager<'_>) -> Result<(), Failed> {
     let subscribed = stage.bus.subscribe(&topic, policy, notes.taker());
     let subscription = stage.finish("the subscribe", subscribed)??;
     stage.publish(&topic, Record::new("key", "1"))?;
+    stage.until("the first is handled", || notes.len() == 1)?;
     let keyless = stage.publish(&topic, Record::keyless("2"))?;
     stage.publish(&topic, Record::new("key", "3"))?;
     // It is not passed over: that would lose it.
-    stage.until("the first is handled", || notes.len() == 1)?;
+    stage.until("the partition has stopped", || !stage.stopped().is_empty())?;
+    equal("what stopped", stage.stopped()[0].0, Some(keyless.partition))?;
     stage.pass(std::time::Duration::from_secs(1));
     equal("what was handled", notes.texts(), vec!["1".to_owned()])?;
     match stage.progress(&subscription) {

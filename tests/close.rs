@@ -1,0 +1,505 @@
+//! The end of a runtime: nothing lost, nothing hanging, from any thread, at any time.
+#![cfg(feature = "testing")]
+
+#[path = "support/lifecycle.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keylane::testing::{VirtualClock, settle};
+use keylane::{
+    Handler, HandlerError, Letter, Notice, Phase, Record, Refusal, Report, Retry, Runtime,
+    SubscribeError, Subscriber, Subscription, WaitError,
+};
+use parking_lot::Mutex;
+use support::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn back(report: &Report) -> Vec<u64> {
+    let mut back = numbers(report.records.iter().map(|(_, record)| record));
+    back.sort_unstable();
+    back
+}
+
+#[test]
+fn close_handles_what_is_queued_and_refuses_what_comes() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    (0..50).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
+    door.wait_for(1);
+    let closing = runtime.close_async(HANG);
+    assert_eq!(runtime.snapshot().phase, Phase::Closing);
+    let refused = subscriber.submit(numbered("k", 50)).unwrap_err();
+    assert_eq!((refused.refusal(), number(&refused.into_record())), (Refusal::Closed, 50));
+    assert_eq!(
+        runtime.subscribe(Subscription::new("t"), |_: &Record| Ok(())).unwrap_err(),
+        SubscribeError::Closed
+    );
+    door.open();
+    let report = block_on(closing);
+    assert!(report.drained && report.records.is_empty() && report.running.is_empty());
+    assert_eq!((report.unreachable, report.abandoned), (0, 0));
+    assert_eq!(log.numbers(), (0..50).collect::<Vec<_>>());
+    assert_eq!(runtime.snapshot().phase, Phase::Stopped);
+}
+
+#[test]
+fn close_is_the_same_from_many_threads_at_once() {
+    for _ in 0..20 {
+        let runtime = narrow(100).workers(2).build().unwrap();
+        let log = Log::new();
+        let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
+        (0..50).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
+        thread::scope(|scope| {
+            for n in 0..6 {
+                let (runtime, subscriber) = (&runtime, &subscriber);
+                scope.spawn(move || {
+                    let report = match n % 3 {
+                        0 => runtime.close(HANG).unwrap(),
+                        1 => block_on(runtime.close_async(HANG)),
+                        _ => {
+                            let closing = runtime.close_async(HANG);
+                            let refused = subscriber.try_submit(numbered("k", 99)).unwrap_err();
+                            assert_eq!(refused.refusal(), Refusal::Closed);
+                            closing.wait().unwrap()
+                        }
+                    };
+                    assert!(report.drained, "{report:?}");
+                });
+            }
+        });
+        assert_eq!(log.len(), 50);
+    }
+}
+
+#[test]
+fn concurrent_submitters_lose_nothing() {
+    for round in 0..20 {
+        let runtime = narrow(8).workers(2).wait(HANG).build().unwrap();
+        let log = Log::new();
+        let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
+        let refused = Mutex::new(Vec::new());
+        let report = Mutex::new(None);
+        thread::scope(|scope| {
+            for producer in 0..3u64 {
+                let (subscriber, refused) = (&subscriber, &refused);
+                scope.spawn(move || {
+                    for n in 0..300 {
+                        let record = numbered("k", producer * 300 + n);
+                        let error = match n % 3 {
+                            0 => subscriber.submit(record).err(),
+                            1 => block_on(subscriber.submit_async(record)).err(),
+                            _ => {
+                                let mut batch = vec![record];
+                                let result = subscriber.submit_batch(&mut batch);
+                                assert_eq!(result.is_err(), !batch.is_empty());
+                                refused.lock().extend(numbers(&batch));
+                                None
+                            }
+                        };
+                        if let Some(error) = error {
+                            assert_eq!(error.refusal(), Refusal::Closed);
+                            refused.lock().push(number(&error.into_record()));
+                        }
+                    }
+                });
+            }
+            until("some are handled", || log.len() > 100);
+            let timeout = if round % 2 == 0 { HANG } else { Duration::ZERO };
+            *report.lock() = Some(runtime.close(timeout).unwrap());
+        });
+        let report = report.into_inner().unwrap();
+        let mut all = log.numbers();
+        all.extend(refused.into_inner());
+        all.extend(back(&report));
+        all.sort_unstable();
+        assert_eq!(all, (0..900).collect::<Vec<_>>(), "{report:?}");
+        assert_eq!(report.drained, report.records.is_empty());
+    }
+}
+
+#[test]
+fn hung_handlers_are_left_behind_and_named() {
+    // One worker, no spare: nobody is left to drain the lanes.
+    let runtime = narrow(100).lanes(4).build().unwrap();
+    let (door, cancelled) = (Door::new(), Arc::new(AtomicBool::new(false)));
+    let hang = door.clone();
+    let blocking = runtime
+        .subscribe_blocking(Subscription::new("blocking"), move |_| {
+            hang.pass();
+            Ok(())
+        })
+        .unwrap();
+    struct Sets(Arc<AtomicBool>);
+    impl Drop for Sets {
+        fn drop(&mut self) {
+            self.0.store(true, SeqCst);
+        }
+    }
+    let sets = cancelled.clone();
+    let pending = runtime
+        .subscribe_async(Subscription::new("async"), move |_| {
+            let sets = Sets(sets.clone());
+            async move {
+                std::future::pending::<()>().await;
+                drop(sets);
+                Ok(())
+            }
+        })
+        .unwrap();
+    let hang = door.clone();
+    let sync = runtime
+        .subscribe(Subscription::new("sync"), move |_: &Record| {
+            hang.pass();
+            Ok(())
+        })
+        .unwrap();
+    blocking.submit(numbered("b", 0)).unwrap();
+    pending.submit(numbered("a", 1)).unwrap();
+    door.wait_for(1);
+    settle(&runtime);
+    sync.submit(numbered("s", 2)).unwrap();
+    door.wait_for(2);
+    (3..9).for_each(|n| sync.submit(numbered(&format!("other-{n}"), n)).unwrap());
+    let begun = Instant::now();
+    let report = runtime.close(10 * MS).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(!report.drained);
+    let mut named: Vec<_> =
+        report.running.iter().map(|left| (left.subscription.as_str(), left.blocking)).collect();
+    named.sort_unstable();
+    assert_eq!(named, [("blocking", true), ("sync", false)]);
+    assert!(report.running.iter().any(|left| left.key.as_deref() == Some(b"s")));
+    assert_eq!(
+        report.running.iter().find(|l| l.blocking).unwrap().to_string(),
+        "a blocking handler of \"blocking\" with key b"
+    );
+    // What the hung handler's own lane held may be out of reach, and only that.
+    let mut all = back(&report);
+    assert!(cancelled.load(SeqCst) || all.len() < 8, "{report:?}");
+    door.open();
+    until("the rest is back", || {
+        all.extend(back(&runtime.close(HANG).unwrap()));
+        all.len() == 8
+    });
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 3, 4, 5, 6, 7, 8], "all but the one in the sync handler");
+    assert!(cancelled.load(SeqCst));
+}
+
+#[test]
+fn close_never_hangs_with_all_workers_and_spares_hung() {
+    let config = keylane::Config::default().spares(2);
+    let runtime =
+        Runtime::builder().config(config).lanes(16).workers(1).on_notice(|_| ()).build().unwrap();
+    let door = Door::new();
+    let hang = door.clone();
+    let subscriber = runtime
+        .subscribe(Subscription::new("s"), move |_: &Record| {
+            hang.pass();
+            Ok(())
+        })
+        .unwrap();
+    (0..200).for_each(|n| subscriber.submit(numbered(&format!("k{n}"), n)).unwrap());
+    door.wait_for(3);
+    let report = runtime.close(10 * MS).unwrap();
+    assert_eq!(report.running.len(), 3);
+    assert_eq!(report.records.len() + report.unreachable + 3, 200);
+    assert!(report.records.len() > 100, "the closer went to lanes that nobody was in");
+    door.open();
+}
+
+#[test]
+fn retries_are_given_up_at_once_and_no_successor_runs() {
+    let clock = VirtualClock::new();
+    let runtime = narrow(100).clock(clock).build().unwrap();
+    let log = Log::new();
+    let seen = log.clone();
+    let policy = Subscription::new("s").retry(Retry::fixed(60 * SECOND).forever());
+    let subscriber = runtime
+        .subscribe(policy, move |record: &Record| {
+            seen.push(number(record));
+            match record.key() {
+                Some(b"bad") => Err(HandlerError::retryable("no")),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+    subscriber.submit(numbered("bad", 0)).unwrap();
+    subscriber.submit(numbered("good", 1)).unwrap();
+    (2..5).for_each(|n| subscriber.submit(numbered("bad", n)).unwrap());
+    settle(&runtime);
+    // The clock stands still: nothing but the close itself ends the wait.
+    let report = runtime.close(LONG).unwrap();
+    assert_eq!(log.numbers(), [0, 1]);
+    assert_eq!(back(&report), [0, 2, 3, 4]);
+    assert_eq!(numbers(report.records.iter().map(|(_, record)| record)), [0, 2, 3, 4], "in order");
+    assert!(!report.drained);
+    assert_eq!(report.abandoned, 4);
+}
+
+#[test]
+fn what_fails_while_closing_is_not_tried_again() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let (hang, seen) = (door.clone(), log.clone());
+    let policy = Subscription::new("s").retry(Retry::fixed(Duration::ZERO).forever());
+    let subscriber = runtime
+        .subscribe(policy, move |record: &Record| {
+            seen.push(number(record));
+            hang.pass();
+            Err(HandlerError::retryable("no"))
+        })
+        .unwrap();
+    (0..3).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
+    door.wait_for(1);
+    let closing = runtime.close_async(HANG);
+    door.open();
+    let report = closing.wait().unwrap();
+    assert_eq!((log.numbers(), back(&report)), (vec![0], vec![0, 1, 2]));
+}
+
+#[test]
+fn a_dead_letter_that_is_not_taken_is_given_up() {
+    let clock = VirtualClock::new();
+    let runtime = narrow(100).clock(clock).build().unwrap();
+    let policy = Subscription::new("s")
+        .dead_letter_to(|_: &Letter| Err(HandlerError::retryable("the letter box is shut")));
+    let subscriber =
+        runtime.subscribe(policy, |_: &Record| Err(HandlerError::retryable("no"))).unwrap();
+    let receipts = [0, 1].map(|n| subscriber.submit_tracked(numbered("k", n)).unwrap());
+    settle(&runtime);
+    let report = runtime.close(LONG).unwrap();
+    assert_eq!(back(&report), [0, 1]);
+    for receipt in receipts {
+        assert_eq!(receipt.wait(), Ok(keylane::Outcome::Abandoned));
+    }
+}
+
+#[test]
+fn close_inside_a_handler_begins_and_returns() {
+    for kind in 0..3 {
+        let runtime = narrow(100).build().unwrap();
+        let said = Arc::new(Mutex::new(None));
+        let (own, cell) = (Mutex::new(Some(runtime.clone())), said.clone());
+        let close = Arc::new(move || {
+            if let Some(runtime) = own.lock().take() {
+                *cell.lock() = Some(runtime.close(HANG).unwrap_err());
+            }
+        });
+        let handler = match kind {
+            0 => Handler::sync(move |_| {
+                close();
+                Ok(())
+            }),
+            1 => Handler::future(move |_| {
+                let close = close.clone();
+                async move {
+                    close();
+                    Ok(())
+                }
+            }),
+            _ => Handler::blocking(move |_| {
+                close();
+                Ok(())
+            }),
+        };
+        let subscriber = runtime.subscribe_handler(Subscription::new("s"), handler).unwrap();
+        let receipt = subscriber.submit_tracked(numbered("k", 0)).unwrap();
+        assert!(receipt.wait().unwrap().is_done());
+        assert_eq!(*said.lock(), Some(WaitError::WouldDeadlock));
+        assert!(runtime.close(HANG).unwrap().drained);
+        assert_eq!(subscriber.submit(numbered("k", 1)).unwrap_err().refusal(), Refusal::Closed);
+    }
+}
+
+#[test]
+fn a_close_of_zero_gives_back_what_is_queued() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    (0..10).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
+    door.wait_for(1);
+    let closing = runtime.close_async(Duration::ZERO);
+    assert_eq!(runtime.snapshot().phase, Phase::Stopped);
+    // The handler ends in time: it frees its lane, and all of it comes back.
+    door.open();
+    let report = closing.wait().unwrap();
+    assert_eq!((log.numbers(), back(&report)), (vec![0], (1..10).collect()));
+    assert_eq!((report.unreachable, report.running.len()), (0, 0));
+}
+
+#[test]
+fn a_close_of_zero_of_an_idle_runtime_has_drained() {
+    let runtime = narrow(100).build().unwrap();
+    assert!(runtime.close(Duration::ZERO).unwrap().drained);
+    let runtime = narrow(100).build().unwrap();
+    runtime.stop_now();
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
+fn nothing_starts_after_stop_now() {
+    for lanes in [1, 16] {
+        let runtime = narrow(100).lanes(lanes).build().unwrap();
+        let (door, log) = (Door::new(), Log::new());
+        let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+        (0..60).for_each(|n| subscriber.submit(numbered(&format!("k{n}"), n)).unwrap());
+        door.wait_for(1);
+        runtime.stop_now();
+        door.open();
+        let report = runtime.close(HANG).unwrap();
+        assert_eq!(log.len(), 1, "only the one that ran");
+        assert_eq!(report.records.len(), 59);
+    }
+}
+
+#[test]
+fn a_second_close_brings_the_deadline_forward() {
+    let clock = VirtualClock::new();
+    let runtime = narrow(100).clock(clock.clone()).build().unwrap();
+    let subscriber =
+        runtime.subscribe_async(Subscription::new("s"), |_| std::future::pending()).unwrap();
+    subscriber.submit(numbered("k", 0)).unwrap();
+    settle(&runtime);
+    let first = {
+        let runtime = runtime.clone();
+        thread::spawn(move || runtime.close(LONG).unwrap())
+    };
+    until("it closes", || runtime.snapshot().phase == Phase::Closing);
+    // Later than the first: changes nothing.
+    drop(runtime.close_async(2 * LONG));
+    let second = runtime.close_async(5 * SECOND);
+    clock.advance(5 * SECOND);
+    let reports = [first.join().unwrap(), second.wait().unwrap()];
+    assert_eq!(reports.iter().map(|report| report.records.len()).sum::<usize>(), 1);
+    assert!(reports.iter().all(|report| !report.drained && report.abandoned == 1));
+}
+
+#[test]
+fn the_last_handle_that_is_dropped_stops_it_and_says_so() {
+    let said = Arc::new(AtomicUsize::new(0));
+    let count = said.clone();
+    let runtime = narrow(100)
+        .on_notice(move |notice| {
+            if *notice == Notice::Dropped {
+                count.fetch_add(1, SeqCst);
+            }
+        })
+        .build()
+        .unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    let receipts = [0, 1, 2].map(|n| subscriber.submit_tracked(numbered("k", n)).unwrap());
+    door.wait_for(1);
+    let other = runtime.clone();
+    drop(runtime);
+    assert_eq!(said.load(SeqCst), 0, "there is another handle");
+    drop(other);
+    assert_eq!(said.load(SeqCst), 1);
+    door.open();
+    assert!(receipts[0].wait().is_ok());
+    assert_eq!(receipts[1].wait(), Ok(keylane::Outcome::Abandoned));
+    assert_eq!(receipts[2].wait(), Ok(keylane::Outcome::Abandoned));
+    assert_eq!(subscriber.submit(numbered("k", 3)).unwrap_err().refusal(), Refusal::Closed);
+    assert_eq!(log.numbers(), [0]);
+}
+
+#[test]
+fn a_closed_runtime_lets_its_handlers_go() {
+    let runtime = narrow(100).build().unwrap();
+    let kept = Arc::new(());
+    let first = {
+        let kept = kept.clone();
+        runtime
+            .subscribe(Subscription::new("first"), move |_: &Record| {
+                let _ = &kept;
+                Ok(())
+            })
+            .unwrap()
+    };
+    // A handler that holds a handle to another subscription, as every pipeline does.
+    let next: Subscriber = first.clone();
+    let own = kept.clone();
+    let second = runtime
+        .subscribe(Subscription::new("second"), move |_: &Record| {
+            let _ = (&next, &own);
+            Ok(())
+        })
+        .unwrap();
+    assert!(runtime.close(HANG).unwrap().drained);
+    drop((runtime, first, second));
+    until("handlers are let go", || Arc::strong_count(&kept) == 1);
+}
+
+#[test]
+fn a_handler_that_closes_the_runtime_it_alone_keeps() {
+    // The last handle of a runtime goes inside one of its own handlers.
+    let runtime = narrow(100).build().unwrap();
+    let cell = Arc::new(Mutex::new(None));
+    let own = cell.clone();
+    let done = Door::new();
+    let passed = done.clone();
+    passed.open();
+    let subscriber = runtime
+        .subscribe(Subscription::new("s"), move |_: &Record| {
+            drop(own.lock().take());
+            passed.pass();
+            Ok(())
+        })
+        .unwrap();
+    *cell.lock() = Some(runtime);
+    subscriber.submit(numbered("k", 0)).unwrap();
+    done.wait_for(1);
+    assert_eq!(subscriber.submit(numbered("k", 1)).unwrap_err().refusal(), Refusal::Closed);
+}
+
+#[test]
+fn a_handler_of_some_milliseconds_is_not_taken_for_a_hung_one() {
+    let runtime = narrow(100).build().unwrap();
+    let log = Log::new();
+    let (seen, entered) = (log.clone(), Door::new());
+    entered.open();
+    let enters = entered.clone();
+    let subscriber = runtime
+        .subscribe(Subscription::new("s"), move |record: &Record| {
+            enters.pass();
+            let begun = Instant::now();
+            while begun.elapsed() < 20 * MS {
+                thread::yield_now();
+            }
+            seen.push(number(record));
+            Ok(())
+        })
+        .unwrap();
+    (0..10).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
+    entered.wait_for(1);
+    let report = runtime.close(Duration::ZERO).unwrap();
+    assert_eq!((report.running.len(), report.unreachable), (0, 0));
+    let mut all = log.numbers();
+    all.extend(back(&report));
+    assert_eq!(all, (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn waiting_for_a_close_may_be_given_up() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    subscriber.submit(numbered("k", 0)).unwrap();
+    door.wait_for(1);
+    let mut closing = runtime.close_async(HANG);
+    let (calls, waker) = Calls::new();
+    assert!(poll_once(&mut closing, &waker).is_pending());
+    drop(closing);
+    let mut closing = runtime.close_async(HANG);
+    assert!(poll_once(&mut closing, &waker).is_pending());
+    door.open();
+    until("it has closed", || calls.count() > 0 && poll_once(&mut closing, &waker).is_ready());
+}

@@ -1,0 +1,367 @@
+//! Sources: what a broker's consume loop sees of the runtime.
+#![cfg(all(feature = "testing", feature = "internals"))]
+
+#[path = "support/lifecycle.rs"]
+mod support;
+
+use std::task::Waker;
+
+use keylane::internals::{
+    DeliverError, Source, SourceError, SourceOptions, Status, Stored, Undelivered,
+};
+use keylane::testing::settle;
+use keylane::{
+    Config, HandlerError, Keyless, Position, Record, Refusal, Retry, Runtime, Subscriber,
+    Subscription,
+};
+use support::*;
+
+fn options(waker: &Waker) -> SourceOptions {
+    SourceOptions { window: None, resume: None, waker: waker.clone() }
+}
+
+fn at(key: &str, partition: u32, offset: u64) -> Record {
+    numbered(key, offset).with_position(Position { partition, offset })
+}
+
+fn source(subscriber: &Subscriber) -> Source {
+    subscriber.source(options(Waker::noop())).unwrap()
+}
+
+/// What the consume loop does once it is woken.
+fn frontier(source: &mut Source) -> Option<u64> {
+    source.ledger().advance(|_| ());
+    source.ledger().frontier()
+}
+
+/// A subscription whose async records end when their flag is raised: by number.
+fn flagged(runtime: &Runtime, flags: &[Flag]) -> Subscriber {
+    let flags = flags.to_vec();
+    runtime
+        .subscribe_async(Subscription::new("s"), move |record| {
+            let raised = flags[number(&record) as usize].wait();
+            async {
+                raised.await;
+                Ok(())
+            }
+        })
+        .unwrap()
+}
+
+#[test]
+fn the_frontier_follows_what_finishes_out_of_order() {
+    let runtime = narrow(100).build().unwrap();
+    let flags: Vec<Flag> = (0..4).map(|_| Flag::new()).collect();
+    let subscriber = flagged(&runtime, &flags);
+    let mut source = source(&subscriber);
+    for offset in 0..4 {
+        source.deliver(at(&format!("k{offset}"), 0, offset)).unwrap();
+    }
+    settle(&runtime);
+    for (raised, expected) in [(2, 0), (0, 1), (1, 3), (3, 4)] {
+        flags[raised].raise();
+        settle(&runtime);
+        assert_eq!(frontier(&mut source), Some(expected));
+    }
+    assert_eq!(source.ledger().unfinished(), 0);
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
+fn a_finish_wakes_the_sleeping_loop_once() {
+    let runtime = narrow(100).build().unwrap();
+    let flags = [Flag::new(), Flag::new()];
+    let subscriber = flagged(&runtime, &flags);
+    let (calls, waker) = Calls::new();
+    let mut source = subscriber.source(options(&waker)).unwrap();
+    source.deliver(at("a", 0, 0)).unwrap();
+    source.deliver(at("b", 0, 1)).unwrap();
+    settle(&runtime);
+    assert!(source.ledger().prepare_wait());
+    flags[0].raise();
+    settle(&runtime);
+    assert_eq!(calls.count(), 1);
+    assert_eq!(frontier(&mut source), Some(1));
+    flags[1].raise();
+    settle(&runtime);
+    assert_eq!(calls.count(), 1, "it does not sleep");
+    assert!(!source.ledger().prepare_wait(), "there is news");
+}
+
+#[test]
+fn a_restart_skips_what_was_finished_above_the_frontier() {
+    let runtime = narrow(100).build().unwrap();
+    let log = Log::new();
+    let seen = log.clone();
+    let policy = Subscription::new("s").retry(Retry::fixed(LONG).forever());
+    let subscriber = runtime
+        .subscribe(policy, move |record: &Record| {
+            seen.push(number(record));
+            match number(record) {
+                1 if record.epoch() == 0 => Err(HandlerError::retryable("not yet")),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+    let mut first = source(&subscriber);
+    for offset in 0..4 {
+        first.deliver(at(&format!("k{offset}"), 0, offset)).unwrap();
+    }
+    settle(&runtime);
+    assert_eq!(frontier(&mut first), Some(1));
+    let stored: Stored = first.ledger().stored().unwrap();
+    drop(first);
+    settle(&runtime);
+    let resume = Some(stored);
+    let mut second = subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
+    for offset in 1..5 {
+        let result = second.deliver(at(&format!("k{offset}"), 0, offset).with_epoch(1));
+        match offset {
+            2 | 3 => assert!(matches!(
+                result.unwrap_err(),
+                Undelivered::Ledger(DeliverError::AlreadyFinished, _)
+            )),
+            _ => result.unwrap(),
+        }
+    }
+    settle(&runtime);
+    assert_eq!(frontier(&mut second), Some(5));
+    assert_eq!(log.numbers(), [0, 1, 2, 3, 1, 4]);
+    assert!(runtime.close(HANG).unwrap().drained, "what the first left, the second handled");
+}
+
+#[test]
+fn a_full_lane_keeps_the_record_with_the_loop_and_calls_it() {
+    let runtime = narrow(2).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    let (calls, waker) = Calls::new();
+    let mut source = subscriber.source(options(&waker)).unwrap();
+    source.deliver(at("k", 0, 0)).unwrap();
+    door.wait_for(1);
+    source.deliver(at("k", 0, 1)).unwrap();
+    source.deliver(at("k", 0, 2)).unwrap();
+    let Undelivered::Full(kept) = source.deliver(at("k", 0, 3)).unwrap_err() else {
+        panic!("full")
+    };
+    let Undelivered::Full(kept) = source.deliver(kept).unwrap_err() else { panic!("still full") };
+    assert_eq!((calls.count(), source.ledger().in_flight()), (0, 3));
+    door.open();
+    until("there is room", || calls.count() > 0);
+    source.deliver(kept).unwrap();
+    settle(&runtime);
+    assert_eq!((log.numbers(), frontier(&mut source)), (vec![0, 1, 2, 3], Some(4)));
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
+fn a_full_window_keeps_the_record_with_the_loop() {
+    let runtime = narrow(100).build().unwrap();
+    let flags: Vec<Flag> = (0..4).map(|_| Flag::new()).collect();
+    let subscriber = flagged(&runtime, &flags);
+    let (calls, waker) = Calls::new();
+    let mut source =
+        subscriber.source(SourceOptions { window: Some(2), ..options(&waker) }).unwrap();
+    source.deliver(at("a", 0, 0)).unwrap();
+    source.deliver(at("b", 0, 1)).unwrap();
+    let Undelivered::Ledger(DeliverError::WindowFull, kept) =
+        source.deliver(at("c", 0, 2)).unwrap_err()
+    else {
+        panic!("the window is full")
+    };
+    flags[1].raise();
+    settle(&runtime);
+    assert_eq!(frontier(&mut source), Some(0), "the first still holds the window");
+    assert!(source.ledger().is_full());
+    assert!(source.ledger().prepare_wait());
+    flags[0].raise();
+    until("the loop is woken", || calls.count() == 1);
+    assert_eq!(frontier(&mut source), Some(2));
+    source.deliver(kept).unwrap();
+    flags[2].raise();
+    settle(&runtime);
+    assert_eq!(frontier(&mut source), Some(3));
+}
+
+#[test]
+fn a_failure_stops_its_source_and_no_other() {
+    let runtime = narrow(100).build().unwrap();
+    let log = Log::new();
+    let seen = log.clone();
+    let subscriber = runtime
+        .subscribe(Subscription::new("s"), move |record: &Record| {
+            if record.key() == Some(b"bad") {
+                return Err(HandlerError::fatal("cannot be read"));
+            }
+            seen.push(number(record));
+            Ok(())
+        })
+        .unwrap();
+    let ((calls, waker), mut other) = (Calls::new(), source(&subscriber));
+    let mut stops = subscriber.source(options(&waker)).unwrap();
+    stops.deliver(at("k", 1, 0)).unwrap();
+    stops.deliver(at("bad", 1, 1)).unwrap();
+    settle(&runtime);
+    assert!(stops.is_stopped() && calls.count() > 0);
+    assert_eq!(&*stops.stopped_by().unwrap().error, "cannot be read");
+    assert!(matches!(stops.deliver(at("k", 1, 2)), Err(Undelivered::Stopped(_))));
+    assert_eq!(frontier(&mut stops), Some(1));
+    assert!(!other.is_stopped() && subscriber.stopped_by().is_none());
+    other.deliver(at("k", 2, 7)).unwrap();
+    settle(&runtime);
+    assert_eq!((log.numbers(), frontier(&mut other)), (vec![0, 7], Some(8)));
+    assert_eq!(runtime.snapshot().outcomes.stopped, 1);
+}
+
+#[test]
+fn a_source_that_is_dropped_is_stale_and_its_successor_is_not_touched() {
+    let runtime = narrow(100).build().unwrap();
+    let flags: Vec<Flag> = (0..3).map(|_| Flag::new()).collect();
+    let subscriber = flagged(&runtime, &flags);
+    let mut first = source(&subscriber);
+    first.deliver(at("a", 0, 0)).unwrap();
+    first.deliver(at("b", 0, 1)).unwrap();
+    settle(&runtime);
+    let epoch = first.epoch();
+    drop(first);
+    // Takes the same place in the table.
+    let mut second = source(&subscriber);
+    assert_ne!(second.epoch(), epoch);
+    second.deliver(at("c", 0, 0).with_epoch(1)).unwrap();
+    settle(&runtime);
+    flags[1].raise();
+    settle(&runtime);
+    assert_eq!(runtime.snapshot().outcomes.stale, 1);
+    assert_eq!((frontier(&mut second), second.ledger().unfinished()), (Some(0), 1));
+    flags[0].raise();
+    settle(&runtime);
+    assert_eq!(frontier(&mut second), Some(1));
+    assert_eq!(runtime.snapshot().outcomes.stale, 2, "the first 0, and not the second");
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
+fn what_a_dropped_source_has_queued_is_not_handled() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    let mut first = source(&subscriber);
+    (0..5).for_each(|offset| first.deliver(at("k", 0, offset)).unwrap());
+    door.wait_for(1);
+    drop(first);
+    let mut second = source(&subscriber);
+    (0..5).for_each(|offset| second.deliver(at("k", 0, offset)).unwrap());
+    door.open();
+    settle(&runtime);
+    assert_eq!(log.numbers(), [0, 0, 1, 2, 3, 4], "the one that ran, then the second's, in order");
+    assert_eq!(frontier(&mut second), Some(5));
+    let report = runtime.close(HANG).unwrap();
+    assert!(report.drained && report.records.is_empty());
+}
+
+#[test]
+fn a_removal_leaves_a_sources_records_unfinished_and_a_new_epoch_gets_them() {
+    let runtime = narrow(100).build().unwrap();
+    let (door, log) = (Door::new(), Log::new());
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
+    let mut first = source(&subscriber);
+    (0..5).for_each(|offset| first.deliver(at("k", 0, offset)).unwrap());
+    door.wait_for(1);
+    let removal = subscriber.remove();
+    assert!(first.is_stopped());
+    assert!(matches!(first.deliver(at("k", 0, 5)), Err(Undelivered::Stopped(_))));
+    door.open();
+    assert!(removal.wait().unwrap().is_empty(), "a source's records are its own");
+    assert_eq!(frontier(&mut first), Some(1));
+    assert!(matches!(subscriber.source(options(Waker::noop())), Err(SourceError::Removed)));
+    let resume = first.ledger().stored();
+    drop(first);
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
+    let mut second = subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
+    assert_eq!(second.ledger().status(0), Status::Passed);
+    (1..6).for_each(|offset| second.deliver(at("k", 0, offset)).unwrap());
+    settle(&runtime);
+    assert_eq!((log.numbers(), frontier(&mut second)), (vec![0, 1, 2, 3, 4, 5], Some(6)));
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
+fn close_leaves_what_waits_to_be_tried_again_unfinished() {
+    let runtime = narrow(100).build().unwrap();
+    let policy = Subscription::new("s").retry(Retry::fixed(LONG).forever());
+    let log = Log::new();
+    let seen = log.clone();
+    let subscriber = runtime
+        .subscribe(policy, move |record: &Record| {
+            seen.push(number(record));
+            if number(record) == 1 { Err(HandlerError::retryable("no")) } else { Ok(()) }
+        })
+        .unwrap();
+    let mut source = source(&subscriber);
+    (0..4).for_each(|offset| source.deliver(at("k", 0, offset)).unwrap());
+    settle(&runtime);
+    let report = runtime.close(HANG).unwrap();
+    assert!(!report.drained && report.records.is_empty());
+    assert_eq!(report.abandoned, 3);
+    assert_eq!((log.numbers(), frontier(&mut source)), (vec![0, 1], Some(1)));
+    assert!(matches!(source.deliver(at("k", 0, 4)), Err(Undelivered::Stopped(_))));
+    assert_eq!(source.ledger().newest(), Some(3), "what was refused was not delivered");
+}
+
+#[test]
+fn keys_from_a_broker() {
+    let runtime = narrow(100).build().unwrap();
+    let log = Log::new();
+    let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
+    let rejects =
+        runtime.subscribe(Subscription::new("r").keyless(Keyless::Reject), log.handler()).unwrap();
+    let mut takes = source(&subscriber);
+    takes.deliver(at("", 0, 0)).unwrap();
+    takes.deliver(Record::keyless(1u64.to_le_bytes())).unwrap_err();
+    takes
+        .deliver(
+            Record::keyless(1u64.to_le_bytes()).with_position(Position { partition: 0, offset: 1 }),
+        )
+        .unwrap();
+    let oversized = "x".repeat(4_097);
+    let refused = takes.deliver(at(&oversized, 0, 2)).unwrap_err();
+    assert!(matches!(refused, Undelivered::Key(Refusal::InvalidKey, _)));
+    let refused = source(&rejects).deliver(at("", 0, 0)).unwrap_err();
+    assert!(matches!(refused, Undelivered::Key(Refusal::NoKey, _)));
+    settle(&runtime);
+    assert_eq!((log.numbers(), frontier(&mut takes)), (vec![0, 1], Some(2)));
+}
+
+#[test]
+fn a_window_out_of_its_range_is_refused() {
+    let runtime = narrow(100).build().unwrap();
+    let subscriber = runtime.subscribe(Subscription::new("s"), |_: &Record| Ok(())).unwrap();
+    for window in [0, usize::MAX] {
+        let options = SourceOptions { window: Some(window), ..options(Waker::noop()) };
+        let Err(SourceError::Config(error)) = subscriber.source(options) else {
+            panic!("{window}")
+        };
+        assert!(error.to_string().contains("1 to 4194304"), "{error}");
+    }
+    assert!(Runtime::builder().config(Config::default().source_window(0)).build().is_err());
+}
+
+#[test]
+fn a_thousand_assignments_leave_nothing() {
+    let runtime = narrow(100).build().unwrap();
+    let subscriber = runtime.subscribe(Subscription::new("s"), |_: &Record| Ok(())).unwrap();
+    let mut epochs = std::collections::BTreeSet::new();
+    for offset in 0..1_000 {
+        let options = SourceOptions { window: Some(8), ..options(Waker::noop()) };
+        let mut source = subscriber.source(options).unwrap();
+        source.deliver(at("k", 0, offset)).unwrap();
+        assert!(epochs.insert(source.epoch()));
+        if offset % 50 == 0 {
+            settle(&runtime);
+        }
+    }
+    settle(&runtime);
+    let outcomes = runtime.snapshot().outcomes;
+    assert_eq!(outcomes.stale + outcomes.abandoned + outcomes.done, 1_000);
+    assert_eq!(runtime.snapshot().in_flight, 0);
+}
