@@ -7,8 +7,8 @@
 # Times of a machine that does other things too say little; compare the counts and the ratios.
 . "$(dirname "$0")/lib.sh"
 
-rounds=61
-[ "${1:-}" = quick ] && rounds=11
+rounds=201
+[ "${1:-}" = quick ] && rounds=31
 
 echo "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(rustc -V), $(uname -sr), $(nproc) cores"
 sed -n 's/^model name[^:]*: //p;T;q' /proc/cpuinfo 2>/dev/null || true

@@ -12,7 +12,7 @@ have objdump || not_run_optional "locked instructions are found with objdump, wh
 case $host in x86_64-*linux*) ;; *) not_run_optional "locked instructions are known by name on x86-64 only" ;; esac
 
 ways=("$@")
-[ $# -gt 0 ] || ways=(single spread sparse batch ready)
+[ $# -gt 0 ] || ways=(single spread sparse batch grouped ready)
 few=10 many=30
 
 cargo build --locked --release -p keylane-benches --bin steady

@@ -1,8 +1,9 @@
 //! Two ways of doing the same, in turns, as a ratio: what a machine that does other things too can still say.
 //!
-//! `ratios [ROUNDS]`: each pair runs ROUNDS times (31 unless said otherwise), one after the other and each time the
-//! other first. Printed are the median of the rounds' ratios and the range that the middle half of them lies in.
-//! Below 1 the first is faster.
+//! `ratios [ROUNDS]`: each pair runs ROUNDS times (201 unless said otherwise), one after the other and each time the
+//! other first, a millisecond or so each. Printed are the median of the rounds' ratios, the range that the middle half
+//! of them lies in, and `quiet`: the first's fast runs (the tenth percentile of its times) over the second's, which
+//! other programs disturb least. Below 1 the first is faster.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -20,15 +21,16 @@ use keylane_benches::load::{Handled, Load};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 const SLOTS: usize = 1_000;
-const RING_OPERATIONS: u64 = 200_000;
-const RECORDS: u64 = 20_000;
+const RING_OPERATIONS: u64 = 32_000;
+const RECORDS: u64 = 5_000;
 
 fn main() -> ExitCode {
-    let Ok(rounds) = std::env::args().nth(1).map_or(Ok(31), |text| text.parse()) else {
+    let Ok(rounds) = std::env::args().nth(1).map_or(Ok(201), |text| text.parse()) else {
         eprintln!("usage: ratios [ROUNDS]");
         return ExitCode::from(2);
     };
-    println!("{:<58} {:>6}  middle half of {rounds}", "first / second", "median");
+    println!("{rounds} rounds each");
+    println!("{:<58} {:>6} {:>15} {:>6}", "first / second", "median", "middle half", "quiet");
     queues(rounds);
     laned(rounds);
     dispatch(rounds);
@@ -65,7 +67,7 @@ fn laned(rounds: usize) {
         let (mut own, mut other) = (Own::new(lanes), Scanned::new(lanes));
         check(&mut own, lanes);
         check(&mut other, lanes);
-        let count = 20_000;
+        let count = 6_400;
         compare(
             &format!("lanes / scanned ArrayQueues: {lanes}, burst {burst}, {every} in"),
             rounds,
@@ -115,7 +117,7 @@ fn compare(
 ) {
     // Not counted: what is touched for the first time.
     let _ = (first(), second());
-    let mut ratios: Vec<f64> = (0..rounds)
+    let times: Vec<[f64; 2]> = (0..rounds)
         .map(|round| {
             let (a, b) = if round % 2 == 0 {
                 let a = first();
@@ -124,12 +126,18 @@ fn compare(
                 let b = second();
                 (first(), b)
             };
-            a.as_secs_f64() / b.as_secs_f64()
+            [a.as_secs_f64(), b.as_secs_f64()]
         })
         .collect();
-    ratios.sort_by(f64::total_cmp);
-    let at = |part: usize| ratios.get(ratios.len() * part / 4).copied().unwrap_or(f64::NAN);
-    println!("{name:<58} {:>6.2}  {:.2} – {:.2}", at(2), at(1), at(3));
+    let at = |part: f64, of: &dyn Fn(&[f64; 2]) -> f64| {
+        let mut values: Vec<f64> = times.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get((values.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)
+    };
+    let ratio = |[a, b]: &[f64; 2]| a / b;
+    let quiet = at(0.1, &|times| times[0]) / at(0.1, &|times| times[1]);
+    let (low, median, high) = (at(0.25, &ratio), at(0.5, &ratio), at(0.75, &ratio));
+    println!("{name:<58} {median:>6.2} {low:>6.2} – {high:<6.2} {quiet:>6.2}");
 }
 
 fn timed<R>(run: impl FnOnce() -> R) -> Duration {

@@ -10,7 +10,8 @@
 //! | `spread` | 256 | `submit` | sync: 7 or 8 records a visit |
 //! | `sparse` | 2,000 | `submit` | sync: most visits of one record |
 //! | `batch` | 256 | `submit_batch` of 500 | sync |
-//! | `deep` | 256 | `submit` | sync, 40,000 records in flight: more blocks than the pool keeps, so this one allocates |
+//! | `grouped` | 8 | `submit_batch` of 500 | sync: 62 records of a batch to each lane |
+//! | `deep` | 256 | `submit` | sync, 40,000 in flight: more blocks than the pool keeps, so this one allocates |
 //! | `ready` | 256 | `submit` | async, ready at once |
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let (lanes, kind, records) = match way.as_str() {
         "single" => (1, Kind::Sync, SINGLE),
         "spread" | "batch" => (256, Kind::Sync, RECORDS),
+        "grouped" => (8, Kind::Sync, RECORDS),
         "deep" => (256, Kind::Sync, DEEP),
         "sparse" => (2_000, Kind::Sync, RECORDS),
         "ready" => (256, Kind::Ready, RECORDS),
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     let mut gated = Gated::new(lanes, kind);
     let mut batch = Vec::with_capacity(BATCH);
     let mut round = |gated: &mut Gated| match way.as_str() {
-        "batch" => gated.round(records as u64, |orders| {
+        "batch" | "grouped" => gated.round(records as u64, |orders| {
             for keys in keys.chunks(BATCH) {
                 batch.extend(keys.iter().map(|key| Record::new(key, payload)));
                 orders.submit_batch(&mut batch).expect("taken");
@@ -75,6 +77,6 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: steady single|spread|sparse|batch|deep|ready ROUNDS");
+    eprintln!("usage: steady single|spread|sparse|batch|grouped|deep|ready ROUNDS");
     ExitCode::from(2)
 }
