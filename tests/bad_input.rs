@@ -19,8 +19,7 @@ use support::*;
 
 fn subscribed(handler: Handler) -> (Runtime, Subscriber) {
     let runtime = narrow(100).build().unwrap();
-    let subscriber =
-        runtime.subscribe_handler(Subscription::new("s").skip(), handler).unwrap();
+    let subscriber = runtime.subscribe_handler(Subscription::new("s").skip(), handler).unwrap();
     (runtime, subscriber)
 }
 
@@ -140,9 +139,11 @@ fn handlers_that_panic() {
     goes_on_after(|| Handler::future(|record| async move { panics(&record) }));
     goes_on_after(|| Handler::blocking(|record| panics(&record)));
     goes_on_after(|| {
-        Handler::sync(|record| {
-            if number(record) == 0 { std::panic::panic_any(Bomb) } else { Ok(()) }
-        })
+        Handler::sync(
+            |record| {
+                if number(record) == 0 { std::panic::panic_any(Bomb) } else { Ok(()) }
+            },
+        )
     });
 }
 
@@ -160,7 +161,7 @@ fn errors_that_panic_when_they_are_shown() {
 fn futures_that_panic_when_they_are_dropped() {
     goes_on_after(|| {
         Handler::future(|record| {
-            let bomb = (number(&record) == 0).then_some(Bomb);
+            let bomb = (number(&record) == 0).then(|| Bomb);
             std::future::poll_fn(move |_| {
                 let _ = &bomb;
                 std::task::Poll::Ready(Ok(()))
@@ -177,7 +178,9 @@ fn predicates_and_dead_letters_that_panic() {
     let policy = Subscription::new("s")
         .retry(Retry::fixed(Duration::ZERO).only_if(|_| panic!("in the predicate")))
         .dead_letter_to(move |_: &Letter| {
-            if count.fetch_add(1, SeqCst) == 0 { panic!("in the dead letter") }
+            if count.fetch_add(1, SeqCst) == 0 {
+                panic!("in the dead letter")
+            }
             Ok(())
         });
     let subscriber =
@@ -216,7 +219,10 @@ fn closures_that_panic_when_they_are_dropped() {
         settle(&runtime);
         swapped.swap(Handler::sync(|_| Ok(()))).wait().unwrap();
         removed.remove().wait().unwrap();
-        drop((removed, runtime.subscribe_handler(Subscription::new("s"), Handler::sync(|_| Ok(())))));
+        drop((
+            removed,
+            runtime.subscribe_handler(Subscription::new("s"), Handler::sync(|_| Ok(()))),
+        ));
         // Workers are alive and well.
         let receipt = swapped.submit_tracked(numbered("k", 1)).unwrap();
         assert_eq!(receipt.wait(), Ok(Outcome::Done));

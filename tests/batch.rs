@@ -237,8 +237,14 @@ proptest! {
 fn batches_and_single_submits_keep_a_producers_order() {
     let handled: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>> = Arc::default();
     let log = handled.clone();
-    let runtime =
-        Runtime::builder().lanes(4).slots(8).workers(2).wait(HANG).on_notice(|_| ()).build().unwrap();
+    let runtime = Runtime::builder()
+        .lanes(4)
+        .slots(8)
+        .workers(2)
+        .wait(HANG)
+        .on_notice(|_| ())
+        .build()
+        .unwrap();
     let subscriber = runtime
         .subscribe(Subscription::new("s"), move |record: &Record| {
             log.lock().entry(record.key().unwrap().to_vec()).or_default().push(number(record));

@@ -176,8 +176,10 @@ fn hung_handlers_are_left_behind_and_named() {
     named.sort_unstable();
     assert_eq!(named, [("blocking", true), ("sync", false)]);
     assert!(report.running.iter().any(|left| left.key.as_deref() == Some(b"s")));
-    assert_eq!(report.running.iter().find(|l| l.blocking).unwrap().to_string(),
-        "a blocking handler of \"blocking\" with key b");
+    assert_eq!(
+        report.running.iter().find(|l| l.blocking).unwrap().to_string(),
+        "a blocking handler of \"blocking\" with key b"
+    );
     // What the hung handler's own lane held may be out of reach, and only that.
     let mut all = back(&report);
     assert!(cancelled.load(SeqCst) || all.len() < 8, "{report:?}");
@@ -194,13 +196,8 @@ fn hung_handlers_are_left_behind_and_named() {
 #[test]
 fn close_never_hangs_with_all_workers_and_spares_hung() {
     let config = keylane::Config::default().spares(2);
-    let runtime = Runtime::builder()
-        .config(config)
-        .lanes(16)
-        .workers(1)
-        .on_notice(|_| ())
-        .build()
-        .unwrap();
+    let runtime =
+        Runtime::builder().config(config).lanes(16).workers(1).on_notice(|_| ()).build().unwrap();
     let door = Door::new();
     let hang = door.clone();
     let subscriber = runtime
@@ -367,9 +364,8 @@ fn nothing_starts_after_stop_now() {
 fn a_second_close_brings_the_deadline_forward() {
     let clock = VirtualClock::new();
     let runtime = narrow(100).clock(clock.clone()).build().unwrap();
-    let subscriber = runtime
-        .subscribe_async(Subscription::new("s"), |_| std::future::pending())
-        .unwrap();
+    let subscriber =
+        runtime.subscribe_async(Subscription::new("s"), |_| std::future::pending()).unwrap();
     subscriber.submit(numbered("k", 0)).unwrap();
     settle(&runtime);
     let first = {
@@ -400,8 +396,7 @@ fn the_last_handle_that_is_dropped_stops_it_and_says_so() {
         .unwrap();
     let (door, log) = (Door::new(), Log::new());
     let subscriber = runtime.subscribe(Subscription::new("s"), log.behind(&door)).unwrap();
-    let receipts =
-        [0, 1, 2].map(|n| subscriber.submit_tracked(numbered("k", n)).unwrap());
+    let receipts = [0, 1, 2].map(|n| subscriber.submit_tracked(numbered("k", n)).unwrap());
     door.wait_for(1);
     let other = runtime.clone();
     drop(runtime);

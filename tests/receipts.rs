@@ -88,10 +88,11 @@ fn a_failed_record_says_by_what_policy() {
     for handler in fails() {
         let letters = Arc::new(AtomicUsize::new(0));
         let sent = letters.clone();
-        let policy = Subscription::new("s").retry(twice.clone()).dead_letter_to(move |_: &Letter| {
-            sent.fetch_add(1, SeqCst);
-            Ok(())
-        });
+        let policy =
+            Subscription::new("s").retry(twice.clone()).dead_letter_to(move |_: &Letter| {
+                sent.fetch_add(1, SeqCst);
+                Ok(())
+            });
         let outcome = outcome(policy, handler);
         let Outcome::DeadLettered(failure) = outcome else { panic!("{outcome:?}") };
         assert_eq!((&*failure.error, failure.attempts, letters.load(SeqCst)), ("no", 2, 1));
@@ -150,11 +151,10 @@ fn a_removal_abandons_what_is_queued_and_lets_what_runs_end() {
     let removal = subscriber.remove();
     door.open();
     assert_eq!(numbers(&removal.wait().unwrap()), [1, 2]);
-    assert_eq!(receipts.each_ref().map(Receipt::wait), [
-        Ok(Outcome::Done),
-        Ok(Outcome::Abandoned),
-        Ok(Outcome::Abandoned)
-    ]);
+    assert_eq!(
+        receipts.each_ref().map(Receipt::wait),
+        [Ok(Outcome::Done), Ok(Outcome::Abandoned), Ok(Outcome::Abandoned)]
+    );
     assert!(runtime.close(HANG).unwrap().drained);
 }
 

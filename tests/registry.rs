@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    Handler, HandlerError, Record, Refusal, Retry, Runtime, SubscribeError, Subscriber, Subscription,
-    SwapError, WaitError,
+    Handler, HandlerError, Record, Refusal, Retry, Runtime, SubscribeError, Subscriber,
+    Subscription, SwapError, WaitError,
 };
 use parking_lot::Mutex;
 use support::*;
@@ -100,9 +100,10 @@ fn a_swap_waits_for_pending_and_blocking_attempts() {
     pending.submit(numbered("b", 0)).unwrap();
     door.wait_for(1);
     settle(&runtime);
-    for (subscriber, release) in
-        [(&blocking, Box::new(|| door.open()) as Box<dyn Fn()>), (&pending, Box::new(|| flag.raise()))]
-    {
+    for (subscriber, release) in [
+        (&blocking, Box::new(|| door.open()) as Box<dyn Fn()>),
+        (&pending, Box::new(|| flag.raise())),
+    ] {
         let swap = subscriber.swap(Handler::sync(new.handler()));
         let running = SwapError::StillRunning { workers: 0, attempts: 1 };
         assert_eq!(swap.wait_timeout(Duration::from_millis(50)), Err(running));
@@ -310,9 +311,8 @@ fn a_subscription_closes_after_what_is_queued() {
 fn a_subscriptions_close_is_a_removal_once_its_time_is_over() {
     let clock = VirtualClock::new();
     let runtime = narrow(100).clock(clock.clone()).build().unwrap();
-    let subscriber = runtime
-        .subscribe_async(Subscription::new("s"), |_| std::future::pending())
-        .unwrap();
+    let subscriber =
+        runtime.subscribe_async(Subscription::new("s"), |_| std::future::pending()).unwrap();
     let failing = runtime
         .subscribe(Subscription::new("f").retry(retry()), |_: &Record| {
             Err(HandlerError::retryable("no"))
@@ -325,7 +325,11 @@ fn a_subscriptions_close_is_a_removal_once_its_time_is_over() {
     let waiters = removals.map(|removal| thread::spawn(|| removal.wait().unwrap()));
     until("both wait", || clock.next_deadline().is_some());
     clock.advance(5 * SECOND);
-    let back = waiters.map(|waiter| numbers(&waiter.join().unwrap()));
+    let back = waiters.map(|waiter| {
+        let mut back = numbers(&waiter.join().unwrap());
+        back.sort_unstable();
+        back
+    });
     assert_eq!(back, [[0, 1, 2], [3, 4, 5]], "the pending one was cancelled, the others released");
     runtime.stop_now();
 }

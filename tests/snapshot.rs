@@ -22,7 +22,10 @@ fn a_quiet_runtime() {
     (0..3).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
     settle(&runtime);
     let snapshot = runtime.snapshot();
-    assert_eq!((snapshot.phase, snapshot.in_flight, snapshot.outcomes.done), (Phase::Running, 0, 3));
+    assert_eq!(
+        (snapshot.phase, snapshot.in_flight, snapshot.outcomes.done),
+        (Phase::Running, 0, 3)
+    );
     assert_eq!((snapshot.workers.len(), snapshot.spares), (1, 0));
     let worker = &snapshot.workers[0];
     assert!(worker.asleep && worker.running.is_none());
@@ -44,10 +47,7 @@ fn keys_that_wait_say_why() {
         .subscribe(Subscription::new("retries").retry(Retry::fixed(8 * SECOND).forever()), fails)
         .unwrap();
     let parks = runtime
-        .subscribe(
-            Subscription::new("parks").dead_letter_to(|_: &Letter| Ok(())).park_key(),
-            fails,
-        )
+        .subscribe(Subscription::new("parks").dead_letter_to(|_: &Letter| Ok(())).park_key(), fails)
         .unwrap();
     let letters = runtime
         .subscribe(
@@ -56,9 +56,8 @@ fn keys_that_wait_say_why() {
             fails,
         )
         .unwrap();
-    let pends = runtime
-        .subscribe_async(Subscription::new("pends"), |_| std::future::pending())
-        .unwrap();
+    let pends =
+        runtime.subscribe_async(Subscription::new("pends"), |_| std::future::pending()).unwrap();
     let hang = door.clone();
     let blocks = runtime
         .subscribe_blocking(Subscription::new("blocks"), move |_| {
@@ -87,7 +86,8 @@ fn keys_that_wait_say_why() {
     assert_eq!((parked.parked_keys, parked.parked[0].followed), (1, 2));
     assert_eq!(parks.parked(), parked.parked);
     assert_eq!((snapshot.outcomes.dead_lettered, snapshot.outcomes.parked), (1, 2));
-    let running = |name: &str| snapshot.subscriptions.iter().find(|s| s.name == name).unwrap().running;
+    let running =
+        |name: &str| snapshot.subscriptions.iter().find(|s| s.name == name).unwrap().running;
     assert_eq!((running("pends"), running("blocks"), running("retries")), (1, 1, 0));
     door.open();
     runtime.stop_now();
@@ -121,7 +121,10 @@ fn bounds_in_use_are_named() {
     assert!(snapshot.bounds.contains(&Bound::KeyWaiting), "{snapshot:?}");
     assert!(snapshot.bounds.contains(&Bound::BlockingThreads), "{snapshot:?}");
     let oldest = &snapshot.busy[0];
-    assert_eq!((oldest.key.as_deref(), oldest.bound), (Some(&b"second"[..]), Some(Bound::KeyWaiting)));
+    assert_eq!(
+        (oldest.key.as_deref(), oldest.bound),
+        (Some(&b"second"[..]), Some(Bound::KeyWaiting))
+    );
     assert_eq!(snapshot.lanes[0].depth, 2, "the lane stopped");
     door.open();
     assert!(runtime.close(HANG).unwrap().drained);
@@ -160,9 +163,8 @@ fn a_snapshot_does_not_wait_for_a_hung_lane() {
 #[test]
 fn a_snapshot_is_serialised() {
     let runtime = narrow(10).build().unwrap();
-    let subscriber = runtime
-        .subscribe_async(Subscription::new("s"), |_| std::future::pending())
-        .unwrap();
+    let subscriber =
+        runtime.subscribe_async(Subscription::new("s"), |_| std::future::pending()).unwrap();
     subscriber.submit(numbered("k", 0)).unwrap();
     settle(&runtime);
     let json = serde_json::to_value(runtime.snapshot()).unwrap();

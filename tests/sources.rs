@@ -113,8 +113,7 @@ fn a_restart_skips_what_was_finished_above_the_frontier() {
     drop(first);
     settle(&runtime);
     let resume = Some(stored);
-    let mut second =
-        subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
+    let mut second = subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
     for offset in 1..5 {
         let result = second.deliver(at(&format!("k{offset}"), 0, offset).with_epoch(1));
         match offset {
@@ -274,15 +273,11 @@ fn a_removal_leaves_a_sources_records_unfinished_and_a_new_epoch_gets_them() {
     door.open();
     assert!(removal.wait().unwrap().is_empty(), "a source's records are its own");
     assert_eq!(frontier(&mut first), Some(1));
-    assert!(matches!(
-        subscriber.source(options(Waker::noop())),
-        Err(SourceError::Removed)
-    ));
+    assert!(matches!(subscriber.source(options(Waker::noop())), Err(SourceError::Removed)));
     let resume = first.ledger().stored();
     drop(first);
     let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
-    let mut second =
-        subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
+    let mut second = subscriber.source(SourceOptions { resume, ..options(Waker::noop()) }).unwrap();
     assert_eq!(second.ledger().status(0), Status::Passed);
     (1..6).for_each(|offset| second.deliver(at("k", 0, offset)).unwrap());
     settle(&runtime);
@@ -318,9 +313,8 @@ fn keys_from_a_broker() {
     let runtime = narrow(100).build().unwrap();
     let log = Log::new();
     let subscriber = runtime.subscribe(Subscription::new("s"), log.handler()).unwrap();
-    let rejects = runtime
-        .subscribe(Subscription::new("r").keyless(Keyless::Reject), log.handler())
-        .unwrap();
+    let rejects =
+        runtime.subscribe(Subscription::new("r").keyless(Keyless::Reject), log.handler()).unwrap();
     let mut takes = source(&subscriber);
     takes.deliver(at("", 0, 0)).unwrap();
     takes.deliver(Record::keyless(1u64.to_le_bytes())).unwrap_err();
@@ -344,7 +338,9 @@ fn a_window_out_of_its_range_is_refused() {
     let subscriber = runtime.subscribe(Subscription::new("s"), |_: &Record| Ok(())).unwrap();
     for window in [0, usize::MAX] {
         let options = SourceOptions { window: Some(window), ..options(Waker::noop()) };
-        let Err(SourceError::Config(error)) = subscriber.source(options) else { panic!("{window}") };
+        let Err(SourceError::Config(error)) = subscriber.source(options) else {
+            panic!("{window}")
+        };
         assert!(error.to_string().contains("1 to 4194304"), "{error}");
     }
     assert!(Runtime::builder().config(Config::default().source_window(0)).build().is_err());

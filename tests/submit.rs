@@ -48,7 +48,9 @@ impl Full {
 
 /// Waits until a submitter sleeps until `wait` after the clock's origin.
 fn until_parked(clock: &VirtualClock, wait: Duration) {
-    until("the submitter sleeps", || clock.next_deadline() == Some(keylane::Time::ZERO.after(wait)));
+    until("the submitter sleeps", || {
+        clock.next_deadline() == Some(keylane::Time::ZERO.after(wait))
+    });
 }
 
 /// A full runtime under a virtual clock on which nothing but a submitter's timeout is due soon.
