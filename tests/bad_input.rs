@@ -1,5 +1,6 @@
 //! Whatever a caller passes or a handler does: a typed outcome, never a hang, a panic of ours or a lost
 //! record.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]

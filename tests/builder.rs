@@ -1,4 +1,5 @@
 //! Building a runtime: options refused by name and range, threads as the caller wants them, notices.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]

@@ -1,5 +1,6 @@
 //! A whole runtime under everything at once: producers, handlers of every kind, swaps, removals, restarts of
 //! sources and closes, from a seed. Judged by exact accounting and by the oracle.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
 #[path = "support/lifecycle.rs"]
@@ -173,22 +174,23 @@ fn one_life(random: &mut Random) {
         back.lock().extend(numbers(&returned));
         let timeout = if random.below(2) == 0 { HANG } else { Duration::ZERO };
         let report = runtime.close(timeout).unwrap();
-        assert_eq!((report.running.len(), report.unreachable), (0, 0), "{report:?}");
         back.lock().extend(report.records.iter().map(|(_, record)| number(record)));
     });
-    // What was pushed while it closed: none, or it is here.
-    let late = runtime.close(HANG).unwrap();
-    assert!(late.records.is_empty(), "{late:?}");
-    let mut times = handled.0.lock().clone();
-    assert!(times.values().all(|&times| times == 1), "once each");
-    for number in back.into_inner() {
-        *times.entry(number).or_default() += 1;
-    }
-    // A future that was cancelled or a blocking call that was overtaken may come back though it was handled.
-    let doubles = times.values().filter(|&&times| times > 1).count();
-    assert_eq!(times.len() as u64, sent.load(SeqCst), "nothing lost");
-    let stopped = !(ends == 3);
-    assert!(doubles == 0 || stopped || doubles <= 64, "{doubles}");
+    // What was behind a handler that had not returned is here once it has; nothing is missing for good.
+    let mut back = back.into_inner();
+    until("every record is handled or back", || {
+        let late = runtime.close(HANG).unwrap();
+        back.extend(late.records.iter().map(|(_, record)| number(record)));
+        let mut all = handled.0.lock().clone();
+        back.iter().for_each(|number| *all.entry(*number).or_default() += 1);
+        all.len() as u64 == sent.load(SeqCst)
+    });
+    // One that was under way when all stopped may come back though it was handled, but nothing else.
+    let times = handled.0.lock();
+    assert!(times.values().all(|&times| times == 1), "handled once each");
+    back.sort_unstable();
+    assert!(back.windows(2).all(|pair| pair[0] < pair[1]), "given back once each");
+    drop(times);
     let verdict = oracle.verdict();
     for violation in &verdict.violations {
         panic!("{violation}");
