@@ -156,6 +156,8 @@ impl Ending {
         }
         core.enter_phase(STOPPED);
         release(core);
+        // Blocking calls have the same moment.
+        core.wait_for_real(MOMENT, || core.blocking.running().is_empty());
         let running = left_behind(core);
         core.end.end();
         core.exit();

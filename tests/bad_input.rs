@@ -1,5 +1,6 @@
 //! Whatever a caller passes or a handler does: a typed outcome, never a hang, a panic of ours or a lost
 //! record.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]
@@ -161,7 +162,7 @@ fn errors_that_panic_when_they_are_shown() {
 fn futures_that_panic_when_they_are_dropped() {
     goes_on_after(|| {
         Handler::future(|record| {
-            let bomb = (number(&record) == 0).then_some(Bomb);
+            let bomb = (number(&record) == 0).then(|| Bomb);
             std::future::poll_fn(move |_| {
                 let _ = &bomb;
                 std::task::Poll::Ready(Ok(()))

@@ -1,4 +1,5 @@
 //! Batches: what a refused one may accept, against a model; and their order among single submits.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
 #[path = "support/lifecycle.rs"]

@@ -1,4 +1,5 @@
 //! Building a runtime: options refused by name and range, threads as the caller wants them, notices.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]
@@ -155,7 +156,7 @@ fn threads_have_the_callers_name_and_hooks() {
 #[test]
 fn panics_in_hooks_and_notices_end_there() {
     let runtime = narrow(10)
-        .pinning(Pinning::Cores(vec![100_000]))
+        .pinning(Pinning::Cores(vec![1_000]))
         .on_thread_start(|_| panic!("start"))
         .on_thread_stop(|_| panic!("stop"))
         .on_notice(|_| panic!("notice"))
@@ -175,7 +176,7 @@ fn panics_in_hooks_and_notices_end_there() {
 
 #[test]
 fn pinning_that_cannot_be_done_is_said_and_no_failure() {
-    for pinning in [Pinning::Off, Pinning::Auto, Pinning::Cores(vec![100_000, 100_001])] {
+    for pinning in [Pinning::Off, Pinning::Auto, Pinning::Cores(vec![1_000, 1_001])] {
         let absurd = matches!(pinning, Pinning::Cores(_));
         let said = Arc::new(AtomicUsize::new(0));
         let count = said.clone();

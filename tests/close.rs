@@ -1,4 +1,5 @@
 //! The end of a runtime: nothing lost, nothing hanging, from any thread, at any time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]

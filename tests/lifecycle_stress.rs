@@ -1,5 +1,6 @@
 //! A whole runtime under everything at once: producers, handlers of every kind, swaps, removals, restarts of
 //! sources and closes, from a seed. Judged by exact accounting and by the oracle.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
 #[path = "support/lifecycle.rs"]
@@ -23,9 +24,9 @@ use support::*;
 
 /// How often a record was handled, by its number.
 #[derive(Clone, Default)]
-struct Handled_(Arc<Mutex<BTreeMap<u64, u32>>>);
+struct Counts(Arc<Mutex<BTreeMap<u64, u32>>>);
 
-impl Handled_ {
+impl Counts {
     fn count(&self, number: u64) {
         *self.0.lock().entry(number).or_default() += 1;
     }
@@ -45,7 +46,7 @@ fn runtime(random: &mut Random) -> Runtime {
 }
 
 /// Handles a record: now and then it fails, panics or takes its time.
-fn handle(oracle: &Oracle, handled: &Handled_, record: &Record) -> Handled {
+fn handle(oracle: &Oracle, handled: &Counts, record: &Record) -> Handled {
     let attempt = oracle.start(record.key().unwrap(), number(record));
     // Decided by the record, so that a retry ends well.
     match (number(record).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60, record.attempt()) {
@@ -59,7 +60,7 @@ fn handle(oracle: &Oracle, handled: &Handled_, record: &Record) -> Handled {
     Ok(())
 }
 
-fn handler(kind: usize, oracle: &Oracle, handled: &Handled_) -> Handler {
+fn handler(kind: usize, oracle: &Oracle, handled: &Counts) -> Handler {
     let (oracle, handled) = (oracle.clone(), handled.clone());
     match kind % 3 {
         0 => Handler::sync(move |record| handle(&oracle, &handled, record)),
@@ -86,7 +87,7 @@ fn handler(kind: usize, oracle: &Oracle, handled: &Handled_) -> Handler {
 /// Producers, swaps and a close at any moment: every record is handled once, refused, or given back.
 fn one_life(random: &mut Random) {
     let runtime = runtime(random);
-    let (oracle, handled) = (Oracle::new(), Handled_::default());
+    let (oracle, handled) = (Oracle::new(), Counts::default());
     let policy = Subscription::new("s").retry(Retry::fixed(Duration::ZERO).attempts(3));
     let subscriber =
         runtime.subscribe_handler(policy, handler(random.below(3), &oracle, &handled)).unwrap();
@@ -173,22 +174,23 @@ fn one_life(random: &mut Random) {
         back.lock().extend(numbers(&returned));
         let timeout = if random.below(2) == 0 { HANG } else { Duration::ZERO };
         let report = runtime.close(timeout).unwrap();
-        assert_eq!((report.running.len(), report.unreachable), (0, 0), "{report:?}");
         back.lock().extend(report.records.iter().map(|(_, record)| number(record)));
     });
-    // What was pushed while it closed: none, or it is here.
-    let late = runtime.close(HANG).unwrap();
-    assert!(late.records.is_empty(), "{late:?}");
-    let mut times = handled.0.lock().clone();
-    assert!(times.values().all(|&times| times == 1), "once each");
-    for number in back.into_inner() {
-        *times.entry(number).or_default() += 1;
-    }
-    // A future that was cancelled or a blocking call that was overtaken may come back though it was handled.
-    let doubles = times.values().filter(|&&times| times > 1).count();
-    assert_eq!(times.len() as u64, sent.load(SeqCst), "nothing lost");
-    let stopped = !(ends == 3);
-    assert!(doubles == 0 || stopped || doubles <= 64, "{doubles}");
+    // What was behind a handler that had not returned is here once it has; nothing is missing for good.
+    let mut back = back.into_inner();
+    until("every record is handled or back", || {
+        let late = runtime.close(HANG).unwrap();
+        back.extend(late.records.iter().map(|(_, record)| number(record)));
+        let mut all = handled.0.lock().clone();
+        back.iter().for_each(|number| *all.entry(*number).or_default() += 1);
+        all.len() as u64 == sent.load(SeqCst)
+    });
+    // One that was under way when all stopped may come back though it was handled, but nothing else.
+    let times = handled.0.lock();
+    assert!(times.values().all(|&times| times == 1), "handled once each");
+    back.sort_unstable();
+    assert!(back.windows(2).all(|pair| pair[0] < pair[1]), "given back once each");
+    drop(times);
     let verdict = oracle.verdict();
     for violation in &verdict.violations {
         panic!("{violation}");
@@ -207,7 +209,7 @@ fn stress_lives() {
 /// key, and the frontier comes to the end.
 fn one_partition(random: &mut Random) {
     let runtime = runtime(random);
-    let (oracle, handled) = (Oracle::new(), Handled_::default());
+    let (oracle, handled) = (Oracle::new(), Counts::default());
     let total = 400;
     let key = |offset: u64| format!("key-{}", offset % 5);
     (0..total).for_each(|offset| oracle.published(key(offset), offset));
@@ -231,11 +233,12 @@ fn one_partition(random: &mut Random) {
             subscriber.source(SourceOptions { window, resume: stored.take(), waker }).unwrap();
         let mut next = source.ledger().frontier().unwrap_or(0);
         let mut life = 1 + random.below(300);
+        let mut swaps = Vec::new();
         while life > 0 && source.ledger().frontier().unwrap_or(0) < total {
             life -= 1;
             source.ledger().advance(|_| ());
             if random.below(30) == 0 {
-                drop(subscriber.swap(handler(random.below(3), &oracle, &handled)));
+                swaps.push(subscriber.swap(handler(random.below(3), &oracle, &handled)));
             }
             let record = || {
                 let position = Position { partition: 0, offset: next };
@@ -265,21 +268,22 @@ fn one_partition(random: &mut Random) {
                 }
             }
         }
-        // A restart: of the source alone, or of the subscription too.
+        source.ledger().advance(|_| ());
+        stored = source.ledger().stored();
+        let frontier = source.ledger().frontier().unwrap_or(0);
+        // A restart: of the source alone, or of the subscription too. Nothing of the old assignment may run
+        // beside the new one.
         if random.below(3) == 0 {
             assert!(subscriber.remove().wait().unwrap().is_empty(), "the records are the source's");
             subscriber = runtime
                 .subscribe_handler(policy(), handler(random.below(3), &oracle, &handled))
                 .unwrap();
+            drop(source);
         } else {
-            // Nothing of the old assignment may run beside the new one.
-            drop(subscriber.swap(handler(random.below(3), &oracle, &handled)).wait());
+            drop(source);
+            swaps.push(subscriber.swap(handler(random.below(3), &oracle, &handled)));
+            swaps.into_iter().for_each(|swap| swap.wait().unwrap());
         }
-        source.ledger().advance(|_| ());
-        stored = source.ledger().stored();
-        let frontier = source.ledger().frontier().unwrap_or(0);
-        drop(source);
-        let _ = subscriber.swap(handler(random.below(3), &oracle, &handled)).wait();
         oracle.restarted();
         lives += 1;
         if frontier == total {
@@ -289,9 +293,7 @@ fn one_partition(random: &mut Random) {
     let report = runtime.close(HANG).unwrap();
     assert!(report.records.is_empty());
     assert_eq!(handled.0.lock().len() as u64, total, "after {lives} lives");
-    let verdict = oracle.verdict();
-    let bad: Vec<String> = verdict.violations.iter().map(ToString::to_string).collect();
-    assert!(bad.iter().all(|v| v.starts_with("overlap")), "{bad:?}");
+    oracle.verdict().assert_clean();
 }
 
 #[test]
@@ -315,7 +317,7 @@ fn stress_subscriptions() {
                 scope.spawn(move || {
                     let mut random = Random::of(seed);
                     for life in 0..20 {
-                        let (oracle, handled) = (Oracle::new(), Handled_::default());
+                        let (oracle, handled) = (Oracle::new(), Counts::default());
                         let name = format!("s-{owner}");
                         let policy =
                             Subscription::new(name).retry(Retry::fixed(Duration::ZERO).attempts(3));

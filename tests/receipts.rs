@@ -1,4 +1,5 @@
 //! Receipts: exactly one outcome, however a record ends.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]

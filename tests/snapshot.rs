@@ -1,4 +1,5 @@
 //! What a runtime says of itself.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]

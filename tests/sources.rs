@@ -1,4 +1,5 @@
 //! Sources: what a broker's consume loop sees of the runtime.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
 #[path = "support/lifecycle.rs"]

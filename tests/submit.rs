@@ -1,4 +1,5 @@
 //! Submitting one record: now, waiting for room, as a future; into a lane that is full.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(feature = "testing")]
 
 #[path = "support/lifecycle.rs"]
