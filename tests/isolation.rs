@@ -56,6 +56,7 @@ fn a_pending_future_delays_its_own_key_alone() {
         assert_eq!(log.of("a"), ["a1 starts"]);
         assert_eq!((a1.outcome(), a2.outcome()), (None, None));
 
+        settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
         let busy = busy(&snapshot, &keys[0]);
         assert_eq!((&busy.why, busy.waiting, busy.bound), (&Why::Future, 1, None));
@@ -111,6 +112,7 @@ fn a_record_that_waits_to_be_tried_again_delays_its_own_key_alone() {
         let others: Vec<_> = (0..50).map(|_| submit(&orders, &keys[1], "b")).collect();
         all_done(&others);
         assert_eq!(log.of("a"), ["a1"]);
+        settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
         let busy = busy(&snapshot, &keys[0]);
         assert!(matches!(&busy.why, Why::Retry { error, .. } if &**error == "not yet"));
@@ -148,6 +150,7 @@ fn a_dead_letter_on_its_way_delays_its_own_key_alone() {
         let others: Vec<_> = (0..50).map(|_| submit(&orders, &keys[1], "b")).collect();
         all_done(&others);
         assert_eq!(a[1].outcome(), None);
+        settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
         assert_eq!(busy(&snapshot, &keys[0]).why, Why::DeadLetter { sends: 1 });
         holds.open("a1");
@@ -174,6 +177,7 @@ fn a_blocking_handler_that_hangs_delays_its_own_key_alone() {
         let others: Vec<_> = (0..20).map(|i| submit(&orders, &keys[1 + i % 2], "b")).collect();
         all_done(&others);
         assert_eq!(log.of("a"), ["a1 starts"]);
+        settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
         assert_eq!(busy(&snapshot, &keys[0]).why, Why::Blocking);
         holds.open("a1");
@@ -238,6 +242,7 @@ fn a_key_holds_its_lane_up_once_as_many_records_wait_for_it_as_may() {
         let mut a: Vec<_> = (0..4).map(|i| submit(&orders, &keys[0], &format!("a{i}"))).collect();
         // Three wait behind the first: the bound is reached, and nobody is held up yet.
         all_done([&submit(&orders, &keys[1], "b0")]);
+        settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
         assert_eq!((busy(&snapshot, &keys[0]).waiting, snapshot.lanes[0].held), (3, 4));
 
