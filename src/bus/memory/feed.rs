@@ -329,10 +329,11 @@ impl Loop {
         }
     }
 
-    /// Whether the bus is to close and what was read is finished, or the time is over.
+    /// Whether the bus is to close and what was read is finished, or the time or the runtime is over.
     fn is_closed(&mut self, now: Time) -> bool {
         let Some((deadline, _)) = &self.closing else { return false };
-        let over = now >= *deadline;
+        // Without workers nothing is finished any more.
+        let over = now >= *deadline || self.shared.runtime.core().exits();
         over || self.feeds.iter_mut().all(|feed| {
             feed.source.as_ref().is_none_or(Source::is_stopped) || feed.unfinished() == 0
         })
