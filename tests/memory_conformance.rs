@@ -152,11 +152,13 @@ conforms![
 /// How a bus breaks its promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lie {
+    /// It does not.
+    Nothing,
     /// It confirms every seventh publish and stores it elsewhere.
     Drops,
     /// It stores every seventh record twice.
     Doubles,
-    /// Every seventh record overtakes the one before it.
+    /// Every seventh record is overtaken by the next of its key.
     Reorders,
     /// It acknowledges what failed.
     AcksFailures,
@@ -186,7 +188,8 @@ struct Liar(Lie);
 struct Twisted {
     inner: MemoryBus,
     lie: Lie,
-    published: Mutex<(u64, Option<Record>)>,
+    /// How many, and one that is stored after the next of its key.
+    published: Mutex<(u64, Option<(String, Record)>)>,
 }
 
 struct OpenLiar {
@@ -254,22 +257,27 @@ impl Transport for Twisted {
     }
 
     fn publish(&self, topic: &str, record: Record) -> Publishing {
-        let (seventh, before) = {
+        let (seventh, late) = {
             let mut published = self.published.lock().unwrap();
             published.0 += 1;
-            (published.0 % 7 == 0, published.1.replace(record.copy()))
+            let seventh = published.0.is_multiple_of(7) && published.1.is_none();
+            (seventh, published.1.take_if(|(_, late)| late.key() == record.key()))
         };
+        if let Some((topic_of_late, late)) = late {
+            let publishing = self.inner.publish(topic, record);
+            drop(self.inner.publish(&topic_of_late, late));
+            return publishing;
+        }
         match self.lie {
             Lie::Drops if seventh => self.inner.publish("elsewhere", record),
             Lie::Doubles if seventh => {
                 drop(self.inner.publish(topic, record.copy()));
                 self.inner.publish(topic, record)
             }
-            // The one before it comes once more, behind it: as a redelivery that does not wait its turn.
             Lie::Reorders if seventh => {
-                let publishing = self.inner.publish(topic, record);
-                drop(self.inner.publish(topic, before.unwrap()));
-                publishing
+                let late = (topic.to_owned(), record.copy());
+                self.published.lock().unwrap().1 = Some(late);
+                self.inner.publish("elsewhere", record)
             }
             Lie::LosesKeys => {
                 let keyless = Record::from_bytes(None, record.payload_bytes());
@@ -288,17 +296,13 @@ impl Transport for Twisted {
         topic: &str,
         subscription: Subscription,
         handler: Handler,
-        envelope: bool,
+        _envelope: bool,
     ) -> Subscribing {
         let subscription = match self.lie {
             Lie::AcksFailures => subscription.skip(),
             Lie::SkipsTheOld => subscription.start(Start::Latest),
             _ => subscription,
         };
-        if envelope {
-            // What the wrapper for envelopes does is in the handler; only the key's place is the bus'.
-            return self.inner.subscribe_handler(topic, subscription, handler);
-        }
         self.inner.subscribe_handler(topic, subscription, handler)
     }
 
@@ -324,7 +328,10 @@ fn a_bus_that_lies_is_convicted() {
             ],
         ),
         (Lie::Doubles, &["a_confirmed_publish_reaches_every_subscription", "retries_are_in_place"]),
-        (Lie::Reorders, &["order_is_kept_by_sync_handlers", "a_graceful_restart_repeats_nothing"]),
+        (
+            Lie::Reorders,
+            &["order_is_kept_by_sync_handlers", "deliveries_that_were_held_come_in_order"],
+        ),
         (
             Lie::AcksFailures,
             &[
@@ -347,7 +354,7 @@ fn a_bus_that_lies_is_convicted() {
         (Lie::SkipsTheOld, &["subscriptions_start_at_the_earliest_or_the_latest"]),
         (
             Lie::NeverCloses,
-            &["after_the_close_everything_is_refused", "close_handles_what_was_read"],
+            &["after_the_close_everything_is_refused", "a_publisher_that_waits_hears_of_the_close"],
         ),
         (Lie::ForgetsAtCrash, &["a_crash_repeats_what_was_not_committed"]),
         (
@@ -359,14 +366,15 @@ fn a_bus_that_lies_is_convicted() {
             Lie::NeverFull,
             &["a_full_topic_gives_the_record_back", "inside_a_handler_nothing_blocks"],
         ),
-        (
-            Lie::LosesHeaders,
-            &["content_arrives_as_it_was", "dead_letters_say_why", "null_and_empty_are_told_apart"],
-        ),
+        (Lie::LosesHeaders, &["content_arrives_as_it_was", "null_and_empty_are_told_apart"]),
     ];
     for (lie, cases) in convictions {
         for case in *cases {
-            let result = Conformance::new(Liar(*lie)).run_case(case);
+            // What convicts is the lie, not how it is told.
+            Conformance::new(Liar(Lie::Nothing)).run_case(case).assert_passed();
+            // Time is virtual, so that what has not come after a second never comes.
+            let suite = Conformance::new(Liar(*lie)).patience(Duration::from_secs(1));
+            let result = suite.run_case(case);
             assert!(result.has_failed(), "{lie:?} was not convicted: {result}");
             println!("{lie:?}: {result}");
         }

@@ -216,11 +216,14 @@ fn keyed(record: Record, envelope: bool) -> Record {
     }
 }
 
+/// Who waits for the close.
+type Closer = Answer<Result<BusReport, BusError>>;
+
 /// The loop, on its thread.
 pub(super) struct Loop {
     shared: Arc<Shared>,
     feeds: Vec<Feed>,
-    closing: Option<(Time, Vec<Answer<Result<BusReport, BusError>>>)>,
+    closing: Option<(Time, Vec<Closer>)>,
     committed: Time,
 }
 
