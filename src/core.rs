@@ -194,6 +194,8 @@ impl Core {
         self.blocking.end();
         self.wake_workers();
         self.monitor.unparker.unpark();
+        // A bus that closes waits for handlers: there will be none.
+        self.loops.lock().iter().for_each(Unparker::unpark);
     }
 
     /// Whether threads are to end.

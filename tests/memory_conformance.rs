@@ -5,7 +5,12 @@ use keylane::memory::MemoryBus;
 use keylane::testing::conformance::{
     Conformance, Failed, Fixture, Opened, Progress, Restart, Shape, names,
 };
-use keylane::{Bus, BusSubscription, Runtime};
+use keylane::{
+    Bus, BusClosing, BusSubscription, Handler, Publishing, Record, Runtime, Start, Subscribing,
+    Subscription, Transport,
+};
+use std::sync::Mutex;
+use std::time::Duration;
 
 struct Memory;
 
@@ -143,3 +148,237 @@ conforms![
     dead_letters_are_taken_while_it_closes,
     a_publisher_that_waits_hears_of_the_close,
 ];
+
+/// How a bus breaks its promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    /// It does not.
+    Nothing,
+    /// It confirms every seventh publish and stores it elsewhere.
+    Drops,
+    /// It stores every seventh record twice.
+    Doubles,
+    /// Every seventh record is overtaken by the next of its key.
+    Reorders,
+    /// It acknowledges what failed.
+    AcksFailures,
+    /// It says that everything is committed once it is published.
+    CommitsEarly,
+    /// It strips records of their keys.
+    LosesKeys,
+    /// It subscribes to what comes next only.
+    SkipsTheOld,
+    /// It takes publishes after its close.
+    NeverCloses,
+    /// Restarted, it goes on where the topic ends.
+    ForgetsAtCrash,
+    /// A restart restarts nothing.
+    IgnoresRestarts,
+    /// It gives up at once what it has read.
+    ClosesInHaste,
+    /// Its topics have no bound.
+    NeverFull,
+    /// It drops headers.
+    LosesHeaders,
+}
+
+struct Liar(Lie);
+
+/// A memory bus behind a transport that lies.
+struct Twisted {
+    inner: MemoryBus,
+    lie: Lie,
+    /// How many, and one that is stored after the next of its key.
+    published: Mutex<(u64, Option<(String, Record)>)>,
+}
+
+struct OpenLiar {
+    open: Open,
+    bus: Bus,
+    lie: Lie,
+}
+
+impl Fixture for Liar {
+    fn has_virtual_time(&self) -> bool {
+        true
+    }
+
+    fn open(&self, runtime: &Runtime, shape: &Shape) -> Result<Box<dyn Opened>, Failed> {
+        let lie = self.0;
+        let builder = MemoryBus::builder(runtime).partitions(shape.partitions);
+        let builder = match shape.capacity {
+            Some(capacity) if lie != Lie::NeverFull => builder.capacity(capacity),
+            _ => builder,
+        };
+        let inner = builder.build()?;
+        let twisted = Twisted { inner: inner.clone(), lie, published: Mutex::default() };
+        Ok(Box::new(OpenLiar { open: Open(inner), bus: Bus::new(twisted), lie }))
+    }
+}
+
+impl Opened for OpenLiar {
+    fn bus(&self) -> Bus {
+        self.bus.clone()
+    }
+
+    fn restart(&self, subscription: &BusSubscription, how: Restart) -> Result<(), Failed> {
+        match self.lie {
+            Lie::IgnoresRestarts => Ok(()),
+            // What is unfinished is passed over, as if it had been acknowledged when it was read.
+            Lie::ForgetsAtCrash => self.open.restart(subscription, Restart::Graceful),
+            _ => self.open.restart(subscription, how),
+        }
+    }
+
+    fn progress(&self, subscription: &BusSubscription) -> Result<Vec<Progress>, Failed> {
+        let mut progress = self.open.progress(subscription)?;
+        if self.lie == Lie::CommitsEarly {
+            progress.iter_mut().for_each(|own| own.committed = own.end);
+        }
+        Ok(progress)
+    }
+
+    fn break_topic(&self, topic: &str, broken: bool) -> Result<(), Failed> {
+        self.open.break_topic(topic, broken)
+    }
+
+    fn hold_topic(&self, topic: &str, held: bool) -> Result<(), Failed> {
+        self.open.hold_topic(topic, held)
+    }
+
+    fn unsubscribe(&self, subscription: &BusSubscription) -> Result<(), Failed> {
+        self.open.unsubscribe(subscription)
+    }
+}
+
+impl Transport for Twisted {
+    fn runtime(&self) -> &Runtime {
+        self.inner.runtime()
+    }
+
+    fn publish(&self, topic: &str, record: Record) -> Publishing {
+        let (seventh, late) = {
+            let mut published = self.published.lock().unwrap();
+            published.0 += 1;
+            let seventh = published.0.is_multiple_of(7) && published.1.is_none();
+            (seventh, published.1.take_if(|(_, late)| late.key() == record.key()))
+        };
+        if let Some((topic_of_late, late)) = late {
+            let publishing = self.inner.publish(topic, record);
+            drop(self.inner.publish(&topic_of_late, late));
+            return publishing;
+        }
+        match self.lie {
+            Lie::Drops if seventh => self.inner.publish("elsewhere", record),
+            Lie::Doubles if seventh => {
+                drop(self.inner.publish(topic, record.copy()));
+                self.inner.publish(topic, record)
+            }
+            Lie::Reorders if seventh => {
+                let late = (topic.to_owned(), record.copy());
+                self.published.lock().unwrap().1 = Some(late);
+                self.inner.publish("elsewhere", record)
+            }
+            Lie::LosesKeys => {
+                let keyless = Record::from_bytes(None, record.payload_bytes());
+                self.inner.publish(topic, keyless)
+            }
+            Lie::LosesHeaders if !record.is_null() => {
+                let bare = Record::from_bytes(record.key(), record.payload_bytes());
+                self.inner.publish(topic, bare)
+            }
+            _ => self.inner.publish(topic, record),
+        }
+    }
+
+    fn subscribe(
+        &self,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        _envelope: bool,
+    ) -> Subscribing {
+        let subscription = match self.lie {
+            Lie::AcksFailures => subscription.skip(),
+            Lie::SkipsTheOld => subscription.start(Start::Latest),
+            _ => subscription,
+        };
+        self.inner.subscribe_handler(topic, subscription, handler)
+    }
+
+    fn close(&self, timeout: Duration) -> BusClosing {
+        match self.lie {
+            Lie::ClosesInHaste => self.inner.close(Duration::ZERO),
+            Lie::NeverCloses => MemoryBus::new(self.runtime()).unwrap().close(timeout),
+            _ => self.inner.close(timeout),
+        }
+    }
+}
+
+/// Cases that only prove themselves by a bus that breaks them: each lie, and who must convict it.
+#[test]
+fn a_bus_that_lies_is_convicted() {
+    let convictions: &[(Lie, &[&str])] = &[
+        (
+            Lie::Drops,
+            &[
+                "a_confirmed_publish_reaches_every_subscription",
+                "order_is_kept_by_async_handlers",
+                "a_crash_loses_nothing_and_repeats_little",
+            ],
+        ),
+        (Lie::Doubles, &["a_confirmed_publish_reaches_every_subscription", "retries_are_in_place"]),
+        (
+            Lie::Reorders,
+            &["order_is_kept_by_sync_handlers", "deliveries_that_were_held_come_in_order"],
+        ),
+        (
+            Lie::AcksFailures,
+            &[
+                "a_stop_stops_its_partition_alone",
+                "dead_letters_hold_the_record_as_it_was",
+                "the_original_waits_for_its_dead_letter",
+                "a_parked_key_follows_in_order_until_resumed",
+                "broken_envelopes_are_not_tried",
+            ],
+        ),
+        (
+            Lie::CommitsEarly,
+            &[
+                "a_crash_loses_nothing_and_repeats_little",
+                "late_completions_change_nothing",
+                "the_original_waits_for_its_dead_letter",
+            ],
+        ),
+        (Lie::LosesKeys, &["content_arrives_as_it_was", "order_is_kept_by_async_handlers"]),
+        (Lie::SkipsTheOld, &["subscriptions_start_at_the_earliest_or_the_latest"]),
+        (
+            Lie::NeverCloses,
+            &["after_the_close_everything_is_refused", "a_publisher_that_waits_hears_of_the_close"],
+        ),
+        (Lie::ForgetsAtCrash, &["a_crash_repeats_what_was_not_committed"]),
+        (
+            Lie::IgnoresRestarts,
+            &["a_crash_repeats_what_was_not_committed", "late_completions_change_nothing"],
+        ),
+        (Lie::ClosesInHaste, &["close_handles_what_was_read"]),
+        (
+            Lie::NeverFull,
+            &["a_full_topic_gives_the_record_back", "inside_a_handler_nothing_blocks"],
+        ),
+        (Lie::LosesHeaders, &["content_arrives_as_it_was", "null_and_empty_are_told_apart"]),
+    ];
+    for (lie, cases) in convictions {
+        for case in *cases {
+            // What convicts is the lie, not how it is told.
+            Conformance::new(Liar(Lie::Nothing)).run_case(case).assert_passed();
+            // Time is virtual, so that what has not come after a second never comes.
+            let suite = Conformance::new(Liar(*lie)).patience(Duration::from_secs(1));
+            let result = suite.run_case(case);
+            assert!(result.has_failed(), "{lie:?} was not convicted: {result}");
+            println!("{lie:?}: {result}");
+        }
+    }
+    let unknown = Conformance::new(Memory).run_case("no such case");
+    assert!(unknown.has_failed());
+}

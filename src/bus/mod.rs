@@ -287,6 +287,8 @@ pub enum BusError {
     UnknownUrl(String),
     /// A topic's name is not allowed.
     InvalidTopic(InvalidTopic),
+    /// The bus has no subscription of this name.
+    NotSubscribed(String),
     /// The subscription was refused.
     Subscribe(SubscribeError),
     /// An option was refused.
@@ -309,6 +311,7 @@ impl fmt::Display for BusError {
                 )
             }
             Self::InvalidTopic(error) => error.fmt(f),
+            Self::NotSubscribed(name) => write!(f, "the bus has no subscription {name:?}"),
             Self::Subscribe(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "a thread could not be started: {error}"),

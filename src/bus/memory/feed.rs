@@ -216,11 +216,14 @@ fn keyed(record: Record, envelope: bool) -> Record {
     }
 }
 
+/// Who waits for the close.
+type Closer = Answer<Result<BusReport, BusError>>;
+
 /// The loop, on its thread.
 pub(super) struct Loop {
     shared: Arc<Shared>,
     feeds: Vec<Feed>,
-    closing: Option<(Time, Vec<Answer<Result<BusReport, BusError>>>)>,
+    closing: Option<(Time, Vec<Closer>)>,
     committed: Time,
 }
 
@@ -329,10 +332,11 @@ impl Loop {
         }
     }
 
-    /// Whether the bus is to close and what was read is finished, or the time is over.
+    /// Whether the bus is to close and what was read is finished, or the time or the runtime is over.
     fn is_closed(&mut self, now: Time) -> bool {
         let Some((deadline, _)) = &self.closing else { return false };
-        let over = now >= *deadline;
+        // Without workers nothing is finished any more.
+        let over = now >= *deadline || self.shared.runtime.core().exits();
         over || self.feeds.iter_mut().all(|feed| {
             feed.source.as_ref().is_none_or(Source::is_stopped) || feed.unfinished() == 0
         })

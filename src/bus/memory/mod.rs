@@ -226,7 +226,7 @@ impl MemoryBus {
     /// A partition that had stopped goes on. Nothing happens if there is no subscription of this name.
     ///
     /// # Errors
-    /// [`BusError::Closed`] if the bus is.
+    /// [`BusError::Closed`] if the bus is, [`BusError::NotSubscribed`] if it has no such subscription.
     pub fn crash_consumer(&self, name: &str) -> Result<(), BusError> {
         self.restart(name, false)
     }
@@ -235,7 +235,7 @@ impl MemoryBus {
     /// delivered again. Attempts under way go on, and count no more.
     ///
     /// # Errors
-    /// [`BusError::Closed`] if the bus is.
+    /// [`BusError::Closed`] if the bus is, [`BusError::NotSubscribed`] if it has no such subscription.
     pub fn restart_consumer(&self, name: &str) -> Result<(), BusError> {
         self.restart(name, true)
     }
@@ -246,7 +246,8 @@ impl MemoryBus {
             let subscriptions = shared.subscriptions.lock();
             match subscriptions.iter().find(|member| member.name == name) {
                 Some(member) => member.group,
-                None => return Ok(()),
+                None if shared.is_closed() => return Err(BusError::Closed),
+                None => return Err(BusError::NotSubscribed(name.to_owned())),
             }
         };
         shared.ask(|answer| Command::Restart { group, finished, answer })?

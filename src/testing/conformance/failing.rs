@@ -113,7 +113,7 @@ fn retries_are_in_place(stager: &Stager<'_>) -> Result<(), Failed> {
     let handler = move |record: &Record| -> Handled {
         taken.take(record);
         let attempt = own.start(record.key().unwrap_or_default(), number(record));
-        if number(record) % 3 == 0 && record.attempt() < 3 {
+        if number(record).is_multiple_of(3) && record.attempt() < 3 {
             attempt.end(Ended::Failed);
             return Err("not yet".into());
         }

@@ -46,6 +46,7 @@ mod tools;
 mod waiting;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
 
@@ -90,12 +91,20 @@ fn all() -> impl Iterator<Item = Case> {
 #[derive(Debug)]
 pub struct Conformance<F> {
     fixture: F,
+    patience: Duration,
 }
 
 impl<F: Fixture> Conformance<F> {
     /// The suite for the buses that `fixture` opens.
     pub fn new(fixture: F) -> Self {
-        Self { fixture }
+        Self { fixture, patience: Duration::from_secs(60) }
+    }
+
+    /// How long, in real time, a case waits for what is to happen before it fails. 60 s unless said otherwise.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Runs every case, one after the other.
@@ -115,7 +124,8 @@ impl<F: Fixture> Conformance<F> {
     }
 
     fn try_case(&self, case: Case) -> CaseResult {
-        let ended = match guard(|| (case.run)(&Stager::new(&self.fixture, case.name))) {
+        let stager = Stager::new(&self.fixture, case.name, self.patience);
+        let ended = match guard(|| (case.run)(&stager)) {
             Ok(Ok(())) => Ended::Passed,
             Ok(Err(Failed::Unsupported(why))) => Ended::NotRun(why),
             Ok(Err(Failed::Broken(why))) => Ended::Failed(why),

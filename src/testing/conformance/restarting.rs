@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::cases;
-use super::fixture::{Failed, Restart, Shape};
+use super::fixture::{Failed, Progress, Restart, Shape};
 use super::stage::Stager;
 use super::tools::{Gate, Judge, Notes, ensure, equal};
 use crate::record::Record;
@@ -72,7 +72,8 @@ fn crashes(stager: &Stager<'_>, seed: u64) -> Result<(), Failed> {
         }
         // What is above the frontier may be repeated, and nothing else.
         let progress = stage.progress(&subscription)?;
-        bound += progress.iter().map(|own| own.end - own.committed).sum::<u64>() - waiting;
+        let above = |own: &Progress| own.end.saturating_sub(own.committed);
+        bound += progress.iter().map(above).sum::<u64>().saturating_sub(waiting);
         judge.oracle.restarted();
         stage.restart(&subscription, Restart::Crash)?;
         gates.lock().clear();

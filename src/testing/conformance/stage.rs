@@ -16,20 +16,19 @@ use crate::subscription::Subscription;
 use crate::sync::{Arc, Mutex};
 use crate::testing::{VirtualClock, settle};
 
-/// What a case waits for at most, in real time: a bus that takes longer hangs.
-const REAL: Duration = Duration::from_secs(60);
-/// And on a virtual clock.
+/// How long a case waits on a virtual clock.
 const VIRTUAL: Duration = Duration::from_secs(600);
 
 /// Opens stages for one case.
 pub(super) struct Stager<'a> {
     fixture: &'a dyn Fixture,
     case: &'static str,
+    patience: Duration,
 }
 
 impl<'a> Stager<'a> {
-    pub(super) fn new(fixture: &'a dyn Fixture, case: &'static str) -> Self {
-        Self { fixture, case }
+    pub(super) fn new(fixture: &'a dyn Fixture, case: &'static str, patience: Duration) -> Self {
+        Self { fixture, case, patience }
     }
 
     pub(super) fn open(&self) -> Result<Stage, Failed> {
@@ -54,7 +53,8 @@ impl<'a> Stager<'a> {
         let run = &uuid::Uuid::now_v7().simple().to_string()[20..];
         let tag = format!("{}-{run}", &self.case[..self.case.len().min(40)]);
         let (bus, signal) = (opened.bus(), Signal::new());
-        Ok(Stage { runtime, clock, bus, opened, notices, signal, tag })
+        let patience = self.patience;
+        Ok(Stage { runtime, clock, bus, opened, notices, signal, tag, patience })
     }
 }
 
@@ -67,6 +67,7 @@ pub(super) struct Stage {
     notices: Arc<Mutex<Vec<Notice>>>,
     pub(super) signal: Signal,
     tag: String,
+    patience: Duration,
 }
 
 impl Drop for Stage {
@@ -89,7 +90,7 @@ impl Stage {
     /// Waits until `met`. On a virtual clock, time goes on whenever nothing else does.
     pub(super) fn until(&self, what: &str, mut met: impl FnMut() -> bool) -> Result<(), Failed> {
         let real = SystemClock::new();
-        let give_up = real.now().after(REAL);
+        let give_up = real.now().after(self.patience);
         let late = self.clock.as_ref().map(|clock| clock.now().after(VIRTUAL));
         loop {
             if self.clock.is_some() {
