@@ -1,10 +1,9 @@
 //! From a record to its outcome: attempts, the failure policy, the dead letters.
 
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Waker};
 
 use crate::blocking::About;
-use crate::busy::{Busy, Parked, Post, Private, Reply, Said};
+use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
 use crate::error::HandlerError;
@@ -13,7 +12,7 @@ use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
-use crate::subscription::{After, Letter, error_text, jittered};
+use crate::subscription::{After, error_text};
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, Table, deadline_passed};
 use crate::unwind::{Panicked, guard};
@@ -52,10 +51,6 @@ pub(crate) enum Step {
     Later(Work),
 }
 
-/// Pauses between sends of a dead letter that is not taken.
-const LETTER_FIRST: Duration = Duration::from_millis(50);
-const LETTER_MOST: Duration = Duration::from_secs(10);
-
 impl<'a> Visit<'a> {
     /// Starts a record. Its key is free, or it is next of its key in `slot`.
     #[inline]
@@ -74,7 +69,7 @@ impl<'a> Visit<'a> {
     /// A record that may not be started, as far as this visit's table says. It may be younger than that: a
     /// lane is pushed to while it is visited.
     #[cold]
-    fn refuse(&mut self, work: Work) -> Step {
+    pub(crate) fn refuse(&mut self, work: Work) -> Step {
         if self.is_ahead(&work) && self.core.phase() != STOPPED {
             return Step::Later(work);
         }
@@ -305,150 +300,6 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Sends a record whose key is parked after its predecessors.
-    pub(crate) fn follow(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
-        let failure = Failure { error: "its key is parked".into(), attempts: 0 };
-        self.post(entry, work, failure, 0, false, slot)
-    }
-
-    /// Sends a record to the dead letters.
-    pub(crate) fn post(
-        &mut self,
-        entry: &Arc<Entry>,
-        work: Work,
-        failure: Failure,
-        sends: u32,
-        park: bool,
-        slot: u32,
-    ) -> Step {
-        let Some(sink) = &entry.dead_letter else { return self.stop(entry, work, failure) };
-        let letter = Letter {
-            record: work.record.share(),
-            subscription: entry.name.clone(),
-            error: failure.error.clone(),
-            attempts: failure.attempts,
-        };
-        match self.run(&work, || sink.send(letter)) {
-            Ok(sending) => {
-                let post = Post::new(sending);
-                self.posted(work, failure, sends + 1, park, post, slot)
-            }
-            Err(panicked) => {
-                let said = Err(HandlerError::retryable(panicked));
-                self.answered(work, failure, sends + 1, park, said, slot)
-            }
-        }
-    }
-
-    /// Looks whether a dead letter is confirmed.
-    pub(crate) fn posted(
-        &mut self,
-        work: Work,
-        failure: Failure,
-        sends: u32,
-        park: bool,
-        mut post: Post,
-        slot: u32,
-    ) -> Step {
-        let waker = self.waker(slot);
-        let mut cx = Context::from_waker(&waker);
-        let polled =
-            self.run(&work, || post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
-        let said = match polled {
-            Ok(Some(Poll::Pending)) => {
-                let post = Some(post);
-                return Step::Busy(Busy::Letter { post, work, failure, sends, due: None, park });
-            }
-            Ok(Some(Poll::Ready(said))) => said,
-            Ok(None) => Err("the letter was lost".into()),
-            Err(panicked) => Err(HandlerError::retryable(panicked)),
-        };
-        drop(post);
-        self.answered(work, failure, sends, park, said, slot)
-    }
-
-    /// A dead letter was taken or not.
-    fn answered(
-        &mut self,
-        work: Work,
-        failure: Failure,
-        sends: u32,
-        park: bool,
-        said: Handled,
-        _slot: u32,
-    ) -> Step {
-        let entry = self.table.subscription(work.subscription, work.generation);
-        match (said, entry) {
-            (Ok(()), Some(entry)) => self.lettered(entry, work, failure, park),
-            (Ok(()), None) => self.finish(work, Outcome::DeadLettered(failure)),
-            (Err(error), Some(entry)) => {
-                let text =
-                    guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
-                let fatal = !error.is_retryable();
-                let _ = guard(|| drop(error));
-                if fatal {
-                    let error = format!("{} (dead letter refused: {text})", failure.error).into();
-                    return self.stop(entry, work, Failure { error, ..failure });
-                }
-                if self.core.phase() >= CLOSING || !entry.state.is_open() {
-                    return self.release(work);
-                }
-                let random = self.random();
-                let due =
-                    self.now_after().after(jittered(LETTER_FIRST, LETTER_MOST, sends, random));
-                self.due(due);
-                Step::Busy(Busy::Letter { post: None, work, failure, sends, due: Some(due), park })
-            }
-            (Err(_), None) => self.release(work),
-        }
-    }
-
-    /// A record is safe among the dead letters.
-    fn lettered(&mut self, entry: &Entry, work: Work, failure: Failure, park: bool) -> Step {
-        let key = work.record.key().unwrap_or_default();
-        if failure.attempts == 0 {
-            entry.state.followed(key);
-            return self.finish(work, Outcome::Parked);
-        }
-        if !park {
-            return self.finish(work, Outcome::DeadLettered(failure));
-        }
-        let parked = Parked::Key {
-            subscription: work.subscription,
-            generation: work.generation,
-            key: key.into(),
-        };
-        if !entry.state.park(key, &failure.error, self.core.config.parked_keys) {
-            let error = format!("{} (and as many keys are parked as may be)", failure.error).into();
-            return self.stop(entry, work, Failure { error, ..failure });
-        }
-        self.finish(work, Outcome::DeadLettered(failure));
-        Step::Parked(parked)
-    }
-
-    /// A failure stops the source, or in process the subscription. The record stays unfinished.
-    #[cold]
-    fn stop(&mut self, entry: &Entry, work: Work, failure: Failure) -> Step {
-        let partition = work.record.position().map(|position| position.partition);
-        match &work.completion {
-            Completion::Source(token) => {
-                if let Some(source) = self.table.source(token.source, token.epoch) {
-                    source.state.stop(Some(&failure));
-                }
-            }
-            _ => entry.state.stop(&failure),
-        }
-        let error = failure.error.clone();
-        let subscription = entry.name.to_string();
-        self.counters().outcomes.stopped.add(1);
-        self.give_back(work, Outcome::Stopped(failure));
-        self.core.notice(&Notice::Stopped { subscription, partition, error });
-        // What waits for it elsewhere is released, so that nothing lies there until the end.
-        self.core.purge();
-        Step::Ended
-    }
-
     /// Gives a record up that will not be handled. What comes after it of its key must not be either:
     /// where that does not follow from its subscription's or source's state, the key stays shut.
     #[cold]
@@ -459,7 +310,7 @@ impl<'a> Visit<'a> {
         if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
     }
 
-    fn give_back(&mut self, work: Work, outcome: Outcome) {
+    pub(crate) fn give_back(&mut self, work: Work, outcome: Outcome) {
         let (subscription, generation) = (work.subscription, work.generation);
         // A record of a source goes here, and with it a caller's payload.
         let record = guard(|| work.abandon(outcome)).ok().flatten();
@@ -520,7 +371,7 @@ impl<'a> Visit<'a> {
     }
 
     /// The time after an attempt: what the visit has read may be long ago.
-    fn now_after(&mut self) -> Time {
+    pub(crate) fn now_after(&mut self) -> Time {
         let now = self.core.clock.now();
         self.now = Some(now);
         now
@@ -544,7 +395,7 @@ impl<'a> Visit<'a> {
     }
 
     /// xorshift64: spreads backoffs.
-    fn random(&mut self) -> u64 {
+    pub(crate) fn random(&mut self) -> u64 {
         let random = &mut self.local.random;
         *random ^= *random << 13;
         *random ^= *random >> 7;

@@ -76,6 +76,7 @@
 
 mod armor;
 mod attempt;
+mod batch;
 mod bell;
 mod block;
 mod blocking;
@@ -83,6 +84,7 @@ mod bus;
 mod busy;
 mod clock;
 mod close;
+mod command;
 mod config;
 mod context;
 mod core;
@@ -96,6 +98,7 @@ mod hash;
 mod inspect;
 mod lane;
 mod ledger;
+mod letters;
 mod machine;
 mod metrics;
 mod monitor;

@@ -111,7 +111,7 @@ impl Subscriber {
     /// If some were refused: they are in `records` still, in order. Once a record was refused, no later one
     /// of its lane was taken in this call, so order is kept when the rest is submitted again.
     pub fn submit_batch(&self, records: &mut Vec<Record>) -> Result<usize, BatchError> {
-        submit::submit_batch(&self.core, &self.entry, records, true)
+        crate::batch::submit_batch(&self.core, &self.entry, records, true)
     }
 
     /// As [`submit_batch`](Self::submit_batch), without waiting.
@@ -119,7 +119,7 @@ impl Subscriber {
     /// # Errors
     /// As there.
     pub fn try_submit_batch(&self, records: &mut Vec<Record>) -> Result<usize, BatchError> {
-        submit::submit_batch(&self.core, &self.entry, records, false)
+        crate::batch::submit_batch(&self.core, &self.entry, records, false)
     }
 
     /// Replaces the handler. Records that are queued or wait to be tried again get the new one; attempts
