@@ -32,6 +32,14 @@ impl Bell {
     /// Hands the worker a lane of its own, at `index` among them, and wakes it if it sleeps.
     #[inline]
     pub fn ring(&self, index: u32, token: Token) {
+        if cfg!(keylane_weak = "bell_ring") {
+            let parked = self.ready.is_raised();
+            self.ready.put(index, token);
+            return if parked {
+                self.sleeper.unpark()
+            };
+        }
+        // Of this and `lie_down` one sees the other: they are read-modify-writes of one word.
         if self.ready.put(index, token) {
             self.sleeper.unpark();
         }
@@ -68,6 +76,9 @@ impl Bell {
 
     /// Takes a lane away from the worker.
     pub fn steal(&self, start: u32) -> Option<Token> {
+        if cfg!(keylane_weak = "bell_steal") {
+            return self.taken.take_any(start);
+        }
         self.taken.take_any(start).or_else(|| self.ready.take_any(start))
     }
 

@@ -39,9 +39,12 @@ pub struct Listed<'a> {
 struct State {
     /// The calls that run.
     running: Vec<(u64, About)>,
+    /// With the number of each.
+    calls: VecDeque<(u64, Call)>,
     next: u64,
-    calls: VecDeque<Call>,
     threads: usize,
+    /// Of these, threads that the system was asked for and has not given yet.
+    starting: usize,
     idle: usize,
     /// Wake-ups under way to idle threads: these are idle no more.
     called: usize,
@@ -70,7 +73,9 @@ impl Blocking {
     /// If the call waits and no thread could be started, not even one.
     pub fn call(self: &Arc<Self>, call: Call) -> Result<(), std::io::Error> {
         let mut state = self.state.lock();
-        state.calls.push_back(call);
+        let number = state.next;
+        state.next += 1;
+        state.calls.push_back((number, call));
         if state.idle > state.called {
             state.called += 1;
             drop(state);
@@ -81,18 +86,26 @@ impl Blocking {
             return Ok(());
         }
         state.threads += 1;
+        state.starting += 1;
         drop(state);
         let pool = self.clone();
         let spawned = (self.spawn)(Box::new(move || pool.run()));
-        if let Err(error) = spawned {
-            let mut state = self.state.lock();
-            state.threads -= 1;
+        let mut state = self.state.lock();
+        state.starting -= 1;
+        let Err(error) = spawned else { return Ok(()) };
+        state.threads -= 1;
+        if state.threads > state.starting {
             // With another thread at work the call is only late.
-            if state.threads == 0 {
-                return Err(error);
-            }
+            return Ok(());
         }
-        Ok(())
+        // Nobody would run it; or, once there is a thread again, run it beside what comes of the error.
+        let Some(place) = state.calls.iter().position(|call| call.0 == number) else {
+            return Ok(());
+        };
+        let call = state.calls.remove(place);
+        drop(state);
+        drop(call);
+        Err(error)
     }
 
     /// Threads in use, and calls that wait for one.
@@ -125,7 +138,7 @@ impl Blocking {
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some(call) = state.calls.pop_front() {
+            if let Some((_, call)) = state.calls.pop_front() {
                 drop(state);
                 // What a call leaves behind is a caller's to drop: a panic there must not take the thread.
                 let _ = guard(call);

@@ -103,10 +103,11 @@ pub(crate) struct WorkerShared {
 }
 
 /// How to reach the monitor.
-pub(crate) struct Monitor {
+#[derive(Debug)]
+pub struct Monitor {
     pub(crate) unparker: Unparker,
     /// It sleeps without a limit: whoever goes to work wakes it.
-    pub(crate) sleeps: AtomicBool,
+    sleeps: AtomicBool,
 }
 
 /// What a core is made of beside its configuration.
@@ -139,7 +140,7 @@ impl Core {
             blocking: parts.blocking,
             end: End::new(parts.clock.clone()),
             watchers: WaitList::new(),
-            monitor: Monitor { unparker: parts.monitor, sleeps: AtomicBool::new(false) },
+            monitor: Monitor::new(parts.monitor),
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
             #[cfg(feature = "tokio")]
@@ -295,13 +296,46 @@ impl Census {
 }
 
 impl Monitor {
-    /// Wakes the monitor, if it sleeps without a limit.
-    pub(crate) fn wake(&self) {
+    /// The monitor that `unparker` wakes.
+    pub fn new(unparker: Unparker) -> Self {
+        Self { unparker, sleeps: AtomicBool::new(false) }
+    }
+
+    /// Wakes the monitor, for somebody who waits: it then calls him now and then.
+    ///
+    /// Whatever it sleeps for: on a clock that stands still even a short sleep has no end.
+    pub fn wake(&self) {
+        if cfg!(keylane_weak = "monitor_wake") {
+            return self.watch();
+        }
+        self.unparker.unpark();
+    }
+
+    /// Wakes the monitor if it sleeps without a limit, for a worker that has got up.
+    pub fn watch(&self) {
+        if cfg!(keylane_weak = "monitor_watch") {
+            if self.sleeps.load(Ordering::Acquire) {
+                self.unparker.unpark();
+            }
+            return;
+        }
         // A read-modify-write, as is the monitor's: of a worker that gets up and a monitor that lies down
-        // one sees the other.
+        // one sees the other. Release and acquire, each pairs with the other's.
         if self.sleeps.swap(false, Ordering::AcqRel) {
             self.unparker.unpark();
         }
+    }
+
+    /// The monitor is about to sleep without a limit. It then looks once more: whoever gets up after that
+    /// look wakes it.
+    pub fn lie_down(&self) {
+        self.sleeps.swap(true, Ordering::AcqRel);
+    }
+
+    /// The monitor is awake.
+    pub fn rise(&self) {
+        // A read-modify-write, so that a worker that got up before this is seen, though it need not call.
+        self.sleeps.swap(false, Ordering::Acquire);
     }
 }
 

@@ -232,6 +232,9 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         let own = self.get(lane);
         *place = Some(own.cold.waiting.join(*place, waker));
         own.ring.set_wait();
+        if cfg!(keylane_weak = "lane_join") {
+            return Err(PushError::Full(message));
+        }
         // Only now: the holder that makes room after this sees WAIT before it rests, and wakes.
         self.push(lane, message)
     }
@@ -265,6 +268,12 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
     /// Refuses every push from here on, and tells those who wait for room.
     pub fn close(&self) {
         for lane in &self.lanes {
+            if cfg!(keylane_weak = "lane_close") {
+                lane.cold.waiting.wake_all(|| lane.ring.clear_wait());
+                lane.ring.close();
+                continue;
+            }
+            // First this: who joins after the call finds it closed.
             lane.ring.close();
             lane.cold.waiting.wake_all(|| lane.ring.clear_wait());
         }
@@ -300,10 +309,10 @@ impl<M, P, C> Lane<M, P, C> {
         std::mem::take(&mut *self.cold.commands.lock())
     }
 
-    /// Wakes those who wait for room, if there are any: for the holder, after it has made some.
+    /// Wakes those who wait for room, if there are any and there is some: for the holder, after it has made it.
     #[inline]
     pub fn wake_waiting(&self) {
-        if self.ring.has_wait() {
+        if self.ring.has_wait() && self.ring.len() < self.ring.limit() {
             self.cold.waiting.wake_all(|| self.ring.clear_wait());
         }
     }

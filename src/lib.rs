@@ -174,6 +174,7 @@ pub use subscription::{
 #[doc(hidden)]
 pub mod internals {
     pub use crate::bell::Bell;
+    pub use crate::core::Monitor;
     pub use crate::delivery::*;
     pub use crate::finished::*;
     pub use crate::gate::{Admit, Bounds, Gate, ReadySet};

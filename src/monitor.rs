@@ -50,9 +50,9 @@ pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
                 core.watchers.notify();
                 parker.park(Some(CALL));
             }
-            core.monitor.sleeps.store(false, Ordering::Release);
+            core.monitor.rise();
         }
-        monitor.core.watchers.notify();
+        monitor.core.watchers.wake_all(|| ());
     })
 }
 
@@ -70,9 +70,9 @@ impl Monitor {
             return Some(self.next(now.after(self.core.config.overrun * (1 << self.quiet))));
         }
         // First this, then a last look: a worker that gets up after the look finds it and calls.
-        self.core.monitor.sleeps.swap(true, Ordering::AcqRel);
+        self.core.monitor.lie_down();
         if self.is_busy() || !self.core.watchers.is_empty() {
-            self.core.monitor.sleeps.store(false, Ordering::Release);
+            self.core.monitor.rise();
             self.quiet = 0;
             return Some(self.next(now.after(self.core.config.overrun)));
         }

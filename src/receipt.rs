@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 use crate::parker::with_current;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
-use crate::wait_list::{Place, WaitList};
+use crate::wait_list::{Place, WaitList, Waiting, wake};
 
 /// The end of a runtime, as those see it who wait for something of it.
 #[derive(Debug)]
@@ -30,6 +30,10 @@ impl End {
 
     /// From here on nothing will be finished any more: who waits is told so.
     pub fn end(&self) {
+        if cfg!(keylane_weak = "receipt_end") {
+            self.waiting.wake_all(|| ());
+            return self.ended.store(true, Ordering::Release);
+        }
         // Release pairs with the acquire in `has_ended`.
         self.ended.store(true, Ordering::Release);
         self.waiting.wake_all(|| ());
@@ -69,7 +73,8 @@ impl End {
 pub struct Receipt {
     cell: Arc<Cell>,
     end: Arc<End>,
-    place: Option<Place>,
+    /// Where it waits as a future: with its cell, and with the runtime's end.
+    places: Option<(Place, Place)>,
 }
 
 /// Why a wait for a receipt ended without an outcome. The receipt is still good.
@@ -103,13 +108,13 @@ struct Cell(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     outcome: Option<Outcome>,
-    wakers: Vec<Waker>,
+    waiting: Waiting,
 }
 
 /// A receipt and the promise that fills it.
 pub fn receipt(end: &Arc<End>) -> (Promise, Receipt) {
     let cell = Arc::new(Cell::default());
-    (Promise(Some(cell.clone())), Receipt { cell, end: end.clone(), place: None })
+    (Promise(Some(cell.clone())), Receipt { cell, end: end.clone(), places: None })
 }
 
 impl Promise {
@@ -130,17 +135,17 @@ impl Drop for Promise {
 impl Cell {
     /// Sets the outcome unless there is one, and wakes who waits for it.
     fn set(&self, outcome: Outcome) -> bool {
-        let woken = {
-            let mut state = self.0.lock();
-            if state.outcome.is_some() {
-                return false;
-            }
-            state.outcome = Some(outcome);
-            std::mem::take(&mut state.wakers)
-        };
-        for waker in woken {
-            waker.wake();
+        let mut state = self.0.lock();
+        if state.outcome.is_some() && !cfg!(keylane_weak = "receipt_outcome") {
+            return false;
         }
+        state.outcome = Some(outcome);
+        let mut woken = state.waiting.take();
+        drop(state);
+        if cfg!(keylane_weak = "receipt_wake") {
+            woken.pop_last();
+        }
+        wake(woken);
         true
     }
 }
@@ -179,9 +184,9 @@ impl Receipt {
             return Err(WaitError::WouldDeadlock);
         }
         with_current(|parker| {
-            let mut place = None;
+            let mut places = None;
             let result = loop {
-                place = Some(self.register(place, parker.waker()));
+                places = Some(self.join(places, parker.waker()));
                 if let Some(outcome) = self.outcome() {
                     break Ok(outcome);
                 }
@@ -190,21 +195,27 @@ impl Receipt {
                 }
                 parker.park_until(&*self.end.clock, deadline);
             };
-            if let Some(place) = place {
-                self.end.waiting.leave(place);
-            }
+            self.leave(places);
             result
         })
     }
 
     /// Registers with the record and with the runtime's end; the caller looks once more after this.
-    fn register(&self, place: Option<Place>, waker: &Waker) -> Place {
+    fn join(&self, places: Option<(Place, Place)>, waker: &Waker) -> (Place, Place) {
+        let (own, end) = places.unzip();
+        let waiting = waker.clone();
         let mut state = self.cell.0.lock();
-        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
-            state.wakers.push(waker.clone());
-        }
+        let (own, replaced) = state.waiting.join(own, waiting);
         drop(state);
-        self.end.waiting.join(place, waker)
+        drop(replaced);
+        (own, self.end.waiting.join(end, waker))
+    }
+
+    fn leave(&self, places: Option<(Place, Place)>) {
+        let Some((own, end)) = places else { return };
+        let left = self.cell.0.lock().waiting.leave(own);
+        drop(left);
+        self.end.waiting.leave(end);
     }
 }
 
@@ -215,16 +226,14 @@ impl Future for Receipt {
         if let Some(outcome) = self.outcome() {
             return Poll::Ready(outcome);
         }
-        self.place = Some(self.register(self.place, cx.waker()));
+        self.places = Some(self.join(self.places, cx.waker()));
         self.outcome().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.end.waiting.leave(place);
-        }
+        self.leave(self.places);
     }
 }
 

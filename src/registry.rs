@@ -7,7 +7,8 @@
 use crossbeam_utils::CachePadded;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, unless};
+use crate::unwind::guard;
 
 /// A reader that reads nothing: it has seen every version.
 const NOT_READING: u64 = u64::MAX;
@@ -54,46 +55,68 @@ impl<T> Registry<T> {
         let mut current = self.current.lock();
         let (table, result) = change(&current)?;
         let old = std::mem::replace(&mut *current, Arc::new(table));
-        // Release pairs with the acquire in `refresh`: whoever sees the version gets this table or a
+        // Release pairs with the acquire in `is_newer`: whoever sees the version gets this table or a
         // later one. Under the lock, so that versions and tables have one order.
         let version = self.version.load(Ordering::Relaxed) + 1;
-        self.version.store(version, Ordering::Release);
+        self.version
+            .store(version, unless(cfg!(keylane_weak = "registry_version"), Ordering::Release));
         drop(current);
-        // A table may drop a caller's handler: not under the lock.
-        drop(old);
+        discard(old);
         Ok((version, result))
     }
 
     /// Makes `reader` read, with the current table.
     pub fn start(&self, reader: usize) -> Snapshot<T> {
-        let (version, table) = self.current_version();
+        let current = self.current.lock();
+        let version = self.version.load(Ordering::Relaxed);
+        let table = current.clone();
+        if cfg!(keylane_weak = "registry_start") {
+            drop(current);
+            self.seen[reader].store(version, Ordering::Release);
+            return Snapshot { reader, version, table };
+        }
+        // Under the lock: a change comes before this and is what is read, or after it, and then `all_seen`
+        // finds the reader.
         self.seen[reader].store(version, Ordering::Release);
+        drop(current);
         Snapshot { reader, version, table }
     }
 
     /// The reader reads no more.
     pub fn stop(&self, snapshot: Snapshot<T>) {
         let reader = snapshot.reader;
-        drop(snapshot);
-        self.seen[reader].store(NOT_READING, Ordering::Release);
+        discard(snapshot.table);
+        // Release as in `renew`.
+        self.seen[reader]
+            .store(NOT_READING, unless(cfg!(keylane_weak = "registry_stop"), Ordering::Release));
     }
 
     /// Takes a newer table, if there is one, between two visits. True if so.
     #[inline]
     pub fn refresh(&self, snapshot: &mut Snapshot<T>) -> bool {
-        if self.version.load(Ordering::Acquire) == snapshot.version {
+        if !self.is_newer(snapshot) {
             return false;
         }
         self.renew(snapshot);
         true
     }
 
+    /// Whether there is a newer table. What came before its change is seen, too.
+    #[inline]
+    pub fn is_newer(&self, snapshot: &Snapshot<T>) -> bool {
+        // Acquire pairs with the release in `update`.
+        self.version.load(Ordering::Acquire) != snapshot.version
+    }
+
     #[cold]
     fn renew(&self, snapshot: &mut Snapshot<T>) {
-        (snapshot.version, snapshot.table) = self.current_version();
+        let (version, table) = self.current_version();
+        snapshot.version = version;
+        discard(std::mem::replace(&mut snapshot.table, table));
         // Release pairs with the acquire in `all_seen`: the reader's visits with the old table happen before
         // whatever is done once nobody uses it.
-        self.seen[snapshot.reader].store(snapshot.version, seen_ordering());
+        self.seen[snapshot.reader]
+            .store(version, unless(cfg!(keylane_weak = "registry_seen"), Ordering::Release));
     }
 
     /// Whether every reader has taken `version` or a later one: nobody uses an older table, or will.
@@ -124,8 +147,8 @@ impl<T> Snapshot<T> {
     }
 }
 
-/// Weakened on purpose where a model must convict the change.
-#[inline(always)]
-fn seen_ordering() -> Ordering {
-    if cfg!(keylane_weak = "registry_seen") { Ordering::Relaxed } else { Ordering::Release }
+/// Drops a table, and with it maybe a caller's handler: not under the lock, and its panic ends here, for the
+/// thread may have a lane in hand.
+fn discard<T>(table: Arc<T>) {
+    let _ = guard(|| drop(table));
 }

@@ -1,9 +1,11 @@
 //! Those who wait for something that happens rarely: threads and tasks, as wakers.
 
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::unwind::guard;
 
 /// A list of wakers. Whoever registers looks at its condition once more before it sleeps.
 #[derive(Debug)]
@@ -13,10 +15,44 @@ pub struct WaitList {
     waiting: Mutex<Waiting>,
 }
 
+/// Wakers in the order in which they came. Cloning, waking and dropping one is a caller's code, which may come
+/// back here: whoever has this under a lock does that with the lock let go.
 #[derive(Debug, Default)]
-struct Waiting {
+pub(crate) struct Waiting {
     next: u64,
-    wakers: Vec<(u64, Waker)>,
+    wakers: BTreeMap<u64, Waker>,
+}
+
+impl Waiting {
+    /// Registers `waker`, again if it has a `place` still. Returns the waker that it replaces.
+    pub(crate) fn join(&mut self, place: Option<Place>, waker: Waker) -> (Place, Option<Waker>) {
+        if let Some(place) = place
+            && let Some(known) = self.wakers.get_mut(&place.0)
+        {
+            return (place, Some(std::mem::replace(known, waker)));
+        }
+        let place = Place(self.next);
+        self.next += 1;
+        self.wakers.insert(place.0, waker);
+        (place, None)
+    }
+
+    /// Gives the place up. Returns its waker, unless that was taken.
+    pub(crate) fn leave(&mut self, place: Place) -> Option<Waker> {
+        self.wakers.remove(&place.0)
+    }
+
+    /// All of them, out: for `wake`.
+    pub(crate) fn take(&mut self) -> BTreeMap<u64, Waker> {
+        std::mem::take(&mut self.wakers)
+    }
+}
+
+/// Wakes them. A panic of one ends with it: the thread has others to wake, and may have a lane in hand.
+pub(crate) fn wake(wakers: BTreeMap<u64, Waker>) {
+    for waker in wakers.into_values() {
+        let _ = guard(|| waker.wake());
+    }
 }
 
 /// A place in the list; given up by [`WaitList::leave`].
@@ -31,39 +67,38 @@ impl WaitList {
 
     /// Registers `waker`, again if it has a `place` still.
     pub fn join(&self, place: Option<Place>, waker: &Waker) -> Place {
+        let waker = waker.clone();
         let mut waiting = self.waiting.lock();
-        if let Some(Place(id)) = place
-            && let Some(entry) = waiting.wakers.iter_mut().find(|entry| entry.0 == id)
-        {
-            entry.1.clone_from(waker);
-            return Place(id);
-        }
-        let id = waiting.next;
-        waiting.next += 1;
-        waiting.wakers.push((id, waker.clone()));
-        self.len.store(waiting.wakers.len(), Ordering::Release);
-        Place(id)
+        let (place, replaced) = waiting.join(place, waker);
+        // Relaxed: those who read it without the lock may be late.
+        self.len.store(waiting.wakers.len(), Ordering::Relaxed);
+        drop(waiting);
+        drop(replaced);
+        place
     }
 
     /// Gives the place up.
     pub fn leave(&self, place: Place) {
         let mut waiting = self.waiting.lock();
-        waiting.wakers.retain(|entry| entry.0 != place.0);
-        self.len.store(waiting.wakers.len(), Ordering::Release);
+        let left = waiting.leave(place);
+        self.len.store(waiting.wakers.len(), Ordering::Relaxed);
+        drop(waiting);
+        drop(left);
     }
 
     /// Wakes everybody and empties the list; `before` runs under its lock.
+    ///
+    /// Who joins before this is woken; who joins after it sees, in its look after that, what was done before.
     pub fn wake_all(&self, before: impl FnOnce()) {
-        let woken = {
-            let mut waiting = self.waiting.lock();
-            before();
-            self.len.store(0, Ordering::Release);
-            std::mem::take(&mut waiting.wakers)
-        };
-        // After the lock is let go, so that the woken do not run into it.
-        for (_, waker) in woken {
-            waker.wake();
+        if cfg!(keylane_weak = "wait_list_take") && self.len.load(Ordering::Relaxed) == 0 {
+            return;
         }
+        let mut waiting = self.waiting.lock();
+        before();
+        self.len.store(0, Ordering::Relaxed);
+        let woken = waiting.take();
+        drop(waiting);
+        wake(woken);
     }
 
     /// Wakes everybody, if there seems to be anybody. May miss one who has just joined: for waits

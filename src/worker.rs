@@ -22,6 +22,8 @@ use crate::visit::visit;
 
 /// Looks at the bell between two looks at the clock.
 const LOOKS: u32 = 32;
+/// Visits after which a worker looks for lanes of others that are held up, though it has some of its own.
+const RELIEF: u32 = 8;
 /// Rounds of looks that end any spin: a virtual clock may stand still.
 const ROUNDS: u32 = 1_024;
 
@@ -32,8 +34,12 @@ pub(crate) struct Worker {
     table: Snapshot<Table>,
     /// Lanes in the order of their turns. Another worker may have taken one meanwhile.
     turns: VecDeque<u32>,
+    /// Which lanes are in `turns`: each at most once, also if it was taken and came back meanwhile.
+    queued: Box<[bool]>,
     /// How much of the spin budget has been worth it lately, in eighths.
     spin: u32,
+    /// It has slept, and the monitor does not know yet that it is up: a heartbeat alone is not worth a call.
+    dozed: bool,
 }
 
 impl Worker {
@@ -45,15 +51,18 @@ impl Worker {
             random: core.router.seed() ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let table = core.registry.start(id);
-        let turns = VecDeque::with_capacity(core.lanes.len() as usize);
-        Self { core: core.clone(), local, table, turns, spin: 8 }
+        let lanes = core.lanes.len() as usize;
+        let (turns, queued) = (VecDeque::with_capacity(lanes), vec![false; lanes].into());
+        Self { core: core.clone(), local, table, turns, queued, spin: 8, dozed: false }
     }
 
     /// Visits the next lane. False if there is none.
     pub(crate) fn turn(&mut self) -> bool {
         let bell = self.core.lanes.bell(self.local.id);
-        bell.collect(|lane| self.turns.push_back(lane));
+        let (turns, queued) = (&mut self.turns, &mut self.queued);
+        bell.collect(|lane| queue(turns, queued, lane));
         while let Some(lane) = self.turns.pop_front() {
+            self.queued[lane as usize] = false;
             if let Some(token) = bell.take(lane) {
                 self.visit(token);
                 return true;
@@ -62,17 +71,28 @@ impl Worker {
         false
     }
 
+    /// Takes a lane from a worker that is held up, and visits it. False if there is none.
+    fn relieve(&mut self) -> bool {
+        self.steal_if(|core, other| core.workers[other].status.is_stuck())
+    }
+
     /// Takes a lane from a worker that is held up, or has more than it is at, and visits it. False if
-    /// there is none.
+    /// there is none. With `any`, from any worker.
     pub(crate) fn steal(&mut self, any: bool) -> bool {
+        self.steal_if(|core, other| {
+            let bell = core.lanes.bell(other);
+            any || core.workers[other].status.is_stuck()
+                || core.config.steal && bell.waiting() >= 2 && !bell.is_parked()
+        })
+    }
+
+    fn steal_if(&mut self, worth: impl Fn(&Core, usize) -> bool) -> bool {
         let workers = self.core.workers.len();
         for step in 1..workers {
             let other = (self.local.id + step) % workers;
-            let bell = self.core.lanes.bell(other);
-            let worth = any
-                || self.core.workers[other].status.is_stuck()
-                || self.core.config.steal && bell.waiting() >= 2 && !bell.is_parked();
-            if worth && let Some(token) = bell.steal(0) {
+            if worth(&self.core, other)
+                && let Some(token) = self.core.lanes.bell(other).steal(0)
+            {
                 self.core.workers[self.local.id].counters.steals.add(1);
                 self.visit(token);
                 return true;
@@ -82,6 +102,10 @@ impl Worker {
     }
 
     fn visit(&mut self, token: Token) {
+        if std::mem::take(&mut self.dozed) {
+            // Before the visit, and after PARKED was taken back in `sleep`: see `Monitor::watch`.
+            self.core.monitor.watch();
+        }
         // With the token in hand: a lane's visits then see tables in the order they were made.
         if self.core.registry.refresh(&mut self.table) {
             self.core.watchers.notify();
@@ -90,7 +114,7 @@ impl Worker {
         if let Some(token) = visit(core, self.table.table(), &mut self.local, token) {
             let lane = token.lane();
             core.lanes.bell(self.local.id).put_back(token);
-            self.turns.push_back(lane);
+            queue(&mut self.turns, &mut self.queued, lane);
         }
         core.workers[self.local.id].counters.visits.add(1);
         core.watchers.notify();
@@ -136,7 +160,7 @@ impl Worker {
             parker.park_until(&*self.core.clock, Some(wake));
         }
         bell.rise();
-        self.core.monitor.wake();
+        self.dozed = true;
         if self.core.registry.refresh(&mut self.table) {
             self.core.watchers.notify();
         }
@@ -147,8 +171,15 @@ impl Worker {
         let core = self.core;
         core.registry.stop(self.table);
         core.workers[self.local.id].ended.store(true, Ordering::Release);
-        // Not a mere `notify`: nobody comes after the last worker.
+        // None may be missed: it may be the last call ever, the monitor having ended before.
         core.watchers.wake_all(|| ());
+    }
+}
+
+/// Gives a lane a turn, unless it has one.
+fn queue(turns: &mut VecDeque<u32>, queued: &mut [bool], lane: u32) {
+    if !std::mem::replace(&mut queued[lane as usize], true) {
+        turns.push_back(lane);
     }
 }
 
@@ -186,8 +217,15 @@ pub(crate) fn start(
 
 fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
     let mut worker = Worker::new(core, id);
-    core.monitor.wake();
+    core.monitor.watch();
+    let mut visits = 0_u32;
     loop {
+        // Or a worker with no end of lanes of its own would never come round to those of another that is
+        // held up, to which the monitor leaves them while anybody is free.
+        visits = visits.wrapping_add(1);
+        if visits.is_multiple_of(RELIEF) && worker.relieve() {
+            continue;
+        }
         if worker.turn() || worker.steal(false) || worker.spin(spin) {
             continue;
         }

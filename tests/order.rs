@@ -357,7 +357,9 @@ fn a_new_handler_starts_after_the_old_ones_last_record_of_a_key() {
             Ok(())
         }));
         // A visit that began before the swap may still use the old handler.
-        until("the visit is over", || runtime.snapshot().workers.iter().all(|worker| worker.asleep));
+        until("the visit is over", || {
+            runtime.snapshot().workers.iter().all(|worker| worker.asleep)
+        });
         all_done([&submit(&orders, &keys[1], "b")]);
         assert_eq!(log.all(), ["a0", "new b"]);
         assert!(swap.wait_timeout(Duration::ZERO).is_err());

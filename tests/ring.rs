@@ -193,7 +193,11 @@ impl Pair {
             false => self.ring.rest(token),
         };
         let model = &self.model;
-        let may = !model.waits && !model.woken && (over_messages || model.messages.is_empty());
+        // Over a full ring, those who wait for room may wait on.
+        let wait_on = over_messages && model.messages.len() == model.limit;
+        let may = (!model.waits || wait_on)
+            && !model.woken
+            && (over_messages || model.messages.is_empty());
         match rested {
             Ok(()) => assert!(may),
             Err(Restless { token, wait, wake }) => {

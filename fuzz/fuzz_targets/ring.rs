@@ -71,7 +71,9 @@ fuzz_target!(|bytes: &[u8]| {
             10 | 11 => {
                 let blocked = op % 16 == 11;
                 if let Some(held) = token.take() {
-                    let may = !waits && !woken && (blocked || model.is_empty());
+                    // Over a full ring, those who wait for room may wait on.
+                    let wait_on = blocked && model.len() == slots;
+                    let may = (!waits || wait_on) && !woken && (blocked || model.is_empty());
                     match if blocked { ring.rest_blocked(held) } else { ring.rest(held) } {
                         Ok(()) => assert!(may),
                         Err(Restless { token: back, wait, wake }) => {

@@ -295,25 +295,31 @@ impl<M> Ring<M> {
     /// Gives the token back with the reason.
     #[inline]
     pub fn rest(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |pos, head| pos == head || cfg!(keylane_weak = "ring_ignores_claims"))
+        self.rest_if(token, |flags, pos, head| {
+            flags == 0 && (pos == head || cfg!(keylane_weak = "ring_ignores_claims"))
+        })
     }
 
     /// Puts the token to rest even over messages: the consumer cannot go on before `wake` is called.
-    /// A push in between takes the token out all the same.
+    /// A push in between takes the token out all the same. Producers may wait meanwhile, if there is no room:
+    /// woken for nothing, they would only wait again. WAIT stays for the next consumer to see.
     ///
     /// # Errors
-    /// Gives the token back if there has been a wake, or producers wait.
+    /// Gives the token back if there has been a wake, or producers wait though there is room.
     pub fn rest_blocked(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |_, _| true)
+        self.rest_if(token, |flags, pos, head| {
+            let no_room = self.room(pos, head) == 0 || cfg!(keylane_weak = "ring_rest_room");
+            flags == 0 || flags == WAIT && no_room
+        })
     }
 
     #[inline]
-    fn rest_if(&self, token: Token, may: impl Fn(u64, u64) -> bool) -> Result<(), Restless> {
+    fn rest_if(&self, token: Token, may: impl Fn(u64, u64, u64) -> bool) -> Result<(), Restless> {
         self.assert_own(&token);
         let head = self.head.load(Ordering::Relaxed);
         // A load first: an exchange that fails still takes the line from the producers.
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
-        while tail & against_rest() == 0 && may(tail >> SHIFT, head) {
+        while may(tail & against_rest(), tail >> SHIFT, head) {
             // Release pairs with the acquires in `claim` and `wake`: what this holder did happens before
             // what the next one does; and in `set_wait`: who waits sees the room that there is. A claim
             // that came first makes the exchange fail.

@@ -3,7 +3,7 @@
 //! | bit | set by | cleared by | while set |
 //! |---|---|---|---|
 //! | IDLE | the consumer, putting its token to rest | the producer or waker that takes the token out | nobody drains |
-//! | WAIT | a producer that found the ring full, before it sleeps | the consumer, before it wakes them | no rest on an empty ring |
+//! | WAIT | a producer that found the ring full, before it sleeps | the consumer, before it wakes them | no rest while there is room |
 //! | CLOSED | `close` | never | pushes are refused |
 //! | WAKE | `wake`: the lane has work beside its ring | the consumer, before it looks for that work | no rest |
 

@@ -1,0 +1,162 @@
+//! Receipts under the model checker: one outcome, and whoever waits for it gets it.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg keylane_loom" cargo test --profile loom --features loom --test loom_receipt
+//! ```
+//!
+//! `// convict: NAME` above a test: built with `--cfg keylane_weak="NAME"` as well, it must fail.
+#![cfg(keylane_loom)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "support/model.rs"]
+mod model;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use keylane::internals::{End, Parker, receipt};
+use keylane::{Outcome, WaitError};
+use loom::thread;
+
+use model::{Hourglass, Reached, Still, check};
+
+/// The record ends while the runtime does, and somebody looks: whatever he sees first is the outcome for good,
+/// and the promise is told whether it was its.
+// convict: receipt_outcome
+#[test]
+fn receipt_outcome_is_one_and_the_same_for_all() {
+    static DONE: Reached = Reached::new("the record was first");
+    static ENDED: Reached = Reached::new("the runtime was first");
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let fulfils = thread::spawn(move || promise.fulfil(Outcome::Done));
+        let ends = thread::spawn(move || end.end());
+        let first = receipt.outcome();
+        let second = receipt.outcome();
+        let was_first = fulfils.join().unwrap();
+        ends.join().unwrap();
+        let last = receipt.outcome().expect("both have come");
+        for seen in [first, second].into_iter().flatten() {
+            assert_eq!(seen, last, "an outcome changed");
+        }
+        assert_eq!(was_first, last == Outcome::Done);
+        if was_first { DONE.here() } else { ENDED.here() }
+    });
+    DONE.assert();
+    ENDED.assert();
+}
+
+/// A thread waits without a limit while the runtime ends, and nobody keeps the promise: it is told of the end.
+// convict: receipt_end
+#[test]
+fn receipt_end_wakes_who_waits() {
+    static ENDED: Reached = Reached::new("the end came first");
+    static DONE: Reached = Reached::new("the record came first");
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let ends = thread::spawn(move || end.end());
+        assert_eq!(receipt.wait(), Ok(Outcome::Abandoned));
+        ends.join().unwrap();
+        assert!(!promise.fulfil(Outcome::Done));
+    });
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let fulfils = thread::spawn(move || promise.fulfil(Outcome::Done));
+        let ends = thread::spawn(move || end.end());
+        let outcome = receipt.wait().unwrap();
+        assert_eq!(fulfils.join().unwrap(), outcome == Outcome::Done);
+        ends.join().unwrap();
+        if outcome == Outcome::Done { DONE.here() } else { ENDED.here() }
+    });
+    ENDED.assert();
+    DONE.assert();
+}
+
+/// Two wait for one receipt while its promise is kept or dropped: both get the outcome.
+// convict: receipt_wake
+#[test]
+fn receipt_wake_reaches_every_waiter() {
+    static KEPT: Reached = Reached::new("the promise was kept");
+    static DROPPED: Reached = Reached::new("the promise was dropped");
+    for keep in [true, false] {
+        check(move || {
+            let end = End::new(Arc::new(Still));
+            let (promise, receipt) = receipt(&end);
+            let expected = if keep { Outcome::Done } else { Outcome::Abandoned };
+            let receipt = Arc::new(receipt);
+            let (there, same) = (receipt.clone(), expected.clone());
+            let waits = thread::spawn(move || assert_eq!(there.wait(), Ok(same)));
+            let ends = thread::spawn(move || {
+                if keep {
+                    assert!(promise.fulfil(Outcome::Done));
+                    KEPT.here();
+                } else {
+                    drop(promise);
+                    DROPPED.here();
+                }
+            });
+            assert_eq!(receipt.wait(), Ok(expected));
+            waits.join().unwrap();
+            ends.join().unwrap();
+        });
+    }
+    KEPT.assert();
+    DROPPED.assert();
+}
+
+/// A wait with a limit ends with the outcome or when its time is over, and the receipt is good after that.
+#[test]
+fn a_wait_ends_when_its_time_is_over() {
+    static IN_TIME: Reached = Reached::new("the outcome came in time");
+    static TOO_LATE: Reached = Reached::new("the time was over first");
+    check(|| {
+        let clock = Arc::new(Hourglass::new());
+        let end = End::new(clock.clone());
+        let (promise, receipt) = receipt(&end);
+        let fulfils = thread::spawn(move || assert!(promise.fulfil(Outcome::Done)));
+        let time = thread::spawn(move || clock.run_out());
+        match receipt.wait_timeout(Duration::from_nanos(500)) {
+            Ok(outcome) => {
+                assert_eq!(outcome, Outcome::Done);
+                IN_TIME.here();
+            }
+            Err(WaitError::TimedOut) => TOO_LATE.here(),
+            Err(error) => panic!("{error}"),
+        }
+        fulfils.join().unwrap();
+        time.join().unwrap();
+        assert_eq!(receipt.outcome(), Some(Outcome::Done));
+    });
+    IN_TIME.assert();
+    TOO_LATE.assert();
+}
+
+/// A task that is handed from one waker to another: the last one is woken.
+#[test]
+fn a_task_is_woken_by_its_newest_waker() {
+    static PENDING: Reached = Reached::new("the task was pending with its second waker");
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let fulfils = thread::spawn(move || assert!(promise.fulfil(Outcome::Done)));
+        let mut receipt = pin!(receipt);
+        let (first, second) = (Parker::new(), Parker::new());
+        let mut polled = receipt.as_mut().poll(&mut Context::from_waker(first.waker()));
+        while polled.is_pending() {
+            polled = receipt.as_mut().poll(&mut Context::from_waker(second.waker()));
+            if polled.is_pending() {
+                PENDING.here();
+                second.park(None);
+            }
+        }
+        assert_eq!(polled, Poll::Ready(Outcome::Done));
+        fulfils.join().unwrap();
+    });
+    PENDING.assert();
+}
