@@ -445,7 +445,8 @@ impl Shared {
         }
     }
 
-    /// The loop ends: commands that come too late are answered by their being dropped.
+    /// The loop ends: commands that come too late are answered by their being dropped, but for closes, which
+    /// hear what everybody hears.
     fn end(&self, report: BusReport) {
         self.closed.store(true, Ordering::Release);
         *self.report.lock() = Some(report);
@@ -454,7 +455,11 @@ impl Shared {
             commands.ended = true;
             std::mem::take(&mut commands.queue)
         };
-        drop(late);
+        for command in late {
+            if let Command::Close { answer, .. } = command {
+                answer.give(Ok(report));
+            }
+        }
         self.wake_publishers();
         self.subscriptions.lock().clear();
         self.runtime.core().loops.lock().retain(|thread| !thread.is_same(&self.waker));

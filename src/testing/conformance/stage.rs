@@ -179,9 +179,14 @@ impl Stage {
     /// Waits until everything that was published is committed as finished.
     pub(super) fn until_committed(&self, of: &BusSubscription) -> Result<(), Failed> {
         self.progress(of)?;
-        self.until("everything is committed", || {
+        let met = self.until("everything is committed", || {
             self.progress(of)
                 .is_ok_and(|all| all.iter().all(|progress| progress.committed == progress.end))
+        });
+        met.map_err(|failed| {
+            let (progress, seen) = (self.progress(of), self.runtime.snapshot());
+            let what = format!("{failed}: {progress:?}, busy {:?}, {:?}", seen.busy, seen.outcomes);
+            Failed::Broken(what)
         })
     }
 
