@@ -13,7 +13,6 @@ use crate::core::{Census, Command, Core};
 use crate::handler::Version;
 use crate::receipt::WaitError;
 use crate::record::Record;
-use crate::subscriber::Subscriber;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::table::Entry;
@@ -156,7 +155,7 @@ impl fmt::Debug for Swap {
 /// that were submitted in process and not handled.
 ///
 /// # Cancel safety
-/// The removal goes on without it. Dropped while a [`close`](Subscriber::close) still drains, it is a removal at
+/// The removal goes on without it. Dropped while a [`close`](crate::Subscriber::close) still drains, it is a removal at
 /// once; records that come back afterwards are in the report of the runtime's close.
 #[must_use = "what was queued and not handled comes back from `wait`"]
 pub struct Removal {
@@ -187,20 +186,19 @@ struct Rest {
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Removal {
-    pub(crate) fn begin(subscriber: &Subscriber) -> Self {
-        let stage = remove(&subscriber.core, &subscriber.entry, false);
-        Self::new(subscriber, stage)
+    pub(crate) fn begin(core: &Arc<Core>, entry: &Arc<Entry>) -> Self {
+        let stage = remove(core, entry, false);
+        Self::new(core, entry, stage)
     }
 
-    pub(crate) fn drain(subscriber: &Subscriber, timeout: Duration) -> Self {
-        let core = &subscriber.core;
-        subscriber.entry.state.drain();
+    pub(crate) fn drain(core: &Arc<Core>, entry: &Arc<Entry>, timeout: Duration) -> Self {
+        entry.state.drain();
         let until = core.clock.now().after(timeout);
-        Self::new(subscriber, Stage::Draining { until, rest: Rest::of(core) })
+        Self::new(core, entry, Stage::Draining { until, rest: Rest::of(core) })
     }
 
-    fn new(subscriber: &Subscriber, stage: Stage) -> Self {
-        let (core, entry) = (subscriber.core.clone(), subscriber.entry.clone());
+    fn new(core: &Arc<Core>, entry: &Arc<Entry>, stage: Stage) -> Self {
+        let (core, entry) = (core.clone(), entry.clone());
         Self { core, entry, stage, place: None }
     }
 

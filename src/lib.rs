@@ -86,6 +86,7 @@ mod clock;
 mod close;
 mod command;
 mod config;
+mod connect;
 mod context;
 mod core;
 mod delivery;
@@ -140,12 +141,13 @@ mod worker;
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
-    Bus, BusClosing, BusError, BusReport, BusSubscription, Connecting, InvalidTopic, KeyMismatch,
-    PublishError, PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
+    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, KeyMismatch, PublishError,
+    PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
+pub use connect::Connecting;
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
 };

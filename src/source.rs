@@ -12,7 +12,6 @@ use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
 use crate::submit::{Refusal, route, route_keyless, work};
-use crate::subscriber::Subscriber;
 use crate::sync::Arc;
 use crate::table::{Entry, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
@@ -89,16 +88,15 @@ impl fmt::Debug for Undelivered {
 
 impl Source {
     pub(crate) fn new(
-        subscriber: &Subscriber,
+        core: &Arc<Core>,
+        entry: &Arc<Entry>,
         options: SourceOptions,
     ) -> Result<Self, SourceError> {
-        let core = subscriber.core().clone();
         let window = options.window.unwrap_or(core.config.source_window);
         let (ledger, finished) =
             Ledger::new(window, options.resume.as_ref(), options.waker.clone())
                 .map_err(SourceError::Config)?;
         let state = Arc::new(SourceState::new(options.waker.clone()));
-        let entry = &subscriber.entry;
         let (_, (number, epoch)) = core.change(|table| {
             if table.subscription(entry.id, entry.generation).is_none() {
                 return Err(SourceError::Removed);
@@ -116,7 +114,7 @@ impl Source {
             Ok((table, (number as u32, epoch)))
         })?;
         Ok(Self {
-            core,
+            core: core.clone(),
             entry: entry.clone(),
             ledger,
             state,

@@ -152,13 +152,13 @@ impl Subscriber {
     /// records submitted in process come back from [`Removal::wait`], a source's are delivered again later.
     /// Attempts under way go on.
     pub fn remove(&self) -> Removal {
-        Removal::begin(self)
+        Removal::begin(&self.core, &self.entry)
     }
 
     /// Handles what is queued for at most `timeout`, then removes the subscription as
     /// [`remove`](Self::remove) does. New submits are refused from the start.
     pub fn close(&self, timeout: Duration) -> Removal {
-        Removal::drain(self, timeout)
+        Removal::drain(&self.core, &self.entry, timeout)
     }
 
     /// The failure that stopped it, if one did.
@@ -201,16 +201,12 @@ impl Subscriber {
     /// If the window is out of its range, or the subscription is gone.
     #[doc(hidden)]
     pub fn source(&self, options: SourceOptions) -> Result<Source, crate::source::SourceError> {
-        Source::new(self, options)
+        Source::new(&self.core, &self.entry, options)
     }
 
     fn command(&self, key: &[u8], command: impl FnOnce(u64) -> Command) {
         let route = self.core.router.route(self.entry.generation, key);
         self.core.lanes.command(route.lane, command(route.hash));
-    }
-
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
     }
 }
 

@@ -211,8 +211,11 @@ pub struct Retry {
     attempts: u32,
     first: Duration,
     most: Duration,
-    retryable: Option<Arc<dyn Fn(&HandlerError) -> bool + Send + Sync>>,
+    retryable: Option<Retryable>,
 }
+
+/// Whether an error may be tried again.
+type Retryable = Arc<dyn Fn(&HandlerError) -> bool + Send + Sync>;
 
 impl Retry {
     /// No second attempt.

@@ -137,8 +137,11 @@ fn some_error() -> BatchError {
     })
 }
 
+/// What was handled of each key, in order.
+type Handled = Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>>;
+
 /// A runtime whose only worker is held up by another subscription, so that nothing leaves a lane.
-fn held_up() -> (Runtime, Subscriber, Door, Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>>) {
+fn held_up() -> (Runtime, Subscriber, Door, Handled) {
     let door = Door::new();
     let config = Config::default().spares(0).seed(SEED).wait(std::time::Duration::ZERO);
     let runtime = Runtime::builder()

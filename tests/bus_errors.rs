@@ -1,4 +1,5 @@
 //! What a bus refuses: its errors name the fix, give the record back, and print no secret.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};

@@ -311,8 +311,7 @@ fn a_failure_stops_the_subscription_and_gives_every_record_back() {
         all_done([&submit(&others, "k", "another subscription goes on")]);
         holds.open("other"); // an attempt under way ends as it ends
         all_done([&other]);
-        let mut names: Vec<_> =
-            orders.remove().wait().unwrap().iter().map(|record| name_of(record)).collect();
+        let mut names: Vec<_> = orders.remove().wait().unwrap().iter().map(name_of).collect();
         names.sort_unstable();
         assert_eq!(names, ["behind", "q1", "q2", "x"]);
         assert_eq!(log.all(), ["other", "gate", "x"]);

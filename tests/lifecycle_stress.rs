@@ -192,7 +192,7 @@ fn one_life(random: &mut Random) {
     assert!(back.windows(2).all(|pair| pair[0] < pair[1]), "given back once each");
     drop(times);
     let verdict = oracle.verdict();
-    for violation in &verdict.violations {
+    if let Some(violation) = verdict.violations.first() {
         panic!("{violation}");
     }
 }
@@ -346,7 +346,7 @@ fn stress_subscriptions() {
                         all.extend(numbers(&back));
                         all.sort_unstable();
                         assert_eq!(all, (1..=count).collect::<Vec<_>>(), "life {life}");
-                        for violation in &oracle.verdict().violations {
+                        if let Some(violation) = oracle.verdict().violations.first() {
                             panic!("{violation}");
                         }
                     }

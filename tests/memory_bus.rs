@@ -1,5 +1,6 @@
 //! The memory bus beyond the contract that all buses share: restarts, progress, faults.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

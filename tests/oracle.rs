@@ -1,6 +1,7 @@
 //! The ordering oracle convicts consumers that are wrong on purpose, each of the right thing, passes
 //! one that is right, and agrees with a checker that is slow and plain.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::sync::Barrier;
 use std::sync::mpsc;

@@ -1,6 +1,7 @@
 //! The ordering oracle against a checker that is slow and plain: on any history both count the same
 //! violations of each kind; and a legal history with one fault put into it is convicted of that fault.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 

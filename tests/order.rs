@@ -174,7 +174,7 @@ fn stress(shape: Shape, kinds: &[u64]) {
             let mut random = random.fork(2);
             while !over.load(Ordering::Relaxed) {
                 let kind = kinds[random.below(kinds.len() as u64) as usize];
-                let _ = orders.swap(judge.handler(kind));
+                drop(orders.swap(judge.handler(kind)));
                 (0..random.below(2_000)).for_each(|_| std::hint::spin_loop());
                 std::thread::yield_now();
             }

@@ -246,7 +246,7 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
         assert_eq!(orders.parked().len(), 2, "they are listed still");
         assert!(notices.lock().iter().any(|notice| matches!(notice, Notice::Stopped { .. })));
         let records = orders.remove().wait().unwrap();
-        assert_eq!(records.iter().map(|record| name_of(record)).collect::<Vec<_>>(), ["x3"]);
+        assert_eq!(records.iter().map(name_of).collect::<Vec<_>>(), ["x3"]);
     });
 }
 

@@ -1,5 +1,6 @@
 //! The feature `tokio`: handlers inside a tokio runtime, and what is said of blocking calls there.
 #![cfg(all(feature = "tokio", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

@@ -13,6 +13,7 @@
 //! | `grouped` | 8 | `submit_batch` of 500 | sync: 62 records of a batch to each lane |
 //! | `deep` | 256 | `submit` | sync, 40,000 in flight: more blocks than the pool keeps, so this one allocates |
 //! | `ready` | 256 | `submit` | async, ready at once |
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! Runtimes under load: one producer, at most 2,048 records in flight, records made in the timed loop.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
 
 use std::collections::VecDeque;
 use std::sync::Arc;

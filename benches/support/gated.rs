@@ -1,6 +1,7 @@
 //! One worker under a load that is the same in every run: the worker is held in a handler while records are put in,
 //! then let go, and the producer sleeps until all are handled. Time stands still, so nothing else happens. What is
 //! left for instruction counts to vary with is the system.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

@@ -5,27 +5,28 @@
 //! - **Order** is kept per (subscription, key), for what was published one after the other.
 //! - **Backpressure**: a full topic holds its publishers for a bounded time and then gives the record back.
 
+mod error;
 pub mod memory;
+mod pending;
 mod publishing;
 
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+pub use error::{BusError, InvalidTopic, KeyMismatch};
+pub use pending::{BusClosing, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 
 use crate::envelope::Envelope;
-use crate::error::{ConfigError, HandlerError};
+use crate::error::HandlerError;
 use crate::handler::{Handled, Handler};
 use crate::outcome::Failure;
 use crate::record::{Record, RecordRef};
-use crate::reply::{Reply, block_on};
-use crate::runtime::SubscribeError;
-use crate::source::SourceError;
+use crate::runtime::Runtime;
 use crate::subscriber::Subscriber;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
-use crate::{BuildError, Runtime};
 
 /// A bus: a handle, whose clones are the same one.
 ///
@@ -74,25 +75,6 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 impl Bus {
-    /// Connects to what `url` names: `memory:` is the embedded bus.
-    ///
-    /// # Errors
-    /// The result's: [`BusError::UnknownUrl`] for any other kind of URL, [`BusError::Thread`] if the system gives no
-    /// thread.
-    ///
-    /// ```
-    /// use keylane::{Bus, BusError, Runtime};
-    ///
-    /// let runtime = Runtime::builder().workers(1).build()?;
-    /// let refused = Bus::connect(&runtime, "carrier-pigeon://coop").wait().unwrap_err();
-    /// assert!(matches!(refused, BusError::UnknownUrl(scheme) if scheme == "carrier-pigeon"));
-    /// # runtime.stop_now();
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn connect(runtime: &Runtime, url: &str) -> Connecting {
-        Connecting(Some(connect(runtime, url)))
-    }
-
     /// A bus over a transport.
     pub fn new(transport: impl Transport) -> Self {
         Self(Arc::new(transport))
@@ -266,136 +248,6 @@ fn with_envelope<R>(
     }
 }
 
-/// An envelope's aggregate id is not the key that its record was published under, so its order is not its
-/// aggregate's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyMismatch;
-
-impl fmt::Display for KeyMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the envelope's aggregate_id differs from its record's key")
-    }
-}
-
-impl std::error::Error for KeyMismatch {}
-
-/// Why something was not done on a bus.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum BusError {
-    /// No bus is known by this kind of URL, or its feature is not built in.
-    UnknownUrl(String),
-    /// A topic's name is not allowed.
-    InvalidTopic(InvalidTopic),
-    /// The bus has no subscription of this name.
-    NotSubscribed(String),
-    /// The subscription was refused.
-    Subscribe(SubscribeError),
-    /// An option was refused.
-    Config(ConfigError),
-    /// A thread could not be started.
-    Thread(std::io::Error),
-    /// The bus is closed.
-    Closed,
-    /// The caller is inside a handler, where a wait could wait for itself.
-    WouldDeadlock,
-}
-
-impl fmt::Display for BusError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownUrl(scheme) => {
-                write!(
-                    f,
-                    "no bus is called {scheme:?} in this build; `memory:` is the embedded one"
-                )
-            }
-            Self::InvalidTopic(error) => error.fmt(f),
-            Self::NotSubscribed(name) => write!(f, "the bus has no subscription {name:?}"),
-            Self::Subscribe(error) => error.fmt(f),
-            Self::Config(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
-            Self::Closed => f.write_str("the bus is closed"),
-            Self::WouldDeadlock => f.write_str("waiting inside a handler could wait for itself"),
-        }
-    }
-}
-
-impl std::error::Error for BusError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::InvalidTopic(error) => Some(error),
-            Self::Subscribe(error) => Some(error),
-            Self::Config(error) => Some(error),
-            Self::Thread(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<SubscribeError> for BusError {
-    fn from(error: SubscribeError) -> Self {
-        Self::Subscribe(error)
-    }
-}
-
-impl From<BuildError> for BusError {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Config(error) => Self::Config(error),
-            BuildError::Thread(error) => Self::Thread(error),
-        }
-    }
-}
-
-impl From<SourceError> for BusError {
-    fn from(error: SourceError) -> Self {
-        match error {
-            SourceError::Config(error) => Self::Config(error),
-            SourceError::Removed => Self::Closed,
-        }
-    }
-}
-
-/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space.
-///
-/// ```
-/// use keylane::InvalidTopic;
-///
-/// assert!(InvalidTopic::check("orders.eu").is_ok());
-/// assert_eq!(InvalidTopic::check("two words").unwrap_err().given, "two words");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InvalidTopic {
-    /// What was given, escaped and cut to 64 characters.
-    pub given: String,
-}
-
-impl InvalidTopic {
-    /// Checks a topic's name.
-    ///
-    /// # Errors
-    /// If it is not allowed.
-    pub fn check(topic: &str) -> Result<(), Self> {
-        if (1..=255).contains(&topic.len()) && topic.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Ok(());
-        }
-        Err(Self { given: topic.chars().take(64).flat_map(char::escape_default).collect() })
-    }
-}
-
-impl fmt::Display for InvalidTopic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" is no topic: 1 to 255 printable ASCII characters without a space",
-            self.given
-        )
-    }
-}
-
-impl std::error::Error for InvalidTopic {}
-
 /// A live subscription on a bus. Dropping it leaves it running.
 #[derive(Clone, Debug)]
 pub struct BusSubscription {
@@ -415,7 +267,7 @@ impl BusSubscription {
     }
 
     /// Replaces the handler; see [`Subscriber::swap`].
-    pub fn swap(&self, handler: Handler) -> crate::Swap {
+    pub fn swap(&self, handler: Handler) -> crate::close::Swap {
         self.subscriber.swap(handler)
     }
 
@@ -434,122 +286,4 @@ pub struct BusReport {
     pub drained: bool,
     /// Deliveries that were read and not finished: they are delivered again to whoever comes next.
     pub unfinished: usize,
-}
-
-macro_rules! pending {
-    ($(#[$about:meta])* $name:ident, $output:ty) => {
-        $(#[$about])*
-        #[derive(Debug)]
-        #[must_use = "a future does nothing unless it is polled or waited for"]
-        pub struct $name {
-            state: State<$output>,
-            runtime: Runtime,
-        }
-
-        impl $name {
-            #[allow(dead_code, reason = "not every one of them is ever ready, or late")]
-            pub(crate) fn ready(runtime: &Runtime, result: Result<$output, BusError>) -> Self {
-                Self { state: State::Ready(Some(result)), runtime: runtime.clone() }
-            }
-
-            #[allow(dead_code, reason = "not every one of them is ever ready, or late")]
-            pub(crate) fn later(
-                runtime: &Runtime,
-                reply: Reply<Result<$output, BusError>>,
-            ) -> Self {
-                Self { state: State::Later(reply), runtime: runtime.clone() }
-            }
-
-            /// Waits on a plain thread.
-            ///
-            /// # Errors
-            /// See [`BusError`]; inside a handler [`BusError::WouldDeadlock`] unless it is ready.
-            pub fn wait(mut self) -> Result<$output, BusError> {
-                let clock = self.runtime.clock().clone();
-                block_on(&mut self, &*clock, None).unwrap_or(Err(BusError::WouldDeadlock))
-            }
-        }
-
-        impl Future for $name {
-            type Output = Result<$output, BusError>;
-
-            fn poll(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<Self::Output> {
-                match &mut self.state {
-                    State::Ready(result) => match result.take() {
-                        Some(result) => std::task::Poll::Ready(result),
-                        None => std::task::Poll::Pending,
-                    },
-                    State::Later(reply) => std::pin::Pin::new(reply)
-                        .poll(cx)
-                        .map(|answer| answer.unwrap_or(Err(BusError::Closed))),
-                }
-            }
-        }
-    };
-}
-
-#[derive(Debug)]
-enum State<T> {
-    Ready(Option<Result<T, BusError>>),
-    Later(Reply<Result<T, BusError>>),
-}
-
-pending! {
-    /// A subscribe under way: a future, and something a plain thread can wait for.
-    ///
-    /// # Cancel safety
-    /// Dropped, it leaves a subscription that was made running.
-    Subscribing, BusSubscription
-}
-
-pending! {
-    /// The end of a bus under way: a future, and something a plain thread can wait for.
-    ///
-    /// # Cancel safety
-    /// Dropped, the close goes on.
-    BusClosing, BusReport
-}
-
-/// A connect under way: a future, and something a plain thread can wait for.
-///
-/// # Cancel safety
-/// Dropped, it closes what it has connected.
-#[derive(Debug)]
-#[must_use = "a future does nothing unless it is polled or waited for"]
-pub struct Connecting(Option<Result<Bus, BusError>>);
-
-impl Connecting {
-    /// Waits on a plain thread.
-    ///
-    /// # Errors
-    /// See [`BusError`].
-    pub fn wait(self) -> Result<Bus, BusError> {
-        self.0.unwrap_or(Err(BusError::Closed))
-    }
-}
-
-impl Future for Connecting {
-    type Output = Result<Bus, BusError>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        match self.0.take() {
-            Some(result) => std::task::Poll::Ready(result),
-            None => std::task::Poll::Pending,
-        }
-    }
-}
-
-fn connect(runtime: &Runtime, url: &str) -> Result<Bus, BusError> {
-    match url.split_once(':') {
-        Some(("memory", "" | "//")) => Ok(memory::MemoryBus::new(runtime)?.bus()),
-        // Only the scheme is named: the rest may hold a secret.
-        Some((scheme, _)) => Err(BusError::UnknownUrl(scheme.chars().take(32).collect())),
-        None => Err(BusError::UnknownUrl(String::new())),
-    }
 }

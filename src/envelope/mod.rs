@@ -53,7 +53,7 @@ mod time;
 
 pub use decode::Decoder;
 pub use error::{DecodeError, EnvelopeError};
-pub use key::{KeyNotFound, extract_key};
+pub use key::KeyNotFound;
 pub use time::Timestamp;
 
 use std::borrow::Cow;
@@ -285,4 +285,44 @@ impl<'a> IntoPayload<'a> for Cow<'a, [u8]> {
     fn into_payload(self) -> Cow<'a, [u8]> {
         self
     }
+}
+
+/// The key of a record: the aggregate id, trimmed, from the first of these places that holds a valid one.
+///
+/// 1. the `envelope`, if the record's bytes are one (decode them once, and hand the result in here);
+/// 2. the headers `X-Aggregate-ID`, `x-aggregate-id`, `Aggregate-ID`, `aggregate-id`, in this order; the last
+///    of several with one name counts;
+/// 3. the broker's `record_key`;
+/// 4. the tokens of the `subject` between its dots, from the right.
+///
+/// A valid id has 1 to 256 bytes from `A-Z a-z 0-9 : _ - . /` once it is trimmed. A place that holds anything else
+/// is passed over.
+///
+/// # Errors
+///
+/// [`KeyNotFound`] if no place holds a valid id.
+///
+/// ```
+/// use keylane::{Envelope, extract_key};
+///
+/// let bytes = br#"{"not": "an envelope"}"#;
+/// let envelope = Envelope::decode(bytes).ok();
+/// let headers = [("X-Aggregate-ID", &b"not valid"[..]), ("aggregate-id", b" order-42 ")];
+/// let key = extract_key(envelope.as_ref(), headers, Some(b"order-7"), Some("orders.eu.9"));
+/// assert_eq!(key, Ok("order-42"));
+/// assert_eq!(extract_key(None, [], None, Some("orders.eu.9")), Ok("9"));
+/// assert!(extract_key(None, [], None, None).is_err());
+/// ```
+pub fn extract_key<'a>(
+    envelope: Option<&'a Envelope<'_>>,
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    record_key: Option<&'a [u8]>,
+    subject: Option<&'a str>,
+) -> Result<&'a str, KeyNotFound> {
+    envelope
+        .and_then(|envelope| key::check_id(&envelope.aggregate_id).ok())
+        .or_else(|| key::from_headers(headers))
+        .or_else(|| key::from_bytes(record_key?))
+        .or_else(|| subject?.rsplit('.').find_map(|token| key::check_id(token).ok()))
+        .ok_or(KeyNotFound)
 }

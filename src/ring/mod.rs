@@ -5,7 +5,6 @@
 //! head  = pos                                        written by the consumer only
 //! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is published
 //! ```
-//!
 //! A producer claims a position with one compare-exchange on `tail`, so a full ring gives the message
 //! back; then it writes the message and publishes it with one store. All hand-offs of the lane are
 //! read-modify-writes of that one word, whose modification order decides every race: there is no
@@ -23,22 +22,12 @@ use std::collections::VecDeque;
 use crossbeam_utils::CachePadded;
 
 use self::slab::{Slab, Slots};
+pub use self::word::Restless;
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, unless};
 use crate::token::{Family, Token};
-
-/// Why a lane's token cannot rest.
-#[derive(Debug)]
-pub struct Restless {
-    /// The token, back.
-    pub token: Token,
-    /// Producers wait for room: wake them (`Ring::clear_wait`).
-    pub wait: bool,
-    /// There is work beside the ring (`Ring::take_wake`).
-    pub wake: bool,
-}
 
 /// Written by producers, and by the consumer when it rests.
 #[derive(Debug)]
@@ -69,9 +58,8 @@ unsafe impl<M: Send> Send for Ring<M> {}
 // SAFETY: as above.
 unsafe impl<M: Send> Sync for Ring<M> {}
 
-/// The rings of lanes `0..lanes`, each for at most `slots` messages, all tokens at rest.
-///
-/// Untouched slots take no memory: they are zero pages that the system maps at first use.
+/// The rings of lanes `0..lanes`, each for at most `slots` messages, all tokens at rest. Untouched slots take
+/// no memory: they are zero pages that the system maps at first use.
 ///
 /// # Panics
 /// If `slots` is 0, or if the memory cannot be reserved.
@@ -339,8 +327,8 @@ impl<M> Ring<M> {
         Err(Restless { token, wait: tail & WAIT != 0, wake: tail & WAKE != 0 })
     }
 
-    /// Tells the consumer that there is work beside the ring. If the lane was at rest its token comes
-    /// out, and the caller sees to it that a worker gets it; else the holder will look before it rests.
+    /// Tells the consumer of work beside the ring. If the lane was at rest its token comes out, for the
+    /// caller to bring to a worker; else the holder will look before it rests.
     pub fn wake(&self) -> Option<Token> {
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
         loop {

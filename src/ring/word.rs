@@ -7,6 +7,8 @@
 //! | CLOSED | `close` | never | pushes are refused |
 //! | WAKE | `wake`: the lane has work beside its ring | the consumer, before it looks for that work | no rest |
 
+use crate::token::Token;
+
 pub(super) const IDLE: u64 = 1;
 pub(super) const WAIT: u64 = 2;
 pub(super) const CLOSED: u64 = 4;
@@ -35,4 +37,15 @@ pub(super) const fn against_rest() -> u64 {
     } else {
         WAIT | WAKE
     }
+}
+
+/// Why a lane's token cannot rest.
+#[derive(Debug)]
+pub struct Restless {
+    /// The token, back.
+    pub token: Token,
+    /// Producers wait for room: wake them (`Ring::clear_wait`).
+    pub wait: bool,
+    /// There is work beside the ring (`Ring::take_wake`).
+    pub wake: bool,
 }

@@ -1,10 +1,8 @@
-//! The consume loop of a memory bus: reads partitions, delivers to the runtime, commits what is finished.
-//! It never blocks on a lane: a record that finds no room is kept, and its partition read no further.
+//! One subscription's way through one partition: reads, delivers, notes what is finished. It never blocks on
+//! a lane: a record that finds no room is kept, and its partition read no further.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use super::Shared;
 use super::log::Topic;
 use crate::bus::{BusError, BusReport};
 use crate::clock::Time;
@@ -19,8 +17,6 @@ use crate::source::{Source, SourceOptions, Undelivered};
 use crate::subscriber::Subscriber;
 use crate::sync::{Arc, Mutex};
 
-/// How long a frontier may have moved without being committed.
-const COMMIT: Duration = Duration::from_millis(5);
 /// Records that one partition delivers before the next has its turn.
 const TURN: usize = 256;
 
@@ -49,21 +45,21 @@ pub(super) enum Command {
 
 /// One subscription's way through one partition.
 pub(super) struct Feed {
-    topic: Arc<Topic>,
-    partition: u32,
-    group: u32,
-    subscriber: Subscriber,
+    pub(super) topic: Arc<Topic>,
+    pub(super) partition: u32,
+    pub(super) group: u32,
+    pub(super) subscriber: Subscriber,
     /// Whether records hold envelopes.
-    envelope: bool,
-    source: Option<Source>,
+    pub(super) envelope: bool,
+    pub(super) source: Option<Source>,
     /// The next offset to read.
-    next: u64,
+    pub(super) next: u64,
     /// Read and not delivered.
-    read: VecDeque<Record>,
-    standing: Arc<Standing>,
+    pub(super) read: VecDeque<Record>,
+    pub(super) standing: Arc<Standing>,
     /// The frontier that was committed last.
-    committed: Option<u64>,
-    changed: bool,
+    pub(super) committed: Option<u64>,
+    pub(super) changed: bool,
 }
 
 /// What others may know of a feed.
@@ -108,7 +104,7 @@ impl Feed {
 
     /// Begins an assignment where the subscription is committed; with `finished`, what is finished above
     /// that is not delivered again.
-    fn begin(&mut self, parker: &Parker, finished: bool) -> Result<(), BusError> {
+    pub(super) fn begin(&mut self, parker: &Parker, finished: bool) -> Result<(), BusError> {
         if finished {
             // What is finished by now and not committed would be delivered again.
             self.pump(false);
@@ -134,7 +130,7 @@ impl Feed {
     }
 
     /// Notes what is finished, and delivers what there is room for. True if it delivered something.
-    fn pump(&mut self, reads: bool) -> bool {
+    pub(super) fn pump(&mut self, reads: bool) -> bool {
         let Some(source) = &mut self.source else { return false };
         self.changed |= source.ledger().advance(|_| ());
         let mut delivered = 0;
@@ -182,7 +178,7 @@ impl Feed {
     }
 
     /// Stores how far the subscription has come.
-    fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         let Some(source) = &mut self.source else { return };
         if !std::mem::take(&mut self.changed) {
             return;
@@ -193,7 +189,7 @@ impl Feed {
         self.topic.partitions[self.partition as usize].commit(self.group, frontier, stored);
     }
 
-    fn unfinished(&mut self) -> usize {
+    pub(super) fn unfinished(&mut self) -> usize {
         self.source.as_mut().map_or(0, |source| source.ledger().unfinished())
     }
 }
@@ -213,152 +209,5 @@ fn keyed(record: Record, envelope: bool) -> Record {
             record.with_key(key.as_bytes(), decoded)
         }
         Err(_) => record,
-    }
-}
-
-/// Who waits for the close.
-type Closer = Answer<Result<BusReport, BusError>>;
-
-/// The loop, on its thread.
-pub(super) struct Loop {
-    shared: Arc<Shared>,
-    feeds: Vec<Feed>,
-    closing: Option<(Time, Vec<Closer>)>,
-    committed: Time,
-}
-
-impl Loop {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        let shared = shared.clone();
-        Self { shared, feeds: Vec::new(), closing: None, committed: Time::ZERO }
-    }
-
-    pub(super) fn run(mut self, parker: &Parker) {
-        loop {
-            for command in self.shared.take_commands() {
-                self.obey(command, parker);
-            }
-            self.leave_removed();
-            let mut delivered = false;
-            for feed in &mut self.feeds {
-                let reads = self.closing.is_none() && !self.shared.faults.holds(&feed.topic.name);
-                delivered |= feed.pump(reads);
-            }
-            let now = self.shared.runtime.clock().now();
-            if now.since(self.committed) >= COMMIT {
-                self.commit(now);
-            }
-            if self.is_closed(now) || self.shared.is_abandoned() {
-                break;
-            }
-            if !delivered {
-                self.sleep(now, parker);
-            }
-        }
-        self.end();
-    }
-
-    fn commit(&mut self, now: Time) {
-        self.committed = now;
-        self.feeds.iter_mut().for_each(Feed::commit);
-    }
-
-    /// Sleeps until something is published, finished or commanded. While a frontier has moved that is not
-    /// committed yet, finishers need not call: the next commit is near.
-    fn sleep(&mut self, now: Time, parker: &Parker) {
-        let dirty = self.feeds.iter().any(|feed| feed.changed);
-        let full = self.feeds.iter_mut().any(|feed| {
-            !feed.read.is_empty()
-                && feed.source.as_mut().is_some_and(|source| source.ledger().is_full())
-        });
-        let mut deadline = self.closing.as_ref().map(|closing| closing.0);
-        let mut may = true;
-        if dirty && !full && self.closing.is_none() {
-            deadline = Some(self.committed.after(COMMIT).max(now));
-        } else {
-            for feed in &mut self.feeds {
-                if let Some(source) = &mut feed.source
-                    && source.ledger().unfinished() > 0
-                {
-                    may &= source.ledger().prepare_wait();
-                }
-            }
-        }
-        if may {
-            let clock = self.shared.runtime.clock().clone();
-            parker.park_until(&*clock, deadline);
-        }
-        for feed in &mut self.feeds {
-            if let Some(source) = &mut feed.source {
-                source.ledger().cancel_wait();
-            }
-        }
-    }
-
-    fn obey(&mut self, command: Command, parker: &Parker) {
-        match command {
-            Command::Add { mut feeds, answer } => {
-                let begun = feeds.iter_mut().try_for_each(|feed| feed.begin(parker, true));
-                if begun.is_ok() {
-                    self.feeds.append(&mut feeds);
-                }
-                answer.give(begun);
-            }
-            Command::Remove { group, answer } => {
-                for feed in self.feeds.extract_if(.., |feed| feed.group == group) {
-                    feed.topic.partitions[feed.partition as usize].leave(group);
-                }
-                answer.give(());
-            }
-            Command::Restart { group, finished, answer } => {
-                let mut own = self.feeds.iter_mut().filter(|feed| feed.group == group);
-                answer.give(own.try_for_each(|feed| feed.begin(parker, finished)));
-            }
-            Command::Close { deadline, answer } => match &mut self.closing {
-                Some((earlier, answers)) => {
-                    *earlier = deadline.min(*earlier);
-                    answers.push(answer);
-                }
-                None => self.closing = Some((deadline, vec![answer])),
-            },
-        }
-    }
-
-    /// Subscriptions may also be removed from the runtime: nobody waits for them any more.
-    fn leave_removed(&mut self) {
-        for feed in self.feeds.extract_if(.., |feed| feed.subscriber.entry.state.is_removed()) {
-            feed.topic.partitions[feed.partition as usize].leave(feed.group);
-            self.shared.subscriptions.lock().retain(|member| member.group != feed.group);
-        }
-    }
-
-    /// Whether the bus is to close and what was read is finished, or the time or the runtime is over.
-    fn is_closed(&mut self, now: Time) -> bool {
-        let Some((deadline, _)) = &self.closing else { return false };
-        // Without workers nothing is finished any more.
-        let over = now >= *deadline || self.shared.runtime.core().exits();
-        over || self.feeds.iter_mut().all(|feed| {
-            feed.source.as_ref().is_none_or(Source::is_stopped) || feed.unfinished() == 0
-        })
-    }
-
-    fn end(mut self) {
-        let now = self.shared.runtime.clock().now();
-        for feed in &mut self.feeds {
-            feed.pump(false);
-        }
-        self.commit(now);
-        let unfinished = self.feeds.iter_mut().map(Feed::unfinished).sum();
-        for feed in self.feeds {
-            let Feed { source, subscriber, .. } = feed;
-            drop(source);
-            // The source's end released what was queued; the removal is the rest's end.
-            drop(subscriber.remove());
-        }
-        let report = BusReport { drained: unfinished == 0, unfinished };
-        self.shared.end(report);
-        for answer in self.closing.into_iter().flat_map(|closing| closing.1) {
-            answer.give(Ok(report));
-        }
     }
 }

@@ -1,44 +1,38 @@
 //! The embedded bus: topics in memory, with partitions, redelivery, dead letters and injected faults.
 
+mod consume;
 mod faults;
 mod feed;
 mod log;
+mod room;
+mod shared;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::ops::Deref;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 pub use faults::Faults;
+pub use shared::OnPublish;
 
-use self::faults::Fate;
-use self::feed::{Command, Feed, Loop, Standing};
-use self::log::Topic;
-use super::{
-    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, PublishError,
-    PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
+use self::consume::Loop;
+use self::feed::{Command, Feed, Standing};
+use self::room::ToTopic;
+use self::shared::{Member, Shared};
+use crate::bus::{
+    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, PublishErrorKind,
+    Publishing, Subscribing, Transport,
 };
-use crate::clock::Time;
-use crate::error::{ConfigError, HandlerError};
+use crate::error::ConfigError;
 use crate::handler::Handler;
 use crate::metrics::Counter;
 use crate::outcome::Failure;
-use crate::parker::{Parker, Unparker};
-use crate::record::{MAX_KEY, Position, Record};
-use crate::reply::{Answer, reply};
+use crate::parker::Parker;
+use crate::record::{Position, Record};
+use crate::reply::reply;
 use crate::runtime::Runtime;
-use crate::subscription::{DeadLetter, DeadLetterTo, Letter, Sending, Start, Subscription};
+use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, Weak};
-use crate::timer::Alarm;
-use crate::unwind::guard;
-use crate::wait_list::Place;
-
-/// Called with every publish's topic and result.
-pub type OnPublish = Box<dyn Fn(&str, Result<Position, &PublishErrorKind>) + Send + Sync>;
+use crate::sync::{Arc, Mutex};
 
 /// The embedded bus. What is published lives in this process's memory until every subscription of its topic
 /// has finished it.
@@ -130,38 +124,6 @@ impl Drop for Memory {
         self.shared.abandoned.store(true, Ordering::Release);
         self.shared.waker.unpark();
     }
-}
-
-/// What the bus and its loop share.
-struct Shared {
-    runtime: Runtime,
-    partitions: usize,
-    capacity: usize,
-    topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
-    subscriptions: Mutex<Vec<Member>>,
-    commands: Mutex<Commands>,
-    waker: Unparker,
-    faults: Faults,
-    /// What it left, once it is closed.
-    report: Mutex<Option<BusReport>>,
-    closed: AtomicBool,
-    abandoned: AtomicBool,
-    on_publish: Option<OnPublish>,
-    published: Counter,
-    failed: Counter,
-}
-
-struct Member {
-    name: String,
-    topic: Arc<Topic>,
-    group: u32,
-    standings: Vec<Arc<Standing>>,
-}
-
-#[derive(Default)]
-struct Commands {
-    queue: Vec<Command>,
-    ended: bool,
 }
 
 impl MemoryBus {
@@ -410,89 +372,7 @@ impl Transport for Memory {
 }
 
 impl Shared {
-    fn topic(&self, name: &str) -> Arc<Topic> {
-        let mut topics = self.topics.lock();
-        if let Some(topic) = topics.get(name) {
-            return topic.clone();
-        }
-        let name: Arc<str> = name.into();
-        let topic = Arc::new(Topic::new(name.clone(), self.partitions, self.capacity));
-        topics.insert(name, topic.clone());
-        topic
-    }
-
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    fn has_ended(&self) -> bool {
-        self.commands.lock().ended
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    fn take_commands(&self) -> Vec<Command> {
-        std::mem::take(&mut self.commands.lock().queue)
-    }
-
-    /// Those who wait for room look again: there is none any more in a bus that closes.
-    fn wake_publishers(&self) {
-        let topics: Vec<_> = self.topics.lock().values().cloned().collect();
-        for partition in topics.iter().flat_map(|topic| &topic.partitions) {
-            partition.waiting.wake_all(|| ());
-        }
-    }
-
-    /// The loop ends: commands that come too late are answered by their being dropped, but for closes, which
-    /// hear what everybody hears.
-    fn end(&self, report: BusReport) {
-        self.closed.store(true, Ordering::Release);
-        *self.report.lock() = Some(report);
-        let late = {
-            let mut commands = self.commands.lock();
-            commands.ended = true;
-            std::mem::take(&mut commands.queue)
-        };
-        for command in late {
-            if let Command::Close { answer, .. } = command {
-                answer.give(Ok(report));
-            }
-        }
-        self.wake_publishers();
-        self.subscriptions.lock().clear();
-        self.runtime.core().loops.lock().retain(|thread| !thread.is_same(&self.waker));
-    }
-
-    fn command(&self, command: Command) -> Result<(), BusError> {
-        {
-            let mut commands = self.commands.lock();
-            if commands.ended {
-                return Err(BusError::Closed);
-            }
-            commands.queue.push(command);
-        }
-        self.waker.unpark();
-        Ok(())
-    }
-
-    /// Commands the loop and waits for its answer, even inside a handler: the loop waits for no handler.
-    fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, BusError> {
-        let (answer, mut reply) = reply();
-        self.command(command(answer))?;
-        crate::parker::with_current(|parker| {
-            let mut cx = Context::from_waker(parker.waker());
-            loop {
-                if let Poll::Ready(answer) = Pin::new(&mut reply).poll(&mut cx) {
-                    return answer.ok_or(BusError::Closed);
-                }
-                parker.park(None);
-            }
-        })
-    }
-
-    fn subscribe(
+    pub(super) fn subscribe(
         self: &Arc<Self>,
         topic: &str,
         subscription: Subscription,
@@ -534,202 +414,5 @@ impl Shared {
             return Err(error);
         }
         Ok(BusSubscription { subscriber, topic: topic.name.clone() })
-    }
-
-    /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
-    fn publish(self: &Arc<Self>, topic: &str, record: Record, letter: bool) -> Publishing {
-        let refuse = |kind: PublishErrorKind, record| {
-            self.count(topic, Err(&kind));
-            Publishing::ready(Err(PublishError::new(kind, record)))
-        };
-        if let Err(error) = InvalidTopic::check(topic) {
-            return refuse(PublishErrorKind::InvalidTopic(error), record);
-        }
-        if record.key().is_some_and(|key| !(1..=MAX_KEY).contains(&key.len())) {
-            return refuse(PublishErrorKind::InvalidKey, record);
-        }
-        let fate = self.faults.fate(topic);
-        match fate {
-            Fate::Stored | Fate::UnknownStored => {}
-            Fate::Failed => {
-                return refuse(PublishErrorKind::Failed("an injected fault".into()), record);
-            }
-            Fate::UnknownLost => {
-                return refuse(PublishErrorKind::Unknown("an injected fault".into()), record);
-            }
-        }
-        let own = self.topic(topic);
-        let record = match record.timestamp() {
-            Some(_) => record,
-            None => record.with_timestamp(self.timestamp()),
-        };
-        let mut room = Room {
-            partition: own.partition_of(&record),
-            topic: own,
-            shared: self.clone(),
-            kept: (fate == Fate::UnknownStored).then(|| record.copy()),
-            letter,
-            record: Some(record),
-            place: None,
-            alarm: None,
-            deadline: None,
-        };
-        match room.store() {
-            Some(result) => Publishing::ready(result),
-            None => Publishing::later(room, self.runtime.clock().clone()),
-        }
-    }
-
-    /// Nanoseconds since the Unix epoch.
-    fn timestamp(&self) -> i64 {
-        let now = self.runtime.clock().system_time().duration_since(UNIX_EPOCH);
-        now.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
-    }
-
-    fn count(&self, topic: &str, result: Result<Position, &PublishErrorKind>) {
-        if result.is_err() {
-            self.failed.add_shared(1);
-        }
-        if let Some(on_publish) = &self.on_publish {
-            let _ = guard(|| on_publish(topic, result));
-        }
-    }
-}
-
-/// A publish, perhaps waiting for room in its partition.
-struct Room {
-    shared: Arc<Shared>,
-    topic: Arc<Topic>,
-    partition: u32,
-    record: Option<Record>,
-    /// What is given back though it is stored: a fault.
-    kept: Option<Record>,
-    /// Whether it is a dead letter of this bus.
-    letter: bool,
-    place: Option<Place>,
-    alarm: Option<Alarm>,
-    deadline: Option<Time>,
-}
-
-impl Room {
-    /// Stores the record, if there is room.
-    fn store(&mut self) -> Option<Result<Position, PublishError>> {
-        let refuses = if self.letter { self.shared.has_ended() } else { self.shared.is_closed() };
-        if refuses {
-            return self.give_up(PublishErrorKind::Closed).map(Err);
-        }
-        let record = self.record.take()?;
-        let partition = &self.topic.partitions[self.partition as usize];
-        match partition.append(self.partition, record) {
-            Ok(position) => {
-                self.forget();
-                self.shared.waker.unpark();
-                self.shared.published.add_shared(1);
-                let Some(kept) = self.kept.take() else {
-                    self.shared.count(&self.topic.name, Ok(position));
-                    return Some(Ok(position));
-                };
-                let kind = PublishErrorKind::Unknown("an injected fault".into());
-                self.shared.count(&self.topic.name, Err(&kind));
-                Some(Err(PublishError::new(kind, kept)))
-            }
-            Err(record) => {
-                self.record = Some(record);
-                // A subscription that was removed meanwhile may be all that keeps it full.
-                self.shared.waker.unpark();
-                None
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        let waiting = &self.topic.partitions[self.partition as usize].waiting;
-        self.place.take().into_iter().for_each(|place| waiting.leave(place));
-        let timers = &self.shared.runtime.core().timers;
-        self.alarm.take().into_iter().for_each(|alarm| timers.cancel(&alarm));
-    }
-}
-
-impl Future for Room {
-    type Output = Result<Position, PublishError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let waiting = &this.topic.partitions[this.partition as usize].waiting;
-        this.place = Some(waiting.join(this.place, cx.waker()));
-        // After joining: whoever makes room from here on calls.
-        if let Some(result) = this.store() {
-            return Poll::Ready(result);
-        }
-        let core = this.shared.runtime.core();
-        let now = core.clock.now();
-        let wait = core.config.wait;
-        let deadline = *this.deadline.get_or_insert_with(|| now.after(wait));
-        if now >= deadline {
-            return match this.give_up(PublishErrorKind::Full) {
-                Some(error) => Poll::Ready(Err(error)),
-                None => Poll::Pending,
-            };
-        }
-        let timers = &this.shared.runtime.core().timers;
-        this.alarm.take().into_iter().for_each(|alarm| timers.cancel(&alarm));
-        this.alarm = Some(timers.set_task(deadline, cx.waker()));
-        Poll::Pending
-    }
-}
-
-impl PublishFuture for Room {
-    fn give_up(&mut self, kind: PublishErrorKind) -> Option<PublishError> {
-        let record = self.record.take()?;
-        self.forget();
-        self.shared.count(&self.topic.name, Err(&kind));
-        Some(PublishError::new(kind, record))
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.forget();
-    }
-}
-
-/// Dead letters to a topic of the same bus: the record as it was, and how it failed in headers.
-struct ToTopic {
-    shared: Weak<Shared>,
-    from: String,
-    to: String,
-}
-
-impl DeadLetter for ToTopic {
-    fn send(&self, letter: Letter) -> Sending {
-        let Some(shared) = self.shared.upgrade() else {
-            return Box::pin(std::future::ready(Err("the bus is gone".into())));
-        };
-        let mut record = letter
-            .record
-            .copy()
-            .with_header("X-Original-Topic", &self.from)
-            .with_header("X-Error-Message", letter.error.as_bytes())
-            .with_header("X-Attempts", letter.attempts.to_string())
-            .with_header("X-Subscription", letter.subscription.as_bytes());
-        if let Some(Position { partition, offset }) = letter.record.position() {
-            record = record
-                .with_header("X-Original-Partition", partition.to_string())
-                .with_header("X-Original-Offset", offset.to_string());
-        }
-        let publishing = shared.publish(&self.to, record, true);
-        Box::pin(async move {
-            match publishing.await {
-                Ok(_) => Ok(()),
-                Err(error) if error.is_retryable() => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                // A closed bus takes it after the restart: the record stays unfinished.
-                Err(error) if *error.kind() == PublishErrorKind::Closed => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                Err(error) => Err(HandlerError::fatal(error.to_string())),
-            }
-        })
     }
 }

@@ -145,16 +145,6 @@ impl Gate {
     pub(super) fn pass(&self) -> Passing {
         Passing(self.clone())
     }
-
-    /// Keeps a thread until it is open.
-    pub(super) fn pass_blocking(&self) {
-        loop {
-            if self.0.lock().0 {
-                return;
-            }
-            thread::park_timeout(Duration::from_millis(1));
-        }
-    }
 }
 
 pub(super) struct Passing(Gate);

@@ -1,0 +1,137 @@
+//! Why something was not done on a bus.
+
+use crate::error::ConfigError;
+use crate::runtime::BuildError;
+use crate::runtime::SubscribeError;
+use crate::source::SourceError;
+use std::fmt;
+
+/// An envelope's aggregate id is not the key that its record was published under, so its order is not its
+/// aggregate's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyMismatch;
+
+impl fmt::Display for KeyMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the envelope's aggregate_id differs from its record's key")
+    }
+}
+
+impl std::error::Error for KeyMismatch {}
+
+/// Why something was not done on a bus.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BusError {
+    /// No bus is known by this kind of URL, or its feature is not built in.
+    UnknownUrl(String),
+    /// A topic's name is not allowed.
+    InvalidTopic(InvalidTopic),
+    /// The bus has no subscription of this name.
+    NotSubscribed(String),
+    /// The subscription was refused.
+    Subscribe(SubscribeError),
+    /// An option was refused.
+    Config(ConfigError),
+    /// A thread could not be started.
+    Thread(std::io::Error),
+    /// The bus is closed.
+    Closed,
+    /// The caller is inside a handler, where a wait could wait for itself.
+    WouldDeadlock,
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownUrl(scheme) => {
+                write!(
+                    f,
+                    "no bus is called {scheme:?} in this build; `memory:` is the embedded one"
+                )
+            }
+            Self::InvalidTopic(error) => error.fmt(f),
+            Self::NotSubscribed(name) => write!(f, "the bus has no subscription {name:?}"),
+            Self::Subscribe(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
+            Self::Closed => f.write_str("the bus is closed"),
+            Self::WouldDeadlock => f.write_str("waiting inside a handler could wait for itself"),
+        }
+    }
+}
+
+impl std::error::Error for BusError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::InvalidTopic(error) => Some(error),
+            Self::Subscribe(error) => Some(error),
+            Self::Config(error) => Some(error),
+            Self::Thread(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<SubscribeError> for BusError {
+    fn from(error: SubscribeError) -> Self {
+        Self::Subscribe(error)
+    }
+}
+
+impl From<BuildError> for BusError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Config(error) => Self::Config(error),
+            BuildError::Thread(error) => Self::Thread(error),
+        }
+    }
+}
+
+impl From<SourceError> for BusError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Config(error) => Self::Config(error),
+            SourceError::Removed => Self::Closed,
+        }
+    }
+}
+
+/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space.
+///
+/// ```
+/// use keylane::InvalidTopic;
+///
+/// assert!(InvalidTopic::check("orders.eu").is_ok());
+/// assert_eq!(InvalidTopic::check("two words").unwrap_err().given, "two words");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidTopic {
+    /// What was given, escaped and cut to 64 characters.
+    pub given: String,
+}
+
+impl InvalidTopic {
+    /// Checks a topic's name.
+    ///
+    /// # Errors
+    /// If it is not allowed.
+    pub fn check(topic: &str) -> Result<(), Self> {
+        if (1..=255).contains(&topic.len()) && topic.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(());
+        }
+        Err(Self { given: topic.chars().take(64).flat_map(char::escape_default).collect() })
+    }
+}
+
+impl fmt::Display for InvalidTopic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "\"{}\" is no topic: 1 to 255 printable ASCII characters without a space",
+            self.given
+        )
+    }
+}
+
+impl std::error::Error for InvalidTopic {}
