@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cases;
 use super::fixture::Failed;
+use super::stage::cases;
 use super::stage::{Stager, poll};
 use super::tools::{Gate, Judge, Notes, ensure, equal, refused};
 use crate::bus::{BusError, BusReport, PublishErrorKind};
@@ -164,7 +164,7 @@ fn dead_letters_are_taken_while_it_closes(stager: &Stager<'_>) -> Result<(), Fai
 }
 
 fn a_publisher_that_waits_hears_of_the_close(stager: &Stager<'_>) -> Result<(), Failed> {
-    let shape = super::Shape { capacity: Some(1), ..super::Shape::new() };
+    let shape = super::fixture::Shape { capacity: Some(1), ..super::fixture::Shape::new() };
     let stage = stager.open_as(shape)?;
     let topic = stage.name("topic");
     let failures = Arc::<Mutex<u32>>::default();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::cases;
 use super::fixture::{Failed, Shape};
+use super::stage::Signal;
+use super::stage::cases;
 use super::stage::{Stage, Stager};
-use super::tools::{Notes, Signal, Yield, ensure, equal};
+use super::tools::{Notes, Yield, ensure, equal};
 use crate::envelope::Envelope;
 use crate::handler::Handled;
 use crate::record::{Record, RecordRef};

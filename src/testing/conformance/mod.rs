@@ -50,24 +50,8 @@ use std::time::Duration;
 
 pub use fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
 
-use self::stage::Stager;
+use self::stage::{Case, Stager};
 use crate::unwind::guard;
-
-/// One promise, and what tries it.
-#[derive(Clone, Copy)]
-struct Case {
-    name: &'static str,
-    run: fn(&Stager<'_>) -> Result<(), Failed>,
-}
-
-/// Gathers cases under their functions' names.
-macro_rules! cases {
-    ($($case:ident),+ $(,)?) => {
-        pub(super) const CASES: &[super::Case] =
-            &[$(super::Case { name: stringify!($case), run: $case }),+];
-    };
-}
-use cases;
 
 /// All cases, in the order in which they are run.
 fn all() -> impl Iterator<Item = Case> {

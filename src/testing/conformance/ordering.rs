@@ -1,7 +1,7 @@
 //! Order per key, whatever the number of workers, lanes and partitions, and whatever the handler is.
 
-use super::cases;
 use super::fixture::{Failed, Shape};
+use super::stage::cases;
 use super::stage::{Stage, Stager};
 use super::tools::{Judge, Notes, ensure, equal};
 use crate::handler::Handler;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cases;
 use super::fixture::{Failed, Shape};
+use super::stage::cases;
 use super::stage::{Stage, Stager};
 use super::tools::{Note, Notes, ensure, equal};
 use crate::bus::BusSubscription;

@@ -1,8 +1,8 @@
 //! What is published with a confirmed result is handled by everybody, as it was.
 
-use super::cases;
 use super::fixture::{Failed, Shape};
 use super::stage::Stager;
+use super::stage::cases;
 use super::tools::{Judge, Note, Notes, ensure, equal, refused};
 use crate::bus::BusError;
 use crate::record::Record;

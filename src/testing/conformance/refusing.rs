@@ -1,8 +1,8 @@
 //! What cannot be done is refused with a typed error, and the record comes back.
 
-use super::cases;
 use super::fixture::Failed;
 use super::stage::Stager;
+use super::stage::cases;
 use super::tools::{Note, Notes, ensure, equal, refused};
 use crate::bus::{BusError, PublishErrorKind};
 use crate::envelope::Envelope;

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::cases;
 use super::fixture::{Failed, Progress, Restart, Shape};
 use super::stage::Stager;
+use super::stage::cases;
 use super::tools::{Gate, Judge, Notes, ensure, equal};
 use crate::record::Record;
 use crate::sync::{Arc, Mutex};

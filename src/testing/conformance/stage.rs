@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
-use super::tools::Signal;
 use crate::bus::{Bus, BusSubscription};
 use crate::clock::{Clock, SystemClock};
 use crate::notice::Notice;
@@ -16,8 +16,43 @@ use crate::subscription::Subscription;
 use crate::sync::{Arc, Mutex};
 use crate::testing::{VirtualClock, settle};
 
+/// One promise, and what tries it.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) run: fn(&Stager<'_>) -> Result<(), Failed>,
+}
+
+/// Gathers cases under their functions' names.
+macro_rules! cases {
+    ($($case:ident),+ $(,)?) => {
+        pub(super) const CASES: &[super::stage::Case] =
+            &[$(super::stage::Case { name: stringify!($case), run: $case }),+];
+    };
+}
+pub(super) use cases;
+
 /// How long a case waits on a virtual clock.
 const VIRTUAL: Duration = Duration::from_secs(600);
+
+/// Wakes the case's thread when something has happened.
+#[derive(Clone, Debug)]
+pub(super) struct Signal(Thread);
+
+impl Signal {
+    pub(super) fn new() -> Self {
+        Self(thread::current())
+    }
+
+    pub(super) fn ring(&self) {
+        self.0.unpark();
+    }
+
+    /// Waits for a ring, or `most`.
+    pub(super) fn wait(&self, most: Duration) {
+        thread::park_timeout(most);
+    }
+}
 
 /// Opens stages for one case.
 pub(super) struct Stager<'a> {

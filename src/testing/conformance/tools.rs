@@ -4,34 +4,14 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use std::thread::{self};
 
 use super::fixture::Failed;
-use super::stage::Stage;
+use super::stage::{Signal, Stage};
 use crate::handler::Handled;
 use crate::record::{Position, Record, RecordRef};
 use crate::sync::{Arc, Mutex};
 use crate::testing::{Ended, Oracle, Verdict};
-
-/// Wakes the case's thread when something has happened.
-#[derive(Clone, Debug)]
-pub(super) struct Signal(Thread);
-
-impl Signal {
-    pub(super) fn new() -> Self {
-        Self(thread::current())
-    }
-
-    pub(super) fn ring(&self) {
-        self.0.unpark();
-    }
-
-    /// Waits for a ring, or `most`.
-    pub(super) fn wait(&self, most: Duration) {
-        thread::park_timeout(most);
-    }
-}
 
 /// Checks that two things are the same.
 pub(super) fn equal<T: PartialEq + Debug>(what: &str, got: T, wanted: T) -> Result<(), Failed> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cases;
 use super::fixture::{Failed, Shape};
+use super::stage::cases;
 use super::stage::{Stage, Stager, poll};
 use super::tools::{Gate, Judge, Notes, ensure, equal, refused};
 use crate::bus::{BusError, BusSubscription, PublishErrorKind};
