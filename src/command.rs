@@ -157,6 +157,7 @@ impl Visit<'_> {
                 key: work.record.key().map(|key| key[..key.len().min(64)].to_vec()),
                 why,
                 attempt,
+                held_for: now.since(key.since),
                 waiting,
                 bound: if waiting >= self.core.config.key_waiting {
                     Some(Bound::KeyWaiting)

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use crate::clock::Time;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a gate may hold.
@@ -49,6 +50,8 @@ pub struct Key<B, P, D> {
     pub busy: Option<B>,
     /// Why it is parked.
     pub parked: Option<P>,
+    /// When what keeps it busy began, as far as the holder has said.
+    pub since: Time,
     waiting: VecDeque<D>,
 }
 
@@ -107,7 +110,7 @@ impl<B, P, D> Gate<B, P, D> {
         debug_assert!(!self.index.contains_key(&hash), "a busy key is not free");
         self.held += usize::from(busy.is_some());
         let slot = self.next_slot();
-        let key = Some(Key { hash, busy, parked, waiting: VecDeque::new() });
+        let key = Some(Key { hash, busy, parked, since: Time::ZERO, waiting: VecDeque::new() });
         match self.free.pop() {
             Some(_) => self.slots[slot as usize] = key,
             None => self.slots.push(key),
@@ -151,6 +154,13 @@ impl<B, P, D> Gate<B, P, D> {
             debug_assert!(key.busy.is_none(), "one attempt at a time");
             self.held += usize::from(key.busy.is_none());
             key.busy = Some(busy);
+        }
+    }
+
+    /// Says when what keeps the key busy began.
+    pub fn stamp(&mut self, slot: u32, since: Time) {
+        if let Some(Some(key)) = self.slots.get_mut(slot as usize) {
+            key.since = since;
         }
     }
 

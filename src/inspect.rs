@@ -28,6 +28,8 @@ pub struct BusyKey {
     pub why: Why,
     /// The attempt that runs or ran last.
     pub attempt: u32,
+    /// How long the record that keeps it busy has done so; for a sync handler at least this long.
+    pub held_for: Duration,
     /// Records that wait behind it.
     pub waiting: usize,
     /// Whether it holds up its whole lane: the bound that is used up.

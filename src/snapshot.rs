@@ -171,6 +171,11 @@ pub struct SubscriptionSnapshot {
 }
 
 impl Snapshot {
+    /// The key that has been busy longest while others wait behind it, and why.
+    pub fn oldest(&self) -> Option<&BusyKey> {
+        self.busy.iter().filter(|key| key.waiting > 0).max_by_key(|key| key.held_for)
+    }
+
     pub(crate) fn of(core: &Arc<Core>) -> Self {
         let table = core.registry.load();
         let name = |id: u32| {
@@ -203,6 +208,7 @@ impl Snapshot {
                     key: seen.key.clone(),
                     why: Why::Sync,
                     attempt: 0,
+                    held_for: core.config.overrun,
                     waiting: lanes.get(seen.lane as usize).map_or(0, |lane| lane.depth),
                     bound: None,
                 });

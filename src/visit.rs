@@ -90,7 +90,8 @@ impl Visit<'_> {
         match self.start(work, slot) {
             Step::Ended => {}
             Step::Busy(busy) => {
-                self.private.gate.hold(hash, Some(busy), None);
+                let slot = self.private.gate.hold(hash, Some(busy), None);
+                self.stamp(slot);
             }
             Step::Parked(parked) => {
                 self.private.gate.hold(hash, None, Some(parked));
@@ -102,6 +103,12 @@ impl Visit<'_> {
                 self.budget = 0;
             }
         }
+    }
+
+    /// Notes when a record began to keep its key busy.
+    fn stamp(&mut self, slot: u32) {
+        let now = self.now();
+        self.private.gate.stamp(slot, now);
     }
 
     /// A record whose key is in the gate.
@@ -215,6 +222,9 @@ impl Visit<'_> {
                 // Free, or of another key whose hash is the same.
                 _ => self.start(work, slot),
             };
+            if let Step::Busy(_) = step {
+                self.stamp(slot);
+            }
             self.settle_slot(slot, step);
         }
     }

@@ -1,5 +1,5 @@
 //! What a test of an event consumer needs: an [`Oracle`] that judges order, overlap, loss and
-//! duplicates from what really happened, a [`VirtualClock`] that decides what time it is, and [`settle`], which
+//! duplicates from what really happened, a [`VirtualClock`] that decides what time it is, and [`settle()`], which
 //! returns once there is nothing left to do at that time. A test waits for nothing and sleeps never.
 //!
 //! ```
