@@ -5,7 +5,7 @@
 #   ci/loom.sh --ignored   the long ones, which are marked #[ignore] (ci/loom-full.sh)
 #   ci/loom.sh ring        only tests/loom_ring.rs
 #
-# A line `// convict: NAME` in a model file says: built with `--cfg keylane_weak="NAME"`, the code has an
+# A line `// convict: NAME` in a model file says: run with KEYLANE_WEAK=NAME, the code has an
 # ordering weakened or a step dropped, and the test whose name contains NAME (`-` read as `_`) must fail.
 . "$(dirname "$0")/lib.sh"
 
@@ -20,10 +20,8 @@ done
 
 export CARGO_TARGET_DIR=$target/loom
 export RUSTFLAGS="--cfg keylane_loom"
-# A variant differs in our own crates only: the wrapper adds its cfg to those, so that loom itself and the
-# other dependencies are built once. Cargo keeps the artefacts of each wrapper apart.
-wrappers=$CARGO_TARGET_DIR/variants
-mkdir -p "$wrappers"
+logs=$CARGO_TARGET_DIR/variants
+mkdir -p "$logs"
 limit=${KEYLANE_LOOM_SECONDS:-$([ $which = quick ] && echo 300 || echo 7200)}
 
 table=
@@ -45,14 +43,7 @@ tests_of() {
 }
 
 convict() {
-    local file=$1 name=$2 binary wrapper started seconds test log
-    wrapper=$wrappers/$name
-    if [ ! -x "$wrapper" ]; then
-        printf '#!/bin/sh\nexec "$@" --cfg '\''keylane_weak="%s"'\''\n' "$name" >"$wrapper"
-        chmod +x "$wrapper"
-    fi
-    binary=$(RUSTC_WORKSPACE_WRAPPER=$wrapper build "$file")
-    [ -x "$binary" ] || fail "$file does not build with keylane_weak=\"$name\""
+    local file=$1 name=$2 binary=$3 started seconds test log
     test=$("$binary" --list --format terse | sed -n 's/: test$//p' | grep -F -- "${name//-/_}" || true)
     if [ -z "$test" ]; then
         row "$file" "$name" "NO SUCH TEST" 0
@@ -62,11 +53,11 @@ convict() {
     # In the other run?
     test=$(grep -xF -f <(echo "$test") <<<"$(tests_of "$binary")" || true)
     [ -n "$test" ] || return 0
-    log=$wrappers/$name.log
+    log=$logs/$name.log
     started=$(now)
     local verdict=convicted status=0
     # shellcheck disable=SC2086 # test names hold no spaces
-    timeout -k 5 "$limit" "$binary" --include-ignored --exact $test >"$log" 2>&1 || status=$?
+    KEYLANE_WEAK=$name timeout -k 5 "$limit" "$binary" --include-ignored --exact $test >"$log" 2>&1 || status=$?
     seconds=$(($(now) - started))
     if [ $status = 124 ]; then
         verdict="TIMED OUT"
@@ -99,7 +90,7 @@ for path in tests/loom_*.rs; do
     done
     for name in $(sed -n 's,^ *// convict: *\([a-z0-9_-]*\).*,\1,p' "$path"); do
         echo "== $file, weakened: $name"
-        convict "$file" "$name"
+        convict "$file" "$name" "$binary"
     done
 done
 [ -n "$found" ] || not_run "there is no model ${only:-tests/loom_*.rs}"

@@ -3,6 +3,7 @@
 use crossbeam_utils::CachePadded;
 
 use crate::parker::Unparker;
+use crate::sync::weak;
 use crate::token::{Family, Token, TokenSet};
 
 /// The bell of one worker.
@@ -32,7 +33,7 @@ impl Bell {
     /// Hands the worker a lane of its own, at `index` among them, and wakes it if it sleeps.
     #[inline]
     pub fn ring(&self, index: u32, token: Token) {
-        if cfg!(keylane_weak = "bell_ring") {
+        if weak!("bell_ring") {
             let parked = self.ready.is_raised();
             self.ready.put(index, token);
             return if parked {
@@ -76,7 +77,7 @@ impl Bell {
 
     /// Takes a lane away from the worker.
     pub fn steal(&self, start: u32) -> Option<Token> {
-        if cfg!(keylane_weak = "bell_steal") {
+        if weak!("bell_steal") {
             return self.taken.take_any(start);
         }
         self.taken.take_any(start).or_else(|| self.ready.take_any(start))

@@ -21,6 +21,7 @@ use crate::registry::Registry;
 use crate::spawner::Spawner;
 use crate::status::Status;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::weak;
 use crate::sync::{Arc, Mutex, Weak};
 use crate::table::Table;
 use crate::timer::Timers;
@@ -305,7 +306,7 @@ impl Monitor {
     ///
     /// Whatever it sleeps for: on a clock that stands still even a short sleep has no end.
     pub fn wake(&self) {
-        if cfg!(keylane_weak = "monitor_wake") {
+        if weak!("monitor_wake") {
             return self.watch();
         }
         self.unparker.unpark();
@@ -313,7 +314,7 @@ impl Monitor {
 
     /// Wakes the monitor if it sleeps without a limit, for a worker that has got up.
     pub fn watch(&self) {
-        if cfg!(keylane_weak = "monitor_watch") {
+        if weak!("monitor_watch") {
             if self.sleeps.load(Ordering::Acquire) {
                 self.unparker.unpark();
             }

@@ -6,6 +6,7 @@ use std::task::Waker;
 use crate::delivery::Slot;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::weak;
 
 /// Slots in a word. Few in a model, so that it gets to the end of a word and around the ring.
 pub(crate) const BITS: usize = if cfg!(keylane_loom) { 2 } else { 63 };
@@ -33,7 +34,7 @@ impl Finished {
         // Only another ledger's slot can be outside: it finishes nothing here.
         let Some(word) = self.words.get(slot / BITS) else { return };
         // Release: what the handler did happens before `read` (Acquire) reports it.
-        let ordering = if cfg!(keylane_weak = "ledger_finish") { Relaxed } else { Release };
+        let ordering = if weak!("ledger_finish") { Relaxed } else { Release };
         let before = word.fetch_or(bit(slot), ordering);
         if before & WAIT != 0 {
             self.wake(word);
@@ -59,7 +60,7 @@ impl Finished {
     /// word's order of changes sees the other: the loop a finished bit, or the finisher WAIT.
     pub(crate) fn arm(&self, word: usize) -> u64 {
         let word = &self.words[word];
-        if cfg!(keylane_weak = "ledger_wait") {
+        if weak!("ledger_wait") {
             let before = word.load(Acquire);
             word.fetch_or(WAIT, Relaxed);
             return before & !WAIT;

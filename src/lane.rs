@@ -14,6 +14,7 @@ use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
 use crate::ring::{Restless, Ring, rings};
 use crate::sync::Mutex;
+use crate::sync::weak;
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
 
@@ -232,7 +233,7 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         let own = self.get(lane);
         *place = Some(own.cold.waiting.join(*place, waker));
         own.ring.set_wait();
-        if cfg!(keylane_weak = "lane_join") {
+        if weak!("lane_join") {
             return Err(PushError::Full(message));
         }
         // Only now: the holder that makes room after this sees WAIT before it rests, and wakes.
@@ -268,7 +269,7 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
     /// Refuses every push from here on, and tells those who wait for room.
     pub fn close(&self) {
         for lane in &self.lanes {
-            if cfg!(keylane_weak = "lane_close") {
+            if weak!("lane_close") {
                 lane.cold.waiting.wake_all(|| lane.ring.clear_wait());
                 lane.ring.close();
                 continue;

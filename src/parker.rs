@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Time};
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::weak;
 use crate::sync::{Arc, Condvar, Mutex, unless, wait};
 
 /// Nobody sleeps and nobody called.
@@ -66,7 +67,7 @@ impl Parker {
         let state = &self.bed.state;
         // Acquire (here and below) pairs with the release in `unpark`: what the waker did before it called
         // is seen after.
-        let ordering = unless(cfg!(keylane_weak = "parker_kept"), Ordering::Acquire);
+        let ordering = unless(weak!("parker_kept"), Ordering::Acquire);
         if state.compare_exchange(NOTIFIED, EMPTY, ordering, Ordering::Relaxed).is_ok() {
             return;
         }
@@ -74,11 +75,11 @@ impl Parker {
         // Relaxed: the lock decides when the sleeper can be rung.
         let lies_down =
             state.compare_exchange(EMPTY, PARKED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if lies_down || cfg!(keylane_weak = "parker_check") {
+        if lies_down || weak!("parker_check") {
             wait(&self.bed.condvar, &mut guard, timeout);
         }
         // Whatever ended the wait (a call, the time, nothing): one swap takes a wake-up if there is one.
-        state.swap(EMPTY, unless(cfg!(keylane_weak = "parker_woken"), Ordering::Acquire));
+        state.swap(EMPTY, unless(weak!("parker_woken"), Ordering::Acquire));
     }
 
     /// Sleeps until woken, or until `deadline` has come on `clock`.
@@ -119,11 +120,11 @@ impl Unparker {
 impl Bed {
     fn unpark(&self) {
         // Release pairs with the acquires in `park`.
-        let ordering = unless(cfg!(keylane_weak = "parker_publish"), Ordering::Release);
+        let ordering = unless(weak!("parker_publish"), Ordering::Release);
         if self.state.swap(NOTIFIED, ordering) == PARKED {
             // The sleeper holds the lock from setting PARKED until it waits: taking it once means that
             // the call cannot fall between the two. It is let go first, so that the woken can run.
-            if !cfg!(keylane_weak = "parker_lock") {
+            if !weak!("parker_lock") {
                 drop(self.lock.lock());
             }
             self.condvar.notify_one();

@@ -11,6 +11,7 @@ use crate::context::in_handler;
 use crate::outcome::Outcome;
 use crate::parker::with_current;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::weak;
 use crate::sync::{Arc, Mutex};
 use crate::wait_list::{Place, WaitList, Waiting, wake};
 
@@ -30,7 +31,7 @@ impl End {
 
     /// From here on nothing will be finished any more: who waits is told so.
     pub fn end(&self) {
-        if cfg!(keylane_weak = "receipt_end") {
+        if weak!("receipt_end") {
             self.waiting.wake_all(|| ());
             return self.ended.store(true, Ordering::Release);
         }
@@ -136,13 +137,13 @@ impl Cell {
     /// Sets the outcome unless there is one, and wakes who waits for it.
     fn set(&self, outcome: Outcome) -> bool {
         let mut state = self.0.lock();
-        if state.outcome.is_some() && !cfg!(keylane_weak = "receipt_outcome") {
+        if state.outcome.is_some() && !weak!("receipt_outcome") {
             return false;
         }
         state.outcome = Some(outcome);
         let mut woken = state.waiting.take();
         drop(state);
-        if cfg!(keylane_weak = "receipt_wake") {
+        if weak!("receipt_wake") {
             woken.pop_last();
         }
         wake(woken);

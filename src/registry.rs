@@ -7,6 +7,7 @@
 use crossbeam_utils::CachePadded;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::weak;
 use crate::sync::{Arc, Mutex, unless};
 use crate::unwind::guard;
 
@@ -58,8 +59,7 @@ impl<T> Registry<T> {
         // Release pairs with the acquire in `is_newer`: whoever sees the version gets this table or a
         // later one. Under the lock, so that versions and tables have one order.
         let version = self.version.load(Ordering::Relaxed) + 1;
-        self.version
-            .store(version, unless(cfg!(keylane_weak = "registry_version"), Ordering::Release));
+        self.version.store(version, unless(weak!("registry_version"), Ordering::Release));
         drop(current);
         discard(old);
         Ok((version, result))
@@ -70,7 +70,7 @@ impl<T> Registry<T> {
         let current = self.current.lock();
         let version = self.version.load(Ordering::Relaxed);
         let table = current.clone();
-        if cfg!(keylane_weak = "registry_start") {
+        if weak!("registry_start") {
             drop(current);
             self.seen[reader].store(version, Ordering::Release);
             return Snapshot { reader, version, table };
@@ -87,8 +87,7 @@ impl<T> Registry<T> {
         let reader = snapshot.reader;
         discard(snapshot.table);
         // Release as in `renew`.
-        self.seen[reader]
-            .store(NOT_READING, unless(cfg!(keylane_weak = "registry_stop"), Ordering::Release));
+        self.seen[reader].store(NOT_READING, unless(weak!("registry_stop"), Ordering::Release));
     }
 
     /// Takes a newer table, if there is one, between two visits. True if so.
@@ -116,7 +115,7 @@ impl<T> Registry<T> {
         // Release pairs with the acquire in `all_seen`: the reader's visits with the old table happen before
         // whatever is done once nobody uses it.
         self.seen[snapshot.reader]
-            .store(version, unless(cfg!(keylane_weak = "registry_seen"), Ordering::Release));
+            .store(version, unless(weak!("registry_seen"), Ordering::Release));
     }
 
     /// Whether every reader has taken `version` or a later one: nobody uses an older table, or will.

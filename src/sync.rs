@@ -104,7 +104,27 @@ mod imp {
 
 pub(crate) use imp::*;
 
-/// `ordering`; or none at all in a build that a model must convict (`--cfg keylane_weak="NAME"`).
+/// Whether the model checker runs with this weakness: an ordering or a step left out, which a model must
+/// convict (`KEYLANE_WEAK=NAME`). Never outside of models.
+macro_rules! weak {
+    ($name:literal) => {
+        cfg!(keylane_loom) && $crate::sync::is_weak($name)
+    };
+}
+pub(crate) use weak;
+
+#[cfg(keylane_loom)]
+pub(crate) fn is_weak(name: &str) -> bool {
+    static WEAK: OnceLock<Option<String>> = OnceLock::new();
+    WEAK.get_or_init(|| std::env::var("KEYLANE_WEAK").ok()).as_deref() == Some(name)
+}
+
+#[cfg(not(keylane_loom))]
+pub(crate) const fn is_weak(_name: &str) -> bool {
+    false
+}
+
+/// `ordering`; or none at all where the model checker runs with that weakness.
 #[inline(always)]
 pub(crate) const fn unless(weak: bool, ordering: atomic::Ordering) -> atomic::Ordering {
     if weak { atomic::Ordering::Relaxed } else { ordering }

@@ -6,6 +6,7 @@ use std::task::Waker;
 use crate::clock::Time;
 use crate::parker::Unparker;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::weak;
 use crate::sync::{Mutex, unless};
 use crate::unwind::guard;
 
@@ -51,7 +52,7 @@ impl Timers {
         // would take the new one with it when it does. A read-modify-write, as in `take_due`: of the two the
         // second sees the first. Ordered by `next`, below.
         let place = &self.lanes[lane as usize];
-        if cfg!(keylane_weak = "timer_least") {
+        if weak!("timer_least") {
             place.fetch_min(due.as_nanos(), Ordering::Relaxed);
         } else {
             place.swap(due.as_nanos(), Ordering::Relaxed);
@@ -81,7 +82,7 @@ impl Timers {
     fn earlier(&self, due: Time) {
         // After the time itself is in its place. Release pairs with the acquire in `fire`, which lowers
         // `next` first and then looks: it finds the time, or `next` is as it is left here.
-        let ordering = unless(cfg!(keylane_weak = "timer_earlier"), Ordering::Release);
+        let ordering = unless(weak!("timer_earlier"), Ordering::Release);
         if self.next.fetch_min(due.as_nanos(), ordering) > due.as_nanos() {
             self.watcher.unpark();
         }
@@ -99,7 +100,7 @@ impl Timers {
             return;
         }
         // What is set from here on lowers it again. Acquire pairs with the release in `earlier`.
-        if !cfg!(keylane_weak = "timer_late") {
+        if !weak!("timer_late") {
             self.next.swap(NEVER, Ordering::Acquire);
         }
         let mut next = NEVER;
@@ -109,7 +110,7 @@ impl Timers {
                 Some(later) => next = next.min(later),
             }
         }
-        if cfg!(keylane_weak = "timer_late") {
+        if weak!("timer_late") {
             self.next.swap(NEVER, Ordering::Acquire);
         }
         let mut woken = Vec::new();
@@ -133,7 +134,7 @@ fn take_due(due: &AtomicU64, now: Time) -> Option<u64> {
     let mut time = due.load(Ordering::Relaxed);
     while time <= now.as_nanos() {
         // Only this very time: the holder may just have set a later one.
-        if cfg!(keylane_weak = "timer_take") {
+        if weak!("timer_take") {
             due.swap(NEVER, Ordering::Relaxed);
             return None;
         }

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU32 as StdAtomicU32, Ordering as StdOrdering};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::weak;
 use crate::sync::{UnsafeCell, unless};
 
 /// The tokens of one runtime; no other runtime's tokens open its cells.
@@ -186,7 +187,7 @@ impl TokenSet {
         let (word, bit) = place(index);
         // Release: what the giver did to the lane happens before what the taker (`take`, `take_word`)
         // does. Acquire pairs with `try_raise`, so that whoever sees the flag sees what was done before it.
-        let ordering = unless(cfg!(keylane_weak = "token_put"), Ordering::AcqRel);
+        let ordering = unless(weak!("token_put"), Ordering::AcqRel);
         let before = self.words[word].fetch_or(bit, ordering);
         debug_assert_eq!(before & bit, 0, "two tokens of one lane");
         before & FLAG != 0
@@ -198,7 +199,7 @@ impl TokenSet {
         debug_assert!(index < self.len);
         let (word, bit) = place(index);
         // Acquire pairs with the release of `put`.
-        let ordering = unless(cfg!(keylane_weak = "token_take"), Ordering::Acquire);
+        let ordering = unless(weak!("token_take"), Ordering::Acquire);
         let before = self.words[word].fetch_and(!bit, ordering);
         if before & bit == 0 {
             return None;
@@ -236,9 +237,9 @@ impl TokenSet {
             return;
         }
         // Acquire pairs with the release of `put`.
-        let ordering = unless(cfg!(keylane_weak = "token_sweep"), Ordering::Acquire);
+        let ordering = unless(weak!("token_sweep"), Ordering::Acquire);
         let taken = self.words[word].swap(0, ordering);
-        let mut bits = if cfg!(keylane_weak = "token_load") { seen } else { taken } & !FLAG;
+        let mut bits = if weak!("token_load") { seen } else { taken } & !FLAG;
         while bits != 0 {
             let index = word as u32 * TOKENS_A_WORD + bits.trailing_zeros();
             bits &= bits - 1;
@@ -264,7 +265,7 @@ impl TokenSet {
     /// Whoever puts a token in afterwards sees the flag.
     pub fn try_raise(&self) -> bool {
         for (raised, word) in self.words.iter().enumerate() {
-            if cfg!(keylane_weak = "token_raise") {
+            if weak!("token_raise") {
                 word.fetch_or(FLAG, Ordering::AcqRel);
                 continue;
             }

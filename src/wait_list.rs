@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::weak;
 use crate::unwind::guard;
 
 /// A list of wakers. Whoever registers looks at its condition once more before it sleeps.
@@ -90,7 +91,7 @@ impl WaitList {
     ///
     /// Who joins before this is woken; who joins after it sees, in its look after that, what was done before.
     pub fn wake_all(&self, before: impl FnOnce()) {
-        if cfg!(keylane_weak = "wait_list_take") && self.len.load(Ordering::Relaxed) == 0 {
+        if weak!("wait_list_take") && self.len.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut waiting = self.waiting.lock();

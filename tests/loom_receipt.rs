@@ -4,7 +4,7 @@
 //! RUSTFLAGS="--cfg keylane_loom" cargo test --profile loom --features loom --test loom_receipt
 //! ```
 //!
-//! `// convict: NAME` above a test: built with `--cfg keylane_weak="NAME"` as well, it must fail.
+//! `// convict: NAME` above a test: run with `KEYLANE_WEAK=NAME`, it must fail.
 #![cfg(keylane_loom)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

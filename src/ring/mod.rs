@@ -10,7 +10,7 @@
 //! read-modify-writes of that one word, whose modification order decides every race: there is no
 //! fence and nothing sequentially consistent. (Positions have 60 bits: more than anyone will push.)
 //!
-//! The flags: see `word`. `keylane_weak` names what is left out where a model must convict the change.
+//! The flags: see `word`. `weak!` names what is left out where a model must convict the change.
 
 #![allow(unsafe_code)]
 
@@ -26,6 +26,7 @@ pub use self::word::Restless;
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::weak;
 use crate::sync::{Arc, unless};
 use crate::token::{Family, Token};
 
@@ -179,7 +180,7 @@ impl<M> Ring<M> {
         let producers = &*self.producers;
         let mut tail = producers.tail.load(Ordering::Relaxed);
         loop {
-            if tail & CLOSED != 0 && !cfg!(keylane_weak = "ring_closed") {
+            if tail & CLOSED != 0 && !weak!("ring_closed") {
                 return Err(Refused::Closed);
             }
             let pos = tail >> SHIFT;
@@ -187,7 +188,7 @@ impl<M> Ring<M> {
             // Acquire pairs with the release below: whoever stored this head had seen the consumer's
             // release of the slots behind it, and so has whoever trusts it. (Its claim would say so too,
             // but it may not have come to that yet.)
-            let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Acquire);
+            let ordering = unless(weak!("ring_cache"), Ordering::Acquire);
             let mut room = self.room(pos, producers.head_cache.load(ordering));
             if room < want {
                 // Acquire pairs with the release in `pop`: the messages are out of their slots.
@@ -201,7 +202,7 @@ impl<M> Ring<M> {
                     }
                     return Err(Refused::Full);
                 }
-                let ordering = unless(cfg!(keylane_weak = "ring_cache"), Ordering::Release);
+                let ordering = unless(weak!("ring_cache"), Ordering::Release);
                 producers.head_cache.store(head, ordering);
             }
             let count = want.min(room);
@@ -212,7 +213,7 @@ impl<M> Ring<M> {
             match producers.tail.compare_exchange_weak(
                 tail,
                 next,
-                unless(cfg!(keylane_weak = "ring_claim"), Ordering::AcqRel),
+                unless(weak!("ring_claim"), Ordering::AcqRel),
                 Ordering::Relaxed,
             ) {
                 Ok(_) => return Ok((pos, count, self.token_of(tail))),
@@ -237,7 +238,7 @@ impl<M> Ring<M> {
             unsafe { (*place).write(message) };
         });
         // Release pairs with the acquire in `peek` and `pop`: the message is in.
-        slot.seq.store(pos + 1, unless(cfg!(keylane_weak = "ring_publish"), Ordering::Release));
+        slot.seq.store(pos + 1, unless(weak!("ring_publish"), Ordering::Release));
     }
 
     /// The oldest message, if it is published.
@@ -273,7 +274,7 @@ impl<M> Ring<M> {
         // below, so it is read once.
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
         // Release pairs with the acquires in `claim`: the slot may be filled again.
-        self.head.store(head + 1, unless(cfg!(keylane_weak = "ring_head"), Ordering::Release));
+        self.head.store(head + 1, unless(weak!("ring_head"), Ordering::Release));
         Some(message)
     }
 
@@ -284,7 +285,7 @@ impl<M> Ring<M> {
     #[inline]
     pub fn rest(&self, token: Token) -> Result<(), Restless> {
         self.rest_if(token, |flags, pos, head| {
-            flags == 0 && (pos == head || cfg!(keylane_weak = "ring_ignores_claims"))
+            flags == 0 && (pos == head || weak!("ring_ignores_claims"))
         })
     }
 
@@ -296,7 +297,7 @@ impl<M> Ring<M> {
     /// Gives the token back if there has been a wake, or producers wait though there is room.
     pub fn rest_blocked(&self, token: Token) -> Result<(), Restless> {
         self.rest_if(token, |flags, pos, head| {
-            let no_room = self.room(pos, head) == 0 || cfg!(keylane_weak = "ring_rest_room");
+            let no_room = self.room(pos, head) == 0 || weak!("ring_rest_room");
             flags == 0 || flags == WAIT && no_room
         })
     }
@@ -314,7 +315,7 @@ impl<M> Ring<M> {
             match self.producers.tail.compare_exchange(
                 tail,
                 tail | IDLE,
-                unless(cfg!(keylane_weak = "ring_rest"), Ordering::Release),
+                unless(weak!("ring_rest"), Ordering::Release),
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
@@ -332,7 +333,7 @@ impl<M> Ring<M> {
     pub fn wake(&self) -> Option<Token> {
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
         loop {
-            if cfg!(keylane_weak = "ring_wake") && tail & WAKE != 0 {
+            if weak!("ring_wake") && tail & WAKE != 0 {
                 return None;
             }
             // A read-modify-write also when WAKE is set already: only so does this thread's work come
@@ -357,7 +358,7 @@ impl<M> Ring<M> {
             return false;
         }
         // Acquire pairs with the release in `wake`.
-        let ordering = unless(cfg!(keylane_weak = "ring_look"), Ordering::Acquire);
+        let ordering = unless(weak!("ring_look"), Ordering::Acquire);
         self.producers.tail.fetch_and(!WAKE, ordering) & WAKE != 0
     }
 
@@ -366,7 +367,7 @@ impl<M> Ring<M> {
     pub fn set_wait(&self) -> bool {
         // Acquire pairs with the release of `rest`: on a lane at rest the next try sees that there is
         // room. On any other lane the consumer cannot rest without a look at WAIT.
-        let ordering = unless(cfg!(keylane_weak = "ring_wait"), Ordering::Acquire);
+        let ordering = unless(weak!("ring_wait"), Ordering::Acquire);
         self.producers.tail.fetch_or(WAIT, ordering) & CLOSED == 0
     }
 

@@ -7,6 +7,7 @@
 //! | CLOSED | `close` | never | pushes are refused |
 //! | WAKE | `wake`: the lane has work beside its ring | the consumer, before it looks for that work | no rest |
 
+use crate::sync::weak;
 use crate::token::Token;
 
 pub(super) const IDLE: u64 = 1;
@@ -17,10 +18,10 @@ pub(super) const SHIFT: u32 = 4;
 
 /// The flags that a push leaves as they are; IDLE it clears, and over CLOSED there is none.
 #[inline(always)]
-pub(super) const fn kept_by_claim() -> u64 {
-    if cfg!(keylane_weak = "ring_drops_wait") {
+pub(super) fn kept_by_claim() -> u64 {
+    if weak!("ring_drops_wait") {
         WAKE
-    } else if cfg!(keylane_weak = "ring_drops_wake") {
+    } else if weak!("ring_drops_wake") {
         WAIT
     } else {
         WAIT | WAKE
@@ -29,10 +30,10 @@ pub(super) const fn kept_by_claim() -> u64 {
 
 /// The flags under which a token does not rest.
 #[inline(always)]
-pub(super) const fn against_rest() -> u64 {
-    if cfg!(keylane_weak = "ring_ignores_wait") {
+pub(super) fn against_rest() -> u64 {
+    if weak!("ring_ignores_wait") {
         WAKE
-    } else if cfg!(keylane_weak = "ring_ignores_wake") {
+    } else if weak!("ring_ignores_wake") {
         WAIT
     } else {
         WAIT | WAKE
