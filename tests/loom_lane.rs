@@ -305,6 +305,8 @@ fn lane_close_gives_back_or_handles_everything() {
         lanes.push(0, 1).unwrap();
         let there = lanes.clone();
         let waits = thread::spawn(move || there.push_until(0, 2, &Still, END));
+        // Without this the checker does not look at the other thread's going first.
+        thread::yield_now();
         TOLD.here_if(lanes.get(0).ring().has_wait());
         lanes.close();
         assert_eq!(waits.join().unwrap(), Err(PushError::Closed(2)));
