@@ -78,6 +78,8 @@ pub enum Bound {
     SourceWindow,
     /// `parked_keys`: keys parked in a subscription.
     ParkedKeys,
+    /// `spares`: workers beside the configured ones, with all of them held up by handlers.
+    Spares,
 }
 
 impl Inspection {

@@ -266,6 +266,22 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         self.wake(lane);
     }
 
+    /// As [`command`](Self::command), in the place of an earlier one of its kind that nobody has obeyed yet.
+    pub fn command_anew(&self, lane: u32, command: C, is_kind: impl Fn(&C) -> bool) {
+        let earlier = {
+            let mut commands = self.get(lane).cold.commands.lock();
+            match commands.iter_mut().find(|command| is_kind(command)) {
+                Some(place) => Some(std::mem::replace(place, command)),
+                None => {
+                    commands.push(command);
+                    None
+                }
+            }
+        };
+        drop(earlier);
+        self.wake(lane);
+    }
+
     /// Refuses every push from here on, and tells those who wait for room.
     pub fn close(&self) {
         for lane in &self.lanes {

@@ -50,6 +50,9 @@ impl End {
 /// It is a future, and it can be waited for from a plain thread. Exactly one outcome comes in every
 /// case: [`Outcome::Abandoned`] if the runtime ends before the record does.
 ///
+/// A handler that awaits the receipt of a later record of its own key waits for itself: until its attempt's
+/// deadline, or the close.
+///
 /// # Cancel safety
 /// Nothing is lost by dropping it or by polling it by reference: the record goes on either way, and the outcome stays
 /// with the receipt for the next look.

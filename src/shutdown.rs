@@ -249,7 +249,9 @@ pub(crate) fn inspect(core: &Arc<Core>) -> Vec<BusyKey> {
         .collect();
     let inspection = Arc::new(Inspection::new(lanes.len()));
     for lane in lanes {
-        core.lanes.command(lane, Command::Inspect(inspection.clone()));
+        // A lane whose handler hangs answers nobody: one question at a time waits there.
+        let asks = |command: &Command| matches!(command, Command::Inspect(_));
+        core.lanes.command_anew(lane, Command::Inspect(inspection.clone()), asks);
     }
     core.wait_for_real(MOMENT, || inspection.is_complete());
     inspection.take()

@@ -286,6 +286,17 @@ fn bounds(
     if subscriptions.iter().any(|s| s.parked_keys > 0 && s.parked_keys >= core.config.parked_keys) {
         used_up(Bound::ParkedKeys);
     }
+    let table = core.registry.load();
+    if table.sources.iter().flatten().any(|source| source.state.is_full()) {
+        used_up(Bound::SourceWindow);
+    }
+    let mut running = core.workers.iter().filter(|worker| {
+        worker.started.load(Ordering::Acquire) && !worker.ended.load(Ordering::Acquire)
+    });
+    let all_started = core.spares.get() as usize >= core.config.spares;
+    if all_started && running.all(|worker| worker.status.is_stuck()) {
+        used_up(Bound::Spares);
+    }
     bounds
 }
 

@@ -148,7 +148,9 @@ impl Source {
             Err(refusal) => return Err(Undelivered::Key(refusal, record)),
         };
         let offset = record.position().map_or(0, |position| position.offset);
-        let slot = match self.ledger.deliver(offset) {
+        let delivered = self.ledger.deliver(offset);
+        self.state.set_full(delivered == Err(DeliverError::WindowFull));
+        let slot = match delivered {
             Ok(slot) => slot,
             Err(error) => return Err(Undelivered::Ledger(error, record)),
         };

@@ -8,7 +8,7 @@ use crate::handler::Version;
 use crate::metrics::Counter;
 use crate::outcome::Failure;
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Mutex};
 
 /// One version of the table.
@@ -153,13 +153,33 @@ pub struct SourceEntry {
 pub struct SourceState {
     stopped: AtomicU8,
     stopped_by: Mutex<Option<Failure>>,
+    /// Its window is used up: it is read no further until the frontier moves.
+    full: AtomicBool,
     waker: std::task::Waker,
 }
 
 impl SourceState {
     /// A source that goes on; `waker` wakes its consume loop.
     pub fn new(waker: std::task::Waker) -> Self {
-        Self { stopped: AtomicU8::new(OPEN), stopped_by: Mutex::new(None), waker }
+        Self {
+            stopped: AtomicU8::new(OPEN),
+            stopped_by: Mutex::new(None),
+            full: AtomicBool::new(false),
+            waker,
+        }
+    }
+
+    /// Whether its window is used up.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Says whether its window is used up. For its owner.
+    #[inline]
+    pub fn set_full(&self, full: bool) {
+        if self.is_full() != full {
+            self.full.store(full, Ordering::Relaxed);
+        }
     }
 
     /// Whether it has stopped.

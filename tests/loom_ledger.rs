@@ -123,11 +123,12 @@ fn ledger_finish_shows_what_the_handler_did() {
     loom::model(|| {
         let wakes = Arc::new(Count::default());
         let (mut ledger, finished) = Ledger::new(2, None, waker(&wakes)).unwrap();
-        let effects: [Arc<UnsafeCell<u64>>; 2] = [0, 0].map(|_| Arc::new(UnsafeCell::new(0)));
+        type Effect = loom::sync::Arc<UnsafeCell<u64>>;
+        let effects = [0, 0].map(|_| Effect::new(UnsafeCell::new(0)));
         let workers = [1_u64, 2].map(|position| {
             let slot = ledger.deliver(position).unwrap();
             let finished = Arc::clone(&finished);
-            let effect = Arc::clone(&effects[position as usize - 1]);
+            let effect = Effect::clone(&effects[position as usize - 1]);
             thread::spawn(move || {
                 #[allow(unsafe_code)]
                 // SAFETY: the loop reads it after the finish is reported, which is what is modelled.

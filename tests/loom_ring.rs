@@ -541,7 +541,7 @@ fn a_blocked_lane_goes_on_when_it_is_woken() {
                 return lane.drain(token);
             }
             assert!(!woken, "the work comes before the wake");
-            assert!(lane.ring.len() > 0);
+            assert!(!lane.ring.is_empty());
             match lane.ring.rest_blocked(token) {
                 Ok(()) => return BLOCKED.here(),
                 Err(Restless { token: back, wait, wake }) => {

@@ -170,6 +170,7 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     else {
         panic!("the window is full")
     };
+    assert_eq!(runtime.snapshot().bounds, [keylane::Bound::SourceWindow]);
     flags[1].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(0), "the first still holds the window");
@@ -182,6 +183,7 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     flags[2].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(3));
+    assert_eq!(runtime.snapshot().bounds, []);
 }
 
 #[test]

@@ -146,6 +146,7 @@ fn spares_start_up_to_their_bound() {
     let waits = submit(&orders, &keys[4], "d");
     let snapshot = runtime.snapshot();
     assert_eq!((snapshot.spares, snapshot.workers.len()), (2, 3));
+    assert_eq!(snapshot.bounds, [keylane::Bound::Spares]);
     assert_eq!(count(&notices, |n| matches!(n, Notice::SpareStarted { .. })), 2);
     assert_eq!((log.has("d"), waits.outcome()), (false, None), "there is nobody for it");
     holds.open("b");
