@@ -13,8 +13,7 @@ use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
 use crate::ring::{Restless, Ring, rings};
-use crate::sync::Mutex;
-use crate::sync::weak;
+use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
 

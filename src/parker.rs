@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Time};
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::weak;
-use crate::sync::{Arc, Condvar, Mutex, unless, wait};
+use crate::sync::{Arc, Condvar, Mutex, unless, wait, weak};
 
 /// Nobody sleeps and nobody called.
 const EMPTY: u32 = 0;

@@ -11,8 +11,7 @@ use crate::context::in_handler;
 use crate::outcome::Outcome;
 use crate::parker::with_current;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::weak;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, weak};
 use crate::wait_list::{Place, WaitList, Waiting, wake};
 
 /// The end of a runtime, as those see it who wait for something of it.

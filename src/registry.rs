@@ -7,8 +7,7 @@
 use crossbeam_utils::CachePadded;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::weak;
-use crate::sync::{Arc, Mutex, unless};
+use crate::sync::{Arc, Mutex, unless, weak};
 use crate::unwind::guard;
 
 /// A reader that reads nothing: it has seen every version.

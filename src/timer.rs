@@ -6,8 +6,7 @@ use std::task::Waker;
 use crate::clock::Time;
 use crate::parker::Unparker;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::weak;
-use crate::sync::{Mutex, unless};
+use crate::sync::{Mutex, unless, weak};
 use crate::unwind::guard;
 
 const NEVER: u64 = u64::MAX;

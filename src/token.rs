@@ -11,8 +11,7 @@
 use std::sync::atomic::{AtomicU32 as StdAtomicU32, Ordering as StdOrdering};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::weak;
-use crate::sync::{UnsafeCell, unless};
+use crate::sync::{UnsafeCell, unless, weak};
 
 /// The tokens of one runtime; no other runtime's tokens open its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::weak;
+use crate::sync::{Mutex, weak};
 use crate::unwind::guard;
 
 /// A list of wakers. Whoever registers looks at its condition once more before it sleeps.

@@ -26,8 +26,7 @@ pub use self::word::Restless;
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::weak;
-use crate::sync::{Arc, unless};
+use crate::sync::{Arc, unless, weak};
 use crate::token::{Family, Token};
 
 /// Written by producers, and by the consumer when it rests.
