@@ -106,7 +106,7 @@ impl Monitor {
             if turn.is_multiple_of(2) || ran < self.core.config.overrun {
                 continue;
             }
-            status.set_stuck();
+            status.set_stuck(ran);
             status.ask();
             self.report(id, ran);
             held_up |= !self.core.lanes.bell(id).is_quiet();

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSnapshot>,
     /// Its subscriptions.
     pub subscriptions: Vec<SubscriptionSnapshot>,
+    /// The key that has been busy longest while others wait behind it, and why.
+    pub oldest: Option<BusyKey>,
     /// Busy keys, those that hold up most first; at most 1,000.
     pub busy: Vec<BusyKey>,
     /// Bounds that are used up now.
@@ -171,11 +173,6 @@ pub struct SubscriptionSnapshot {
 }
 
 impl Snapshot {
-    /// The key that has been busy longest while others wait behind it, and why.
-    pub fn oldest(&self) -> Option<&BusyKey> {
-        self.busy.iter().filter(|key| key.waiting > 0).max_by_key(|key| key.held_for)
-    }
-
     pub(crate) fn of(core: &Arc<Core>) -> Self {
         let table = core.registry.load();
         let name = |id: u32| {
@@ -208,7 +205,7 @@ impl Snapshot {
                     key: seen.key.clone(),
                     why: Why::Sync,
                     attempt: 0,
-                    held_for: core.config.overrun,
+                    held_for: worker.status.ran(),
                     waiting: lanes.get(seen.lane as usize).map_or(0, |lane| lane.depth),
                     bound: None,
                 });
@@ -227,6 +224,8 @@ impl Snapshot {
                 waiting: bell.waiting(),
             });
         }
+        let oldest =
+            busy.iter().filter(|key| key.waiting > 0).max_by_key(|key| key.held_for).cloned();
         busy.sort_by_key(|key| std::cmp::Reverse(key.waiting));
         busy.truncate(BUSY_SHOWN);
         let subscriptions: Vec<_> = table
@@ -260,6 +259,7 @@ impl Snapshot {
             lanes,
             workers,
             subscriptions,
+            oldest,
             busy,
             blocking,
             spares: core.spares.get() as usize,

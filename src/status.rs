@@ -1,7 +1,8 @@
 //! What a worker does right now, for others to see: written with plain stores for every attempt, read by
 //! the monitor and by snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 /// Words of a key that are shown.
 const WORDS: usize = 8;
@@ -19,6 +20,8 @@ pub struct Status {
     key: [AtomicU64; WORDS],
     /// Set by the monitor: the attempt has run too long. Cleared by the worker.
     stuck: AtomicBool,
+    /// Set by the monitor: how long it had run when it was looked at last, in nanoseconds.
+    ran: AtomicU64,
     /// Set by the monitor: others wait for this worker. Cleared by the worker.
     yields: AtomicBool,
 }
@@ -42,6 +45,8 @@ impl Status {
     /// An attempt begins. For the worker.
     #[inline]
     pub fn enter(&self, lane: u32, subscription: u32, key: Option<&[u8]>) {
+        // Pairs with the fence in `seen`: whoever reads a field of this turn finds that the last one has ended.
+        fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
         self.subscription.store(subscription, Ordering::Relaxed);
         match key {
@@ -103,12 +108,20 @@ impl Status {
             subscription: self.subscription.load(Ordering::Relaxed),
             key,
         };
-        (self.turn.load(Ordering::Acquire) == turn).then_some(seen)
+        // Pairs with the fence in `enter`.
+        fence(Ordering::Acquire);
+        (self.turn.load(Ordering::Relaxed) == turn).then_some(seen)
     }
 
-    /// Says that the attempt has run too long. For the monitor.
-    pub fn set_stuck(&self) {
+    /// Says that the attempt has run too long, and how long. For the monitor.
+    pub fn set_stuck(&self, ran: Duration) {
+        self.ran.store(u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.stuck.store(true, Ordering::Relaxed);
+    }
+
+    /// How long an attempt that runs too long had run when the monitor looked last.
+    pub fn ran(&self) -> Duration {
+        Duration::from_nanos(self.ran.load(Ordering::Relaxed))
     }
 
     /// Whether the attempt has run too long.
@@ -152,8 +165,8 @@ mod tests {
         status.enter(7, 3, Some(&[9; 70]));
         let seen = status.seen().unwrap();
         assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
-        status.set_stuck();
-        assert!(status.is_stuck());
+        status.set_stuck(Duration::from_millis(3));
+        assert!(status.is_stuck() && status.ran() == Duration::from_millis(3));
         status.leave();
         assert!(!status.is_stuck() && status.seen().is_none());
         status.enter(7, 3, None);

@@ -90,6 +90,12 @@ fn keys_that_wait_say_why() {
     let running =
         |name: &str| snapshot.subscriptions.iter().find(|s| s.name == name).unwrap().running;
     assert_eq!((running("pends"), running("blocks"), running("retries")), (1, 1, 0));
+    clock.advance(SECOND);
+    settle(&runtime);
+    (0..9).for_each(|n| pends.submit(numbered("late", n)).unwrap());
+    settle(&runtime);
+    let oldest = runtime.snapshot().oldest.unwrap();
+    assert_eq!((oldest.key.as_deref(), oldest.held_for), (Some(&b"k"[..]), SECOND));
     door.open();
     runtime.stop_now();
 }
