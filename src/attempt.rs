@@ -147,10 +147,11 @@ impl<'a> Visit<'a> {
                     let (core, reply, handle, running) =
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
-                    let subscription = entry.name.clone();
+                    let (subscription, state) = (entry.name.clone(), entry.state.clone());
                     move || {
                         let Some(core) = core.upgrade() else { return };
-                        let said = if core.phase() == STOPPED {
+                        let said = if core.phase() == STOPPED || !state.is_open() || !reply.start()
+                        {
                             Said::NotStarted
                         } else {
                             if timed {

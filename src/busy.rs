@@ -78,10 +78,13 @@ impl Busy {
     /// The record, whatever was under way dropped or left behind.
     pub(crate) fn into_work(self) -> Work {
         match self {
-            Self::Future { work, .. }
-            | Self::Blocking { work, .. }
-            | Self::Retry { work, .. }
-            | Self::Letter { work, .. } => work,
+            Self::Blocking { reply, work, .. } => {
+                reply.give_up();
+                work
+            }
+            Self::Future { work, .. } | Self::Retry { work, .. } | Self::Letter { work, .. } => {
+                work
+            }
         }
     }
 
@@ -129,6 +132,8 @@ pub(crate) struct Reply(Mutex<Answer>);
 
 #[derive(Debug, Default)]
 struct Answer {
+    /// The call has started, or it has been given up before: whichever came first.
+    settled: bool,
     began: Option<Time>,
     said: Option<Said>,
 }
@@ -137,11 +142,21 @@ struct Answer {
 #[derive(Debug)]
 pub(crate) enum Said {
     Ended(Result<Handled, Panicked>),
-    /// The runtime had stopped before it began.
+    /// The runtime had stopped, or the call was given up, before it began.
     NotStarted,
 }
 
 impl Reply {
+    /// Whether the call may start: not if it was given up before.
+    pub(crate) fn start(&self) -> bool {
+        !std::mem::replace(&mut self.0.lock().settled, true)
+    }
+
+    /// Nobody waits for the call any more: it does not start, if it has not.
+    pub(crate) fn give_up(&self) {
+        self.0.lock().settled = true;
+    }
+
     pub(crate) fn set(&self, said: Said) {
         self.0.lock().said = Some(said);
     }

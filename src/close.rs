@@ -283,6 +283,7 @@ fn remove(core: &Arc<Core>, entry: &Entry, cancel: bool) -> Stage {
         table.subscriptions[entry.id as usize] = None;
         Ok((table, last))
     });
+    core.wake_loops();
     // Read after the table: what was pushed before is below.
     let rest = Rest::of(core);
     if cancel {

@@ -5,6 +5,8 @@ use crate::busy::{Busy, Parked};
 use crate::core::Command;
 use crate::inspect::{Bound, BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
+use crate::sync::Arc;
+use crate::table::Entry;
 use crate::work::Work;
 
 /// Keys of one lane that an inspection shows.
@@ -90,14 +92,20 @@ impl Visit<'_> {
     }
 
     fn park(&mut self, subscription: u32, key: Box<[u8]>, hash: u64) {
-        if !self.is_current() {
-            // The subscription may be younger than this visit.
-            let again = Command::Park { subscription, key, hash };
-            return self.core.lanes.command(self.lane, again);
-        }
-        let Some(Some(entry)) = self.table.subscriptions.get(subscription as usize) else { return };
-        if self.core.router.hash(entry.generation, &key) != hash {
-            // Asked of a subscription that is gone; another has its number.
+        let entry = self.table.subscriptions.get(subscription as usize).and_then(Option::as_ref);
+        let own = |entry: &&Arc<Entry>| self.core.router.hash(entry.generation, &key) == hash;
+        let Some(entry) = entry.filter(own) else {
+            // It is gone, and another may have its number; or it is younger than this visit.
+            if !self.is_current() {
+                let again = Command::Park { subscription, key, hash };
+                self.core.lanes.command(self.lane, again);
+            }
+            return;
+        };
+        let slot = self.slot_of(hash);
+        let found = slot.and_then(|slot| self.private.gate.get(slot));
+        if matches!(found.and_then(|key| key.parked.as_ref()), Some(Parked::Abandoned)) {
+            // One of its records was left unfinished: the key stays shut.
             return;
         }
         let parked = entry.state.park(&key, "parked by hand", self.core.config.parked_keys);
@@ -105,7 +113,7 @@ impl Visit<'_> {
             return;
         }
         let parked = Some(Parked::Key { subscription, generation: entry.generation, key });
-        match self.slot_of(hash) {
+        match slot {
             Some(slot) => {
                 self.private.gate.set_parked(slot, parked);
             }

@@ -179,6 +179,11 @@ impl Core {
         (0..self.lanes.len()).for_each(|lane| self.lanes.wake(lane));
     }
 
+    /// Wakes the buses' loops: what they feed has changed its standing.
+    pub(crate) fn wake_loops(&self) {
+        self.loops.lock().iter().for_each(Unparker::unpark);
+    }
+
     /// Has every lane release what waits for subscriptions and sources that go on no more.
     pub(crate) fn purge(&self) {
         (0..self.lanes.len()).for_each(|lane| self.lanes.command(lane, Command::Purge));
@@ -196,7 +201,7 @@ impl Core {
         self.wake_workers();
         self.monitor.unparker.unpark();
         // A bus that closes waits for handlers: there will be none.
-        self.loops.lock().iter().for_each(Unparker::unpark);
+        self.wake_loops();
     }
 
     /// Whether threads are to end.

@@ -152,7 +152,10 @@ impl Visit<'_> {
                     source.state.stop(Some(&failure));
                 }
             }
-            _ => entry.state.stop(&failure),
+            _ => {
+                entry.state.stop(&failure);
+                self.core.wake_loops();
+            }
         }
         let error = failure.error.clone();
         let subscription = entry.name.to_string();

@@ -8,6 +8,7 @@ use crate::clock::{Clock, Time};
 use crate::context::in_handler;
 use crate::parker::with_current;
 use crate::sync::{Arc, Mutex};
+use crate::unwind::guard;
 
 /// The receiving end.
 #[derive(Debug)]
@@ -42,7 +43,8 @@ impl<T> Answer<T> {
             state.answer = Some(answer);
             state.waker.take()
         };
-        waker.into_iter().for_each(Waker::wake);
+        // A waker is a caller's code.
+        let _ = guard(|| waker.into_iter().for_each(Waker::wake));
     }
 }
 
@@ -56,14 +58,16 @@ impl<T> Future for Reply<T> {
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        // Cloned before the lock and dropped after it: a waker is a caller's code.
+        let waker = cx.waker().clone();
         let mut state = self.0.lock();
-        match state.answer.take() {
-            Some(answer) => Poll::Ready(answer),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(answer) = state.answer.take() {
+            return Poll::Ready(answer);
         }
+        let before = state.waker.replace(waker);
+        drop(state);
+        drop(before);
+        Poll::Pending
     }
 }
 

@@ -128,6 +128,8 @@ impl Subscriber {
     /// May be called inside a handler, without waiting.
     pub fn swap(&self, handler: Handler) -> Swap {
         let version = Version::new(handler);
+        // If it is not taken, it is dropped after the table's lock: its drop is a caller's code.
+        let _kept = version.clone();
         let (id, generation) = (self.entry.id, self.entry.generation);
         let changed = self.core.change(|table| {
             let Some(old) = table.subscription(id, generation) else { return Err(()) };

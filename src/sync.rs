@@ -135,4 +135,6 @@ pub(crate) use std::sync::{Arc, Weak};
 
 // What is written once, and what is a fact of the machine, is no model's business.
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::thread::{Builder as ThreadBuilder, available_parallelism};
+pub(crate) use std::thread::{
+    Builder as ThreadBuilder, ThreadId, available_parallelism, current as current_thread,
+};

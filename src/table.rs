@@ -83,8 +83,9 @@ impl SubscriptionState {
     /// Stops it, unless it is stopped or removed.
     pub fn stop(&self, failure: &Failure) {
         let mut stopped_by = self.stopped_by.lock();
-        if self.is_open() {
-            self.standing.store(STOPPED, Ordering::Release);
+        let open = |standing| matches!(standing, OPEN | DRAINING).then_some(STOPPED);
+        // In one step: a removal at the same time counts.
+        if self.standing.fetch_update(Ordering::AcqRel, Ordering::Relaxed, open).is_ok() {
             *stopped_by = Some(failure.clone());
         }
     }

@@ -537,3 +537,62 @@ fn payloads_whose_drop_asks_the_bus_and_panics_harm_nobody() {
     assert_eq!(texts(&seen), ["odd", "odd"]);
     runtime.stop_now();
 }
+
+/// A partition that the loop itself stops is told of on the loop's thread, where the bus cannot be waited for.
+#[test]
+fn a_notice_that_asks_its_own_bus_does_not_hang_it() {
+    let clock = VirtualClock::new();
+    let asked = Arc::new(Mutex::new(None::<MemoryBus>));
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (bus_of, noted) = (asked.clone(), said.clone());
+    let runtime = Runtime::builder()
+        .workers(1)
+        .clock(clock.clone())
+        .on_notice(move |_| {
+            let bus = bus_of.lock().unwrap().take();
+            if let Some(bus) = bus {
+                noted.lock().unwrap().push(format!("{:?}", bus.crash_consumer("s")));
+            }
+        })
+        .build()
+        .unwrap();
+    let bus = MemoryBus::new(&runtime).unwrap();
+    *asked.lock().unwrap() = Some(bus.clone());
+    let policy = Subscription::new("s").keyless(keylane::Keyless::Reject);
+    bus.subscribe("t", policy, |_: &Record| Ok(())).wait().unwrap();
+    bus.publish("t", Record::keyless("refused")).wait().unwrap();
+    settle(&runtime);
+    assert_eq!(*said.lock().unwrap(), ["Err(WouldDeadlock)"]);
+    assert!(bus.progress("s")[0].stopped_by.is_some());
+    assert_eq!(bus.close(Duration::ZERO).wait().unwrap().unfinished, 0);
+    runtime.stop_now();
+}
+
+/// A window that is full holds back no commit of what is finished.
+#[test]
+fn a_frontier_is_committed_though_the_window_is_full() {
+    let clock = VirtualClock::new();
+    let runtime = Runtime::builder()
+        .workers(1)
+        .config(keylane::Config::default().source_window(2).workers(1))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let bus = MemoryBus::new(&runtime).unwrap();
+    let policy = Subscription::new("s").retry(Retry::fixed(Duration::from_secs(60)).forever());
+    bus.subscribe("t", policy, |record: &Record| {
+        if record.payload() == b"stuck" { Err("later".into()) } else { Ok(()) }
+    })
+    .wait()
+    .unwrap();
+    clock.advance(Duration::from_millis(50));
+    settle(&runtime);
+    for (key, payload) in [("a", "1"), ("b", "stuck"), ("c", "3"), ("d", "4")] {
+        bus.publish("t", Record::new(key, payload)).wait().unwrap();
+    }
+    settle(&runtime);
+    clock.advance(Duration::from_millis(5));
+    settle(&runtime);
+    assert_eq!(bus.progress("s")[0].frontier, 1);
+    runtime.stop_now();
+}

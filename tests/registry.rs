@@ -424,3 +424,30 @@ fn many_subscriptions_share_the_lanes() {
     assert!(runtime.close(HANG).unwrap().drained);
     assert_eq!(log.len(), 300);
 }
+
+/// A handler that is not taken is dropped where its drop may use the runtime.
+#[test]
+fn a_refused_handler_whose_drop_asks_the_runtime_does_not_hang_it() {
+    struct Asks(Runtime);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            drop(self.0.snapshot());
+        }
+    }
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let first = runtime.subscribe(Subscription::new("s"), |_: &Record| Ok(())).unwrap();
+    let asks = Asks(runtime.clone());
+    let again = runtime.subscribe(Subscription::new("s"), move |_: &Record| {
+        let _ = &asks;
+        Ok(())
+    });
+    assert!(again.is_err());
+    drop(first.remove());
+    let asks = Asks(runtime.clone());
+    let swapped = first.swap(keylane::Handler::sync(move |_: &Record| {
+        let _ = &asks;
+        Ok(())
+    }));
+    assert!(swapped.wait().is_err());
+    runtime.stop_now();
+}

@@ -30,6 +30,7 @@ impl Loop {
     }
 
     pub(super) fn run(mut self, parker: &Parker) {
+        self.shared.begin_loop();
         loop {
             for command in self.shared.take_commands() {
                 self.obey(command, parker);
@@ -67,11 +68,11 @@ impl Loop {
             !feed.read.is_empty()
                 && feed.source.as_mut().is_some_and(|source| source.ledger().is_full())
         });
-        let mut deadline = self.closing.as_ref().map(|closing| closing.0);
+        let closing = self.closing.as_ref().map(|closing| closing.0);
+        let commit = dirty.then(|| self.committed.after(COMMIT).max(now));
+        let deadline = closing.into_iter().chain(commit).min();
         let mut may = true;
-        if dirty && !full && self.closing.is_none() {
-            deadline = Some(self.committed.after(COMMIT).max(now));
-        } else {
+        if full || !dirty || closing.is_some() {
             for feed in &mut self.feeds {
                 if let Some(source) = &mut feed.source
                     && source.ledger().unfinished() > 0
@@ -146,8 +147,8 @@ impl Loop {
         self.commit(now);
         let unfinished = self.feeds.iter_mut().map(Feed::unfinished).sum();
         for feed in self.feeds {
-            let Feed { source, subscriber, .. } = feed;
-            drop(source);
+            let subscriber = feed.subscriber.clone();
+            drop(feed);
             // The source's end released what was queued; the removal is the rest's end.
             drop(subscriber.remove());
         }

@@ -102,6 +102,11 @@ impl Feed {
         }
     }
 
+    /// Lets go what was read and not delivered: its payloads' drops are a caller's code.
+    fn forget(&mut self) {
+        self.read.drain(..).for_each(Record::recycle_quietly);
+    }
+
     /// Begins an assignment where the subscription is committed; with `finished`, what is finished above
     /// that is not delivered again.
     pub(super) fn begin(&mut self, parker: &Parker, finished: bool) -> Result<(), BusError> {
@@ -112,7 +117,7 @@ impl Feed {
         }
         // The old assignment first: what it finishes from here on counts no more.
         self.source = None;
-        self.read.clear();
+        self.forget();
         let partition = &self.topic.partitions[self.partition as usize];
         let Some((frontier, stored)) = partition.stored(self.group) else { return Ok(()) };
         let stored = match stored {
@@ -191,6 +196,12 @@ impl Feed {
 
     pub(super) fn unfinished(&mut self) -> usize {
         self.source.as_mut().map_or(0, |source| source.ledger().unfinished())
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 

@@ -32,7 +32,7 @@ use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, OnceLock};
 
 /// The embedded bus. What is published lives in this process's memory until every subscription of its topic
 /// has finished it.
@@ -300,6 +300,7 @@ impl MemoryBuilder {
             subscriptions: Mutex::default(),
             commands: Mutex::default(),
             waker: parker.unparker(),
+            looper: OnceLock::new(),
             faults: Faults::new(parker.unparker()),
             report: Mutex::default(),
             closed: AtomicBool::new(false),

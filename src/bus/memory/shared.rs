@@ -10,7 +10,7 @@ use crate::record::Position;
 use crate::reply::{Answer, reply};
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, OnceLock, ThreadId, current_thread};
 use crate::unwind::guard;
 use std::collections::HashMap;
 use std::future::Future;
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) subscriptions: Mutex<Vec<Member>>,
     pub(super) commands: Mutex<Commands>,
     pub(super) waker: Unparker,
+    /// The loop's thread, once it runs.
+    pub(super) looper: OnceLock<ThreadId>,
     pub(super) faults: Faults,
     /// What it left, once it is closed.
     pub(super) report: Mutex<Option<BusReport>>,
@@ -121,10 +123,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Commands the loop and waits for its answer, even inside a handler: the loop waits for no handler.
+    /// This thread is the loop's.
+    pub(super) fn begin_loop(&self) {
+        let _ = self.looper.set(current_thread().id());
+    }
+
+    /// Commands the loop and waits for its answer, even inside a handler: the loop waits for no handler. On the
+    /// loop itself, in a notice or a drop that it runs, it only commands.
     pub(super) fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, BusError> {
         let (answer, mut reply) = reply();
         self.command(command(answer))?;
+        if self.looper.get() == Some(&current_thread().id()) {
+            return Err(BusError::WouldDeadlock);
+        }
         crate::parker::with_current(|parker| {
             let mut cx = Context::from_waker(parker.waker());
             loop {
