@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::clock::Time;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::weak;
 
 /// What a gate may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,6 +281,11 @@ impl ReadySet {
         // Release pairs with the acquires in `take`. The word first: whoever sees the summary's bit sees
         // the word's, and a summary bit that comes too late for one `take` is there for the next, which the
         // caller's wake brings.
+        if weak!("ready_order") {
+            self.summary[word / 64].fetch_or(1 << (word % 64), Ordering::AcqRel);
+            bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
+            return;
+        }
         bits.fetch_or(1 << (slot % 64), Ordering::AcqRel);
         self.summary[word / 64].fetch_or(1 << (word % 64), Ordering::AcqRel);
     }
