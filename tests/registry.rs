@@ -444,7 +444,7 @@ fn a_refused_handler_whose_drop_asks_the_runtime_does_not_hang_it() {
     assert!(again.is_err());
     drop(first.remove());
     let asks = Asks(runtime.clone());
-    let swapped = first.swap(keylane::Handler::sync(move |_: &Record| {
+    let swapped = first.swap(Handler::sync(move |_: &Record| {
         let _ = &asks;
         Ok(())
     }));
