@@ -12,6 +12,7 @@ use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
+use crate::span;
 use crate::subscription::{After, error_text};
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, Table, deadline_passed};
@@ -56,10 +57,12 @@ impl<'a> Visit<'a> {
     #[inline]
     pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
         let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
-        if let Kind::Sync(handle) = &entry.version.handler.0 {
+        if let Kind::Sync(handle) = &entry.version.handler.0
+            && !span::is_wanted(&entry.policy)
+        {
             // The common case, in a straight line.
             return match self.call(&work, 1, || handle(&work.record)) {
-                Ok(Ok(())) => self.finish(work, Outcome::Done),
+                Ok(Ok(())) => self.done(entry, work),
                 failed => self.settle(entry, work, 1, failed, slot),
             };
         }
@@ -116,17 +119,24 @@ impl<'a> Visit<'a> {
 
     /// Makes an attempt at a record.
     fn attempt(&mut self, entry: &Arc<Entry>, work: Work, number: u32, slot: u32) -> Step {
+        let span = |lane, record: &Record| span::attempt(&entry.policy, lane, record, number);
         match &entry.version.handler.0 {
             Kind::Sync(handle) => {
-                let said = self.call(&work, number, || handle(&work.record));
+                let lane = self.lane;
+                let said = self.call(&work, number, || {
+                    span(lane, &work.record).in_scope(|| handle(&work.record))
+                });
                 self.settle(entry, work, number, said, slot)
             }
             Kind::Async(starts) => {
                 let waker = self.waker(slot);
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
-                let started = self
-                    .call(&work, number, || starts.start(record, &mut Context::from_waker(&waker)));
+                let lane = self.lane;
+                let started = self.call(&work, number, || {
+                    let span = span(lane, &record);
+                    starts.start(record, &mut Context::from_waker(&waker), span)
+                });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
                     Ok(Started::Pending(attempt)) => {
@@ -148,6 +158,7 @@ impl<'a> Visit<'a> {
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
                     let (subscription, state) = (entry.name.clone(), entry.state.clone());
+                    let policy = entry.policy.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
                         let said = if core.phase() == STOPPED || !state.is_open() || !reply.start()
@@ -160,7 +171,10 @@ impl<'a> Visit<'a> {
                             }
                             let key = record.key().map(|key| key[..key.len().min(64)].to_vec());
                             let _listed = core.blocking.list(About { subscription, key });
-                            Said::Ended(guard(|| handle(record)))
+                            Said::Ended(guard(|| {
+                                let span = span::attempt(&policy, lane, &record, number);
+                                span.in_scope(|| handle(record))
+                            }))
                         };
                         drop(running);
                         reply.set(said);
@@ -223,10 +237,11 @@ impl<'a> Visit<'a> {
         slot: u32,
     ) -> Step {
         match said {
-            Ok(Ok(())) => self.finish(work, Outcome::Done),
+            Ok(Ok(())) => self.done(entry, work),
             Ok(Err(error)) => self.failed(entry, work, number, error, slot),
             Err(panicked) => {
                 self.counters().panics.add(1);
+                entry.state.counters.panics.add_shared(1);
                 self.failed(entry, work, number, HandlerError::retryable(panicked), slot)
             }
         }
@@ -262,6 +277,7 @@ impl<'a> Visit<'a> {
         slot: u32,
     ) -> Step {
         let random = self.random();
+        entry.state.counters.failed.add_shared(1);
         // Both are a caller's code: what an error says, and what is retryable.
         let text = guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
         let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
@@ -271,6 +287,7 @@ impl<'a> Visit<'a> {
                 return self.release(work);
             }
             self.counters().retries.add(1);
+            entry.state.counters.retries.add_shared(1);
             let due = self.now_after().after(pause);
             if pause.is_zero() {
                 self.again(slot);
@@ -306,7 +323,7 @@ impl<'a> Visit<'a> {
     #[cold]
     pub(crate) fn release(&mut self, work: Work) -> Step {
         let shut = self.open_entry(&work).is_some();
-        self.counters().outcomes.abandoned.add(1);
+        self.count(&work, &Outcome::Abandoned);
         self.give_back(work, Outcome::Abandoned);
         if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
     }
@@ -324,14 +341,9 @@ impl<'a> Visit<'a> {
     #[inline]
     pub(crate) fn finish(&mut self, work: Work, outcome: Outcome) -> Step {
         let counters = self.counters();
-        let outcomes = &counters.outcomes;
         match &outcome {
-            Outcome::Done => outcomes.done.add(1),
-            Outcome::DeadLettered(_) => outcomes.dead_lettered.add(1),
-            Outcome::Parked => outcomes.parked.add(1),
-            Outcome::Skipped(_) => outcomes.skipped.add(1),
-            Outcome::Stopped(_) => outcomes.stopped.add(1),
-            Outcome::Abandoned => outcomes.abandoned.add(1),
+            Outcome::Done => counters.outcomes.done.add(1),
+            other => self.count(&work, other),
         }
         match work.completion {
             Completion::Untracked => {}
@@ -407,11 +419,9 @@ impl<'a> Visit<'a> {
     /// An async attempt has run too long: it is dropped, and counts as failed.
     pub(crate) fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
         drop(attempt);
-        let after = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .and_then(|entry| entry.policy.deadline)
-            .unwrap_or_default();
+        let entry = self.table.subscription(work.subscription, work.generation);
+        entry.inspect(|entry| entry.state.counters.timeouts.add_shared(1));
+        let after = entry.and_then(|entry| entry.policy.deadline).unwrap_or_default();
         self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
     }
 }

@@ -61,10 +61,11 @@ fn run_batch(
 ) -> Result<usize, BatchError> {
     let count = records.len();
     let mut first: Option<(u32, Refusal)> = None;
-    let mut refuse = |refused: &mut Vec<(u32, Record)>, place: u32, record, why| {
+    let mut refuse = |refused: &mut Vec<(u32, Record)>, place: u32, record, why: Refusal| {
         if first.is_none_or(|(before, _)| place < before) {
             first = Some((place, why));
         }
+        why.count(&entry.state.counters.refused);
         refused.push((place, record));
     };
     let open = entry.state.takes();
@@ -92,9 +93,9 @@ fn run_batch(
         let lane = group[0].0;
         for &(_, place, hash) in group {
             let record = scratch.records[place as usize].take();
-            scratch
-                .queue
-                .extend(record.map(|record| work(entry, record, hash, Completion::Untracked)));
+            scratch.queue.extend(
+                record.map(|record| work(core, entry, record, hash, Completion::Untracked)),
+            );
         }
         let refusal = push_group(core, entry, lane, &mut scratch.queue, wait, &mut deadline);
         let taken = group.len() - scratch.queue.len();

@@ -36,6 +36,9 @@ pub(crate) struct Block {
     pub(crate) timestamp: Option<i64>,
     pub(crate) epoch: u64,
     pub(crate) attempt: AtomicU32,
+    /// When it was submitted, in nanoseconds, if that is to be known; else 0.
+    #[cfg(feature = "metrics")]
+    pub(crate) submitted: u64,
     /// The envelope in the payload, if it had to be decoded for its key.
     pub(crate) decoded: Option<Box<Envelope<'static>>>,
 }
@@ -67,6 +70,8 @@ impl Block {
             timestamp: None,
             epoch: 0,
             attempt: AtomicU32::new(0),
+            #[cfg(feature = "metrics")]
+            submitted: 0,
             decoded: None,
         }
     }
@@ -93,6 +98,10 @@ impl Block {
         }
         (self.position, self.timestamp, self.epoch) = (None, None, 0);
         *self.attempt.get_mut() = 0;
+        #[cfg(feature = "metrics")]
+        {
+            self.submitted = 0;
+        }
         self.decoded = None;
         self.large.capacity() + self.header_bytes.capacity() <= KEEP
     }
@@ -112,6 +121,8 @@ impl Clone for Block {
             timestamp: self.timestamp,
             epoch: self.epoch,
             attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
+            #[cfg(feature = "metrics")]
+            submitted: self.submitted,
             decoded: self.decoded.clone(),
         }
     }

@@ -5,6 +5,7 @@ use std::task::{Wake, Waker};
 use crossbeam_utils::CachePadded;
 
 use crate::blocking::Blocking;
+use crate::busiest::Busiest;
 use crate::busy::Private;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -12,7 +13,7 @@ use crate::gate::Bounds;
 use crate::hash::Router;
 use crate::inspect::Inspection;
 use crate::lane::Lanes;
-use crate::metrics::{Counter, WorkerCounters};
+use crate::metrics::{Counter, Publishes, WorkerCounters};
 use crate::notice::{Notice, OnNotice};
 use crate::parker::{Parker, Unparker};
 use crate::receipt::End;
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     /// Records submitted in process that were not handled.
     pub(crate) returned: Mutex<Vec<Returned>>,
     pub(crate) spares: Counter,
+    pub(crate) publishes: Publishes,
     /// Whether it was said already that a blocking call was made in async code.
     #[cfg(feature = "tokio")]
     pub(crate) said_async: AtomicBool,
@@ -93,6 +95,7 @@ pub(crate) struct Returned {
 pub(crate) struct WorkerShared {
     pub(crate) status: CachePadded<Status>,
     pub(crate) counters: CachePadded<WorkerCounters>,
+    pub(crate) busiest: Busiest,
     /// Its bed, until its thread takes it.
     pub(crate) parker: Mutex<Option<Parker>>,
     pub(crate) unparker: Unparker,
@@ -143,6 +146,7 @@ impl Core {
             monitor: Monitor::new(parts.monitor),
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
+            publishes: Publishes::default(),
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),
@@ -350,6 +354,7 @@ impl WorkerShared {
         Self {
             status: CachePadded::default(),
             counters: CachePadded::default(),
+            busiest: Busiest::default(),
             unparker: parker.unparker(),
             parker: Mutex::new(Some(parker)),
             started: AtomicBool::new(false),

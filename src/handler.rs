@@ -9,6 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::error::HandlerError;
 use crate::record::{Record, RecordRef};
+use crate::span::Span;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::unwind::{Panicked, guard};
@@ -96,15 +97,21 @@ pub(crate) enum Started {
 }
 
 /// An async attempt that is waiting for something.
-pub(crate) struct Attempt(Pin<Box<dyn Waits>>);
+pub(crate) struct Attempt {
+    future: Pin<Box<dyn Waits>>,
+    /// It is polled and dropped in here.
+    span: Span,
+}
 
 impl Attempt {
     /// Polls it; a panic is its end. When it is ready the future is gone, and its drop's panic is its end too.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Handled, Panicked>> {
-        match guard(|| self.0.as_mut().poll(cx)) {
+        let Self { future, span } = self;
+        match guard(|| span.in_scope(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(handled)) => {
-                Poll::Ready(guard(|| self.0.as_mut().clear()).map(|()| handled))
+                let cleared = guard(|| span.in_scope(|| future.as_mut().clear()));
+                Poll::Ready(cleared.map(|()| handled))
             }
             Err(panicked) => Poll::Ready(Err(panicked)),
         }
@@ -114,12 +121,17 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         // Dropping a future runs a caller's code. The box is emptied under guard and then goes quietly.
-        let _ = guard(|| self.0.as_mut().clear());
+        let (future, span) = (&mut self.future, std::mem::replace(&mut self.span, Span::none()));
+        let _ = guard(move || {
+            span.in_scope(|| future.as_mut().clear());
+            // The end of a span is a caller's code too.
+            drop(span);
+        });
     }
 }
 
 pub(crate) trait Starts: Send + Sync {
-    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started;
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>, span: Span) -> Started;
 }
 
 trait Waits: Send {
@@ -155,18 +167,18 @@ where
     F: Fn(RecordRef) -> Fut + Send + Sync,
     Fut: Future<Output = Handled> + Send + 'static,
 {
-    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started {
-        let future = match guard(|| (self.handle)(record)) {
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>, span: Span) -> Started {
+        let future = match guard(|| span.in_scope(|| (self.handle)(record))) {
             Ok(future) => future,
             Err(panicked) => return Started::Ready(Err(panicked)),
         };
         let mut place = self.spare.pop().unwrap_or_else(|| Box::pin(None));
         place.set(Some(future));
-        let polled = guard(|| Waits::poll(place.as_mut(), cx));
+        let polled = guard(|| span.in_scope(|| Waits::poll(place.as_mut(), cx)));
         if let Ok(Poll::Pending) = polled {
-            return Started::Pending(Attempt(place));
+            return Started::Pending(Attempt { future: place, span });
         }
-        let cleared = guard(|| place.set(None));
+        let cleared = guard(|| span.in_scope(|| place.set(None)));
         // A queue that is full lets the box go.
         let _ = self.spare.push(place);
         Started::Ready(match (polled, cleared) {
@@ -223,7 +235,9 @@ mod tests {
 
     fn start(handler: &Handler) -> Started {
         let Kind::Async(starts) = &handler.0 else { panic!("async") };
-        starts.start(Record::new("k", "v").share(), &mut Context::from_waker(Waker::noop()))
+        let record = Record::new("k", "v");
+        let span = crate::span::attempt(&crate::Subscription::new("s"), 0, &record, 1);
+        starts.start(record.share(), &mut Context::from_waker(Waker::noop()), span)
     }
 
     struct PanicsInDrop;

@@ -81,6 +81,7 @@ mod bell;
 mod block;
 mod blocking;
 mod bus;
+mod busiest;
 mod busy;
 mod clock;
 mod close;
@@ -92,12 +93,15 @@ mod core;
 mod delivery;
 pub mod envelope;
 mod error;
+#[cfg(feature = "metrics")]
+mod export;
 mod finished;
 mod gate;
 mod handler;
 mod hash;
 mod inspect;
 mod lane;
+mod latency;
 mod ledger;
 mod letters;
 mod machine;
@@ -120,6 +124,7 @@ mod runtime;
 mod shutdown;
 mod snapshot;
 mod source;
+mod span;
 mod spawner;
 mod status;
 mod submit;
@@ -127,6 +132,7 @@ mod subscriber;
 mod subscription;
 mod sync;
 mod table;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
@@ -152,9 +158,13 @@ pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
 };
 pub use error::{ConfigError, HandlerError, PushError};
+#[cfg(feature = "metrics")]
+pub use export::{Exporter, Exporting};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
 pub use inspect::{Bound, BusyKey, Why};
+pub use latency::Latency;
+pub use metrics::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
@@ -163,7 +173,8 @@ pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
 pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot, WorkerSnapshot,
+    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot,
+    WorkerSnapshot,
 };
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;

@@ -238,6 +238,21 @@ impl Record {
         self.0.attempt.store(attempt, Ordering::Relaxed);
     }
 
+    /// When it was submitted, if it is one of those that are timed.
+    #[cfg(feature = "metrics")]
+    #[inline]
+    pub(crate) fn submitted(&self) -> Option<crate::clock::Time> {
+        let nanos = self.0.submitted;
+        (nanos != 0).then(|| crate::clock::Time::from_nanos(nanos))
+    }
+
+    /// It is submitted now, and one of those that are timed.
+    #[cfg(feature = "metrics")]
+    #[cold]
+    pub(crate) fn set_submitted(&mut self, now: crate::clock::Time) {
+        self.block_mut().submitted = now.as_nanos().max(1);
+    }
+
     /// A counted reference to the same record, for a handler that outlives the call.
     #[inline]
     pub(crate) fn share(&self) -> RecordRef {

@@ -1,8 +1,11 @@
 //! A look at a running runtime.
 
+use std::collections::HashMap;
+
 use crate::core::{CLOSING, Core, RUNNING};
 use crate::inspect::{Bound, BusyKey, Why};
-use crate::metrics::Outcomes;
+use crate::latency::Latency;
+use crate::metrics::{Outcomes, PublishCounts, SubscriptionCounts};
 use crate::outcome::Failure;
 use crate::shutdown::inspect;
 use crate::subscription::ParkedKey;
@@ -11,6 +14,8 @@ use crate::sync::atomic::Ordering;
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
+/// Busiest keys that a snapshot lists.
+const BUSIEST_SHOWN: usize = 100;
 /// Busy keys that a snapshot lists.
 const BUSY_SHOWN: usize = 1_000;
 
@@ -58,6 +63,10 @@ pub struct Snapshot {
     pub oldest: Option<BusyKey>,
     /// Busy keys, those that hold up most first; at most 1,000.
     pub busy: Vec<BusyKey>,
+    /// Keys that make up most of what was handled lately, the busiest first; at most 100. Estimated from samples.
+    pub busiest: Vec<BusiestKey>,
+    /// Publishes by result, of all its buses.
+    pub publishes: PublishCounts,
     /// Bounds that are used up now.
     pub bounds: Vec<Bound>,
     /// Threads that run blocking handlers, and calls that wait for one.
@@ -153,6 +162,21 @@ pub struct Running {
     pub overruns: bool,
 }
 
+/// A key that makes up much of what was handled lately.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct BusiestKey {
+    /// The subscription.
+    pub subscription: String,
+    /// The key's first 64 bytes; `None` for records without one.
+    pub key: Option<Vec<u8>>,
+    /// The lane.
+    pub lane: u32,
+    /// Its part of all attempts, 0 to 1, at least.
+    pub share: f64,
+}
+
 /// A subscription, as a snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -170,6 +194,10 @@ pub struct SubscriptionSnapshot {
     pub overruns: u64,
     /// Pending futures and blocking calls.
     pub running: usize,
+    /// What was counted of it.
+    pub counts: SubscriptionCounts,
+    /// How long its records took, sampled; `None` without the feature `metrics`.
+    pub latency: Option<Latency>,
 }
 
 impl Snapshot {
@@ -241,8 +269,10 @@ impl Snapshot {
                     stopped_by: entry.state.stopped_by(),
                     parked_keys,
                     parked,
-                    overruns: entry.state.overruns.get(),
+                    overruns: entry.state.counters.overruns.get(),
                     running: entry.version.running(),
+                    counts: entry.state.counters.read(),
+                    latency: entry.state.counters.latency(),
                 }
             })
             .collect();
@@ -261,10 +291,35 @@ impl Snapshot {
             subscriptions,
             oldest,
             busy,
+            busiest: busiest(core, name),
+            publishes: core.publishes.read(),
             blocking,
             spares: core.spares.get() as usize,
         }
     }
+}
+
+/// The workers' busiest keys, put together.
+fn busiest(core: &Core, name: impl Fn(u32) -> String) -> Vec<BusiestKey> {
+    let mut weights: HashMap<(u32, Option<Vec<u8>>), (u32, u64)> = HashMap::new();
+    let mut total = 0;
+    for worker in &core.workers {
+        let (keys, of) = worker.busiest.read();
+        total += of;
+        for (seen, weight) in keys {
+            weights.entry((seen.subscription, seen.key)).or_insert((seen.lane, 0)).1 += weight;
+        }
+    }
+    let mut keys: Vec<_> = weights.into_iter().filter(|(_, (_, weight))| *weight > 0).collect();
+    keys.sort_by(|(a, (_, more)), (b, (_, less))| less.cmp(more).then_with(|| a.cmp(b)));
+    keys.truncate(BUSIEST_SHOWN);
+    let shown = keys.into_iter().map(|((subscription, key), (lane, weight))| BusiestKey {
+        subscription: name(subscription),
+        key,
+        lane,
+        share: weight as f64 / total as f64,
+    });
+    shown.collect()
 }
 
 fn bounds(

@@ -155,7 +155,7 @@ impl Source {
             Err(error) => return Err(Undelivered::Ledger(error, record)),
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
-        let work = work(&self.entry, record, routed.hash, Completion::Source(token));
+        let work = work(&self.core, &self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
             Ok(()) => return Ok(()),
             Err(PushError::Full(work)) => self.wait_for_room(routed.lane, work),

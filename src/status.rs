@@ -39,6 +39,30 @@ pub struct Seen {
     pub key: Option<Vec<u8>>,
 }
 
+/// The subscription, lane and key of a worker's last attempt, for the worker: no allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    subscription: u32,
+    lane: u32,
+    key_len: u32,
+    /// Zero past the key's end.
+    key: [u64; WORDS],
+}
+
+impl Last {
+    /// The same as what others see of a running attempt.
+    pub fn seen(&self) -> Seen {
+        let key = (self.key_len != NO_KEY).then(|| {
+            self.key
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .take(self.key_len as usize)
+                .collect()
+        });
+        Seen { turn: 0, lane: self.lane, subscription: self.subscription, key }
+    }
+}
+
 const NO_KEY: u32 = u32::MAX;
 
 impl Status {
@@ -113,6 +137,24 @@ impl Status {
         (self.turn.load(Ordering::Relaxed) == turn).then_some(seen)
     }
 
+    /// The last attempt, ended or not. For the worker.
+    pub fn last(&self) -> Last {
+        let key_len = self.key_len.load(Ordering::Relaxed);
+        let mut left = if key_len == NO_KEY { 0 } else { key_len as usize };
+        let key = self.key.each_ref().map(|word| {
+            let used = left.min(8);
+            left -= used;
+            let mask = u64::MAX.checked_shr(64 - 8 * used as u32).unwrap_or(0);
+            word.load(Ordering::Relaxed) & mask
+        });
+        Last {
+            subscription: self.subscription.load(Ordering::Relaxed),
+            lane: self.lane.load(Ordering::Relaxed),
+            key_len,
+            key,
+        }
+    }
+
     /// Says that the attempt has run too long, and how long. For the monitor.
     pub fn set_stuck(&self, ran: Duration) {
         self.ran.store(u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -177,6 +219,12 @@ mod tests {
             status.enter(7, 3, Some(&key[..len]));
             assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
             status.leave();
+            let last = status.last();
+            assert_eq!(last.seen().key.as_deref(), Some(&key[..len.min(64)]));
+            // What an earlier, longer key has left behind does not count.
+            status.enter(7, 3, Some(&[0xff; 64]));
+            status.enter(7, 3, Some(&key[..len]));
+            assert_eq!(status.last(), last);
         }
         status.ask();
         assert!(status.asked() && !status.asked());

@@ -10,6 +10,7 @@ use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
 use crate::error::PushError;
+use crate::metrics::Refused;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::subscription::Keyless;
@@ -102,6 +103,21 @@ impl SubmitError {
     }
 }
 
+impl Refusal {
+    /// Counts one.
+    #[cold]
+    pub(crate) fn count(self, refused: &Refused) {
+        let counter = match self {
+            Self::Full => &refused.full,
+            Self::Closed => &refused.closed,
+            Self::Stopped => &refused.stopped,
+            Self::InvalidKey => &refused.invalid_key,
+            Self::NoKey => &refused.no_key,
+        };
+        counter.add_shared(1);
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -184,7 +200,22 @@ pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusa
 
 /// What a lane takes of a record.
 #[inline]
-pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Completion) -> Work {
+pub(crate) fn work(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    hash: u64,
+    completion: Completion,
+) -> Work {
+    #[cfg(feature = "metrics")]
+    let record = {
+        let mut record = record;
+        if crate::latency::is_sampled() {
+            record.set_submitted(core.clock.now());
+        }
+        record
+    };
+    let _ = core;
     Work { record, hash, subscription: entry.id, generation: entry.generation, completion }
 }
 
@@ -258,10 +289,10 @@ fn submit_with(
 ) -> Result<(), (Refusal, Work)> {
     let routed = match route(core, entry, &record) {
         Ok(routed) if entry.state.takes() => routed,
-        Ok(_) => return Err((Refusal::Stopped, work(entry, record, 0, completion))),
-        Err(refusal) => return Err((refusal, work(entry, record, 0, completion))),
+        Ok(_) => return Err((Refusal::Stopped, work(core, entry, record, 0, completion))),
+        Err(refusal) => return Err((refusal, work(core, entry, record, 0, completion))),
     };
-    push(routed.lane, work(entry, record, routed.hash, completion))
+    push(routed.lane, work(core, entry, record, routed.hash, completion))
 }
 
 #[cold]
@@ -310,7 +341,7 @@ impl SubmitAsync {
             Ok(_) => (0, 0, Some(Refusal::Stopped)),
             Err(refusal) => (0, 0, Some(refusal)),
         };
-        let work = Some(work(entry, record, hash, Completion::Untracked));
+        let work = Some(work(core, entry, record, hash, Completion::Untracked));
         let (core, state) = (core.clone(), entry.state.clone());
         Self { core, state, lane, work, refusal, place: None, deadline: None, alarm: None }
     }
@@ -330,7 +361,10 @@ impl SubmitAsync {
 
     fn refuse(&mut self, refusal: Refusal) -> Poll<Result<(), SubmitError>> {
         match self.take_record() {
-            Some(record) => Poll::Ready(Err(SubmitError::new(refusal, record))),
+            Some(record) => {
+                refusal.count(&self.state.counters.refused);
+                Poll::Ready(Err(SubmitError::new(refusal, record)))
+            }
             None => Poll::Pending,
         }
     }

@@ -68,7 +68,8 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn try_submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::try_submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::try_submit(&self.core, &self.entry, record, Completion::Untracked)
+            .map_err(|refused| self.back(refused))
     }
 
     /// Submits a record. If its lane is full, sleeps until there is room, for at most the runtime's `wait`
@@ -79,7 +80,8 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked)
+            .map_err(|refused| self.back(refused))
     }
 
     /// Submits a record, waiting for room as a future, for at most the runtime's `wait`.
@@ -100,7 +102,7 @@ impl Subscriber {
     pub fn submit_tracked(&self, record: Record) -> Result<Receipt, SubmitError> {
         let (promise, receipt) = receipt(&self.core.end);
         submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise))
-            .map_err(back)?;
+            .map_err(|refused| self.back(refused))?;
         Ok(receipt)
     }
 
@@ -206,16 +208,16 @@ impl Subscriber {
         Source::new(&self.core, &self.entry, options)
     }
 
+    #[cold]
+    fn back(&self, (refusal, work): (submit::Refusal, Work)) -> SubmitError {
+        refusal.count(&self.entry.state.counters.refused);
+        SubmitError::new(refusal, work.record)
+    }
+
     fn command(&self, key: &[u8], command: impl FnOnce(u64) -> Command) {
         let route = self.core.router.route(self.entry.generation, key);
         self.core.lanes.command(route.lane, command(route.hash));
     }
-}
-
-#[cold]
-fn back((refusal, work): (submit::Refusal, Work)) -> SubmitError {
-    let Work { record, .. } = work;
-    SubmitError::new(refusal, record)
 }
 
 impl fmt::Debug for Subscriber {

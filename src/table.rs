@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::HandlerError;
 use crate::finished::Finished;
 use crate::handler::Version;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, SubscriptionCounters};
 use crate::outcome::Failure;
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -46,8 +46,8 @@ pub struct SubscriptionState {
     standing: AtomicU8,
     stopped_by: Mutex<Option<Failure>>,
     parked: Mutex<BTreeMap<Vec<u8>, ParkedKey>>,
-    /// Attempts that ran longer than they may without being declared blocking.
-    pub overruns: Counter,
+    /// What is counted of it.
+    pub counters: SubscriptionCounters,
     /// Places given to records without a key, so that they spread.
     pub keyless: Counter,
 }
@@ -58,6 +58,11 @@ const REMOVED: u8 = 2;
 const DRAINING: u8 = 3;
 
 impl SubscriptionState {
+    /// Open, with nothing parked; for `threads` threads that handle its records.
+    pub fn new(threads: usize) -> Self {
+        Self { counters: SubscriptionCounters::new(threads), ..Self::default() }
+    }
+
     /// Whether records are handled.
     #[inline]
     pub fn is_open(&self) -> bool {

@@ -316,10 +316,9 @@ impl Visit<'_> {
 
     #[cold]
     fn report_deadline(&self, work: &Work) {
-        let subscription = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .map_or_else(String::new, |entry| entry.name.to_string());
+        let entry = self.table.subscription(work.subscription, work.generation);
+        entry.inspect(|entry| entry.state.counters.timeouts.add_shared(1));
+        let subscription = entry.map_or_else(String::new, |entry| entry.name.to_string());
         let key = work.record.key().map(|key| key[..key.len().min(64)].to_vec());
         self.core.notice(&crate::notice::Notice::DeadlinePassed { subscription, key });
     }

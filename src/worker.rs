@@ -24,6 +24,8 @@ use crate::visit::visit;
 const LOOKS: u32 = 32;
 /// Visits after which a worker looks for lanes of others that are held up, though it has some of its own.
 const RELIEF: u32 = 8;
+/// Rounds of the loop after which a worker notes which key it is at; a multiple of `RELIEF`.
+const SAMPLE: u32 = 128;
 /// Rounds of looks that end any spin: a virtual clock may stand still.
 const ROUNDS: u32 = 1_024;
 
@@ -144,6 +146,12 @@ impl Worker {
         false
     }
 
+    /// Notes which key it was at last, for those who ask which are the busiest.
+    fn sample(&self) {
+        let own = &self.core.workers[self.local.id];
+        own.busiest.sample(own.counters.attempts.get(), || own.status.last());
+    }
+
     /// Sleeps until there is work, or for a heartbeat.
     fn sleep(&mut self, parker: &Parker) {
         let bell = self.core.lanes.bell(self.local.id);
@@ -154,6 +162,8 @@ impl Worker {
             self.core.watchers.notify();
         }
         if !self.core.exits() {
+            // Where visits are rare; beside a sleep it costs nothing.
+            self.sample();
             self.core.workers[self.local.id].counters.parks.add(1);
             self.core.watchers.notify();
             let wake = self.core.clock.now().after(self.core.config.heartbeat);
@@ -223,8 +233,13 @@ fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
         // Or a worker with no end of lanes of its own would never come round to those of another that is
         // held up, to which the monitor leaves them while anybody is free.
         visits = visits.wrapping_add(1);
-        if visits.is_multiple_of(RELIEF) && worker.relieve() {
-            continue;
+        if visits.is_multiple_of(RELIEF) {
+            if visits.is_multiple_of(SAMPLE) {
+                worker.sample();
+            }
+            if worker.relieve() {
+                continue;
+            }
         }
         if worker.turn() || worker.steal(false) || worker.spin(spin) {
             continue;

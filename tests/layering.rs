@@ -12,12 +12,15 @@ use std::path::Path;
 const LAYERS: &[(u8, &str)] = &[
     (0, "sync error clock"),
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
-    (1, "metrics status window finished delivery armor position ledger envelope/ context unwind"),
+    (
+        1,
+        "metrics latency busiest span status window finished delivery armor position ledger envelope/ context unwind",
+    ),
     (1, "timer outcome receipt reply subscription handler notice spawner blocking inspect work"),
     (2, "registry table gate bell"),
     (3, "lane"),
-    (4, "busy core attempt letters command visit worker monitor"),
-    (5, "submit batch source subscriber close shutdown snapshot runtime"),
+    (4, "busy core attempt letters tally command visit worker monitor"),
+    (5, "submit batch source subscriber close shutdown snapshot runtime export"),
     (6, "bus bus/error bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/"),
     (8, "connect testing/"),

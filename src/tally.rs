@@ -1,0 +1,43 @@
+//! Counting how deliveries end: for all of a worker's, and for each subscription.
+
+use crate::attempt::{Step, Visit};
+use crate::outcome::Outcome;
+use crate::table::Entry;
+use crate::work::Work;
+
+impl Visit<'_> {
+    /// A record was handled.
+    #[inline]
+    pub(crate) fn done(&mut self, entry: &Entry, work: Work) -> Step {
+        #[cfg(feature = "metrics")]
+        {
+            let counters = &entry.state.counters;
+            counters.handled(self.local.id);
+            if let Some(submitted) = work.record.submitted() {
+                counters.latency.add(self.core.clock.now().since(submitted));
+            }
+        }
+        let _ = entry;
+        self.finish(work, Outcome::Done)
+    }
+
+    /// Counts an outcome that is not the common one.
+    #[cold]
+    pub(crate) fn count(&self, work: &Work, outcome: &Outcome) {
+        let outcomes = &self.counters().outcomes;
+        let entry = self.table.subscription(work.subscription, work.generation);
+        let own = entry.map(|entry| &entry.state.counters);
+        let (all, own) = match outcome {
+            Outcome::Done => (&outcomes.done, None),
+            Outcome::DeadLettered(_) => {
+                (&outcomes.dead_lettered, own.map(|own| &own.dead_lettered))
+            }
+            Outcome::Parked => (&outcomes.parked, own.map(|own| &own.parked)),
+            Outcome::Skipped(_) => (&outcomes.skipped, own.map(|own| &own.skipped)),
+            Outcome::Stopped(_) => (&outcomes.stopped, own.map(|own| &own.stopped)),
+            Outcome::Abandoned => (&outcomes.abandoned, own.map(|own| &own.abandoned)),
+        };
+        all.add(1);
+        own.into_iter().for_each(|own| own.add_shared(1));
+    }
+}
