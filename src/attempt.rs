@@ -119,23 +119,22 @@ impl<'a> Visit<'a> {
 
     /// Makes an attempt at a record.
     fn attempt(&mut self, entry: &Arc<Entry>, work: Work, number: u32, slot: u32) -> Step {
-        let span = |lane, record: &Record| span::attempt(&entry.policy, lane, record, number);
+        let about = span::About::new(&entry.policy, self.lane, number);
         match &entry.version.handler.0 {
             Kind::Sync(handle) => {
-                let lane = self.lane;
-                let said = self.call(&work, number, || {
-                    span(lane, &work.record).in_scope(|| handle(&work.record))
-                });
+                let record = &work.record;
+                let said = self
+                    .call(&work, number, move || about.span(record).in_scope(|| handle(record)));
                 self.settle(entry, work, number, said, slot)
             }
             Kind::Async(starts) => {
                 let waker = self.waker(slot);
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
-                let lane = self.lane;
-                let started = self.call(&work, number, || {
-                    let span = span(lane, &record);
-                    starts.start(record, &mut Context::from_waker(&waker), span)
+                let mut cx = Context::from_waker(&waker);
+                let started = self.call(&work, number, move || {
+                    let span = about.span(&record);
+                    span.in_scope(|| starts.start(record, &mut cx)).within(span)
                 });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
@@ -157,11 +156,12 @@ impl<'a> Visit<'a> {
                     let (core, reply, handle, running) =
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
-                    let (subscription, state) = (entry.name.clone(), entry.state.clone());
-                    let policy = entry.policy.clone();
+                    let entry = entry.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
-                        let said = if core.phase() == STOPPED || !state.is_open() || !reply.start()
+                        let said = if core.phase() == STOPPED
+                            || !entry.state.is_open()
+                            || !reply.start()
                         {
                             Said::NotStarted
                         } else {
@@ -170,11 +170,10 @@ impl<'a> Visit<'a> {
                                 core.lanes.wake_slot(lane, slot);
                             }
                             let key = record.key().map(|key| key[..key.len().min(64)].to_vec());
+                            let subscription = entry.name.clone();
                             let _listed = core.blocking.list(About { subscription, key });
-                            Said::Ended(guard(|| {
-                                let span = span::attempt(&policy, lane, &record, number);
-                                span.in_scope(|| handle(record))
-                            }))
+                            let about = span::About::new(&entry.policy, lane, number);
+                            Said::Ended(guard(|| about.span(&record).in_scope(|| handle(record))))
                         };
                         drop(running);
                         reply.set(said);

@@ -1,6 +1,6 @@
 //! The keys that make up most of what a worker handles: estimated from samples, in bounded memory.
 //!
-//! A worker's [`Status`] holds the key of its last attempt anyway. Now and then (every 128th visit, and before it
+//! A worker's [`Status`] holds the key of its last attempt anyway. Now and then (every 256th visit, and before it
 //! sleeps) the worker adds that key here, with the attempts since the last time as its weight: nothing is done
 //! for a record, and a few instructions a visit.
 
@@ -33,6 +33,8 @@ struct Sketch {
 #[derive(Debug)]
 struct Kept {
     key: Last,
+    /// Of the key: most others differ in it.
+    mark: u64,
     weight: u64,
     over: u64,
 }
@@ -70,13 +72,14 @@ impl Sketch {
     fn add(&mut self, key: Last, weight: u64) {
         self.total += weight;
         self.samples += 1;
-        if let Some(kept) = self.keys.iter_mut().find(|kept| kept.key == key) {
+        let mark = key.mark();
+        if let Some(kept) = self.keys.iter_mut().find(|kept| kept.mark == mark && kept.key == key) {
             kept.weight += weight;
         } else if self.keys.len() < KEPT {
-            self.keys.push(Kept { key, weight, over: 0 });
+            self.keys.push(Kept { key, mark, weight, over: 0 });
         } else if let Some(lightest) = self.keys.iter_mut().min_by_key(|kept| kept.weight) {
             let over = lightest.weight;
-            *lightest = Kept { key, weight: over + weight, over };
+            *lightest = Kept { key, mark, weight: over + weight, over };
         }
         if self.samples >= HALVED {
             self.halve();

@@ -80,6 +80,8 @@ pub struct Exporter {
     told: HashMap<Key, u64>,
     /// Samples that were told, by subscription.
     sampled: HashMap<String, Latency>,
+    /// Which subscription of a name was told of.
+    generations: HashMap<String, u32>,
 }
 
 /// A thread that publishes now and then. Dropped, it is told to end.
@@ -153,7 +155,8 @@ impl Exporter {
     /// Of this runtime. It does not keep the runtime from ending.
     pub fn new(runtime: &Runtime) -> Self {
         let core = runtime.core().clone();
-        Self { core, labels: Vec::new(), told: HashMap::new(), sampled: HashMap::new() }
+        let (told, sampled, generations) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { core, labels: Vec::new(), told, sampled, generations }
     }
 
     /// Adds a label to every metric: where a program has several runtimes, for one.
@@ -165,6 +168,7 @@ impl Exporter {
 
     /// Tells the recorder what there is to tell now. As [`Runtime::snapshot`], this may take a moment.
     pub fn publish(&mut self) {
+        self.forget();
         let snapshot = Snapshot::of(&self.core);
         with_recorder(|recorder| {
             describe(recorder);
@@ -173,6 +177,22 @@ impl Exporter {
             to.counters(&snapshot);
             to.gauges(&snapshot);
         });
+    }
+
+    /// Forgets what was told of subscriptions that are gone: another of the same name begins anew.
+    fn forget(&mut self) {
+        let table = self.core.registry.load();
+        let entries = table.subscriptions.iter().flatten();
+        let live: HashMap<_, _> =
+            entries.map(|entry| (entry.name.to_string(), entry.generation)).collect();
+        let stays =
+            |name: &str| self.generations.get(name).is_some_and(|g| live.get(name) == Some(g));
+        self.sampled.retain(|name, _| stays(name));
+        self.told.retain(|key, _| {
+            let name = key.labels().find(|label| label.key() == "subscription");
+            name.is_none_or(|name| stays(name.value()))
+        });
+        self.generations = live;
     }
 
     /// Publishes at once and then every `interval` of the runtime's clock, on a thread of its own, until the runtime has
@@ -288,12 +308,6 @@ impl Telling<'_> {
             self.set(&RUNNING, &own, subscription.running as f64);
             self.samples(name, subscription.latency.as_ref());
         }
-        let live = |name: &str| snapshot.subscriptions.iter().any(|live| live.name == name);
-        self.exporter.sampled.retain(|name, _| live(name));
-        // One that is gone: its name may come again, with counts that begin anew.
-        self.exporter.told.retain(|key, _| {
-            key.labels().find(|label| label.key() == "subscription").is_none_or(|l| live(l.value()))
-        });
     }
 
     fn counters(&mut self, snapshot: &Snapshot) {
@@ -363,8 +377,7 @@ impl Telling<'_> {
         let key = self.key(metric, labels);
         let counter = self.recorder.register_counter(&key, &METADATA);
         let told = self.exporter.told.insert(key, count).unwrap_or(0);
-        // Less than before: a subscription of the same name that began anew.
-        counter.increment(count.checked_sub(told).unwrap_or(count));
+        counter.increment(count.saturating_sub(told));
     }
 
     fn set(&mut self, metric: &Metric, labels: &[(&'static str, &str)], value: f64) {
@@ -377,7 +390,7 @@ impl Telling<'_> {
         let histogram = self.recorder.register_histogram(&key, &METADATA);
         let Some(latency) = latency else { return };
         let told = self.exporter.sampled.insert(subscription.to_owned(), latency.clone());
-        let told = told.filter(|told| told.samples() <= latency.samples()).unwrap_or_default();
+        let told = told.unwrap_or_default();
         for &(most, count) in &latency.buckets {
             let before = told.buckets.iter().find(|bucket| bucket.0 == most).map_or(0, |b| b.1);
             match usize::try_from(count.saturating_sub(before)) {

@@ -96,6 +96,17 @@ pub(crate) enum Started {
     Pending(Attempt),
 }
 
+impl Started {
+    /// What goes on of it goes on in this span.
+    #[inline]
+    pub(crate) fn within(mut self, span: Span) -> Self {
+        if let Self::Pending(attempt) = &mut self {
+            attempt.span = span;
+        }
+        self
+    }
+}
+
 /// An async attempt that is waiting for something.
 pub(crate) struct Attempt {
     future: Pin<Box<dyn Waits>>,
@@ -131,7 +142,7 @@ impl Drop for Attempt {
 }
 
 pub(crate) trait Starts: Send + Sync {
-    fn start(&self, record: RecordRef, cx: &mut Context<'_>, span: Span) -> Started;
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started;
 }
 
 trait Waits: Send {
@@ -167,18 +178,18 @@ where
     F: Fn(RecordRef) -> Fut + Send + Sync,
     Fut: Future<Output = Handled> + Send + 'static,
 {
-    fn start(&self, record: RecordRef, cx: &mut Context<'_>, span: Span) -> Started {
-        let future = match guard(|| span.in_scope(|| (self.handle)(record))) {
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started {
+        let future = match guard(|| (self.handle)(record)) {
             Ok(future) => future,
             Err(panicked) => return Started::Ready(Err(panicked)),
         };
         let mut place = self.spare.pop().unwrap_or_else(|| Box::pin(None));
         place.set(Some(future));
-        let polled = guard(|| span.in_scope(|| Waits::poll(place.as_mut(), cx)));
+        let polled = guard(|| Waits::poll(place.as_mut(), cx));
         if let Ok(Poll::Pending) = polled {
-            return Started::Pending(Attempt { future: place, span });
+            return Started::Pending(Attempt { future: place, span: Span::none() });
         }
-        let cleared = guard(|| span.in_scope(|| place.set(None)));
+        let cleared = guard(|| place.set(None));
         // A queue that is full lets the box go.
         let _ = self.spare.push(place);
         Started::Ready(match (polled, cleared) {
@@ -235,9 +246,7 @@ mod tests {
 
     fn start(handler: &Handler) -> Started {
         let Kind::Async(starts) = &handler.0 else { panic!("async") };
-        let record = Record::new("k", "v");
-        let span = crate::span::attempt(&crate::Subscription::new("s"), 0, &record, 1);
-        starts.start(record.share(), &mut Context::from_waker(Waker::noop()), span)
+        starts.start(Record::new("k", "v").share(), &mut Context::from_waker(Waker::noop()))
     }
 
     struct PanicsInDrop;

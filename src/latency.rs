@@ -5,9 +5,6 @@ use std::time::Duration;
 #[cfg(feature = "metrics")]
 pub use sampling::{Latencies, is_sampled};
 
-/// Buckets to an octave: what a bucket holds differs by at most a sixteenth.
-const STEPS: u64 = 16;
-
 /// Latencies that were sampled, from the call that submitted a record to the end of the attempt that handled it:
 /// waiting for room, for its key and for retries included.
 ///
@@ -53,37 +50,40 @@ impl Latency {
     }
 }
 
-/// The bucket that holds a latency of so many nanoseconds.
-fn bucket(nanos: u64) -> usize {
-    if nanos < STEPS {
-        return nanos as usize;
-    }
-    let octave = u64::from(nanos.ilog2());
-    let step = (nanos >> (octave - 4)) % STEPS;
-    ((octave - 3) * STEPS + step) as usize
-}
-
-/// The longest latency that a bucket holds, in nanoseconds.
-fn most(bucket: usize) -> u64 {
-    let (octave, step) = (bucket as u64 / STEPS, bucket as u64 % STEPS);
-    match octave {
-        0 => step,
-        _ => ((STEPS + step + 1) << (octave - 1)) - 1,
-    }
-}
-
 #[cfg(feature = "metrics")]
 mod sampling {
     use std::cell::Cell;
     use std::time::Duration;
 
-    use super::{Latency, bucket, most};
+    use super::Latency;
     use crate::metrics::Counter;
 
     /// One record in so many is timed, of those that a thread submits.
     const SAMPLED: u32 = 128;
     /// Up to 9 hours; what took longer is in the last one.
     const BUCKETS: usize = 672;
+
+    /// Buckets to an octave: what a bucket holds differs by at most a sixteenth.
+    const STEPS: u64 = 16;
+
+    /// The bucket that holds a latency of so many nanoseconds.
+    pub(super) fn bucket(nanos: u64) -> usize {
+        if nanos < STEPS {
+            return nanos as usize;
+        }
+        let octave = u64::from(nanos.ilog2());
+        let step = (nanos >> (octave - 4)) % STEPS;
+        ((octave - 3) * STEPS + step) as usize
+    }
+
+    /// The longest latency that a bucket holds, in nanoseconds.
+    pub(super) fn most(bucket: usize) -> u64 {
+        let (octave, step) = (bucket as u64 / STEPS, bucket as u64 % STEPS);
+        match octave {
+            0 => step,
+            _ => ((STEPS + step + 1) << (octave - 1)) - 1,
+        }
+    }
 
     thread_local! {
         static TURN: Cell<u32> = const { Cell::new(0) };
@@ -130,13 +130,15 @@ mod sampling {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "metrics")]
     #[test]
     fn buckets_follow_one_another_and_are_at_most_a_sixteenth_wide() {
+        use super::sampling::{bucket, most};
         for place in 0..960 {
+            let least = if place == 0 { 0 } else { most(place - 1) + 1 };
             let most = most(place);
             assert_eq!(bucket(most), place);
             assert_eq!(bucket(most.saturating_add(1)), place + 1);
-            let least = if place == 0 { 0 } else { super::most(place - 1) + 1 };
             assert_eq!(bucket(least), place);
             assert!((most - least) as f64 <= least as f64 / 16.0, "{least}..={most}");
         }

@@ -68,6 +68,8 @@
 //! |---|---|
 //! | `tokio` | [`Builder`] takes a tokio handle, in whose context handlers run |
 //! | `serde` | [`Config`] in TOML and JSON; [`Snapshot`] and outcomes serialise |
+//! | `metrics` | [`Exporter`](https://docs.rs/keylane/latest/keylane/struct.Exporter.html), for recorders of the `metrics` crate; handled records by subscription and sampled latencies in [`Snapshot`] |
+//! | `tracing` | a span of the `tracing` crate around every attempt |
 //! | `testing` | the module `testing`, for `[dev-dependencies]` |
 //!
 //! Buses for NATS JetStream and Kafka are not built yet.

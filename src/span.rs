@@ -1,5 +1,7 @@
 //! A span around every attempt, for the `tracing` crate: with the feature `tracing`, else nothing.
 
+#[cfg(feature = "tracing")]
+use crate::record::KeyText;
 use crate::record::Record;
 use crate::subscription::Subscription;
 
@@ -39,40 +41,65 @@ pub(crate) fn is_wanted(policy: &Subscription) -> bool {
     }
 }
 
-/// The span of an attempt.
-#[inline]
-pub(crate) fn attempt(policy: &Subscription, lane: u32, record: &Record, attempt: u32) -> Span {
-    #[cfg(feature = "tracing")]
-    {
-        if is_wanted(policy) { wanted(policy, lane, record, attempt) } else { Span::none() }
+/// What the span of an attempt says beside its record.
+#[derive(Clone, Copy)]
+#[cfg(feature = "tracing")]
+pub(crate) struct About<'a> {
+    policy: &'a Subscription,
+    lane: u32,
+    attempt: u32,
+}
+
+/// What the span of an attempt says: nothing, so that handing it on costs nothing.
+#[derive(Clone, Copy)]
+#[cfg(not(feature = "tracing"))]
+pub(crate) struct About;
+
+#[cfg(feature = "tracing")]
+impl<'a> About<'a> {
+    #[inline]
+    pub(crate) fn new(policy: &'a Subscription, lane: u32, attempt: u32) -> Self {
+        Self { policy, lane, attempt }
     }
-    #[cfg(not(feature = "tracing"))]
-    {
-        let _ = (policy, lane, record, attempt);
-        Span
+
+    /// The span of the attempt. It is a subscriber's code.
+    #[inline]
+    pub(crate) fn span(self, record: &Record) -> Span {
+        if is_wanted(self.policy) { self.wanted(record) } else { Span::none() }
+    }
+
+    #[cold]
+    fn wanted(self, record: &Record) -> Span {
+        let Self { policy, lane, attempt } = self;
+        // No callsite has two levels.
+        macro_rules! span {
+            ($level:ident) => {
+                tracing::span!(
+                    target: "keylane",
+                    tracing::Level::$level,
+                    "handle",
+                    subscription = policy.name(),
+                    lane,
+                    attempt,
+                    key = record.key().map(KeyText).map(tracing::field::display),
+                )
+            };
+        }
+        if policy.span_at_info { span!(INFO) } else { span!(DEBUG) }
     }
 }
 
-#[cfg(feature = "tracing")]
-#[cold]
-fn wanted(policy: &Subscription, lane: u32, record: &Record, attempt: u32) -> Span {
-    use crate::record::KeyText;
-
-    // No callsite has two levels.
-    macro_rules! span {
-        ($level:ident) => {
-            tracing::span!(
-                target: "keylane",
-                tracing::Level::$level,
-                "handle",
-                subscription = policy.name(),
-                lane,
-                attempt,
-                key = record.key().map(KeyText).map(tracing::field::display),
-            )
-        };
+#[cfg(not(feature = "tracing"))]
+impl About {
+    #[inline]
+    pub(crate) fn new(_: &Subscription, _: u32, _: u32) -> Self {
+        Self
     }
-    if policy.span_at_info { span!(INFO) } else { span!(DEBUG) }
+
+    #[inline]
+    pub(crate) fn span(self, _: &Record) -> Span {
+        Span
+    }
 }
 
 #[cfg(feature = "tracing")]

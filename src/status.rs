@@ -50,6 +50,13 @@ pub struct Last {
 }
 
 impl Last {
+    /// A number that differs between most attempts that differ.
+    pub fn mark(&self) -> u64 {
+        let first = u64::from(self.subscription) << 32 | u64::from(self.key_len);
+        let mix = |mark: u64, word: &u64| (mark ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.key.iter().fold(first, |mark, word| mix(mark.rotate_left(29), word))
+    }
+
     /// The same as what others see of a running attempt.
     pub fn seen(&self) -> Seen {
         let key = (self.key_len != NO_KEY).then(|| {

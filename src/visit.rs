@@ -13,6 +13,7 @@ use crate::token::Token;
 use crate::work::Work;
 
 /// Visits a lane. The token comes back if there is more to do.
+#[inline]
 pub(crate) fn visit(
     core: &Core,
     table: &Table,

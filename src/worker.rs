@@ -25,7 +25,7 @@ const LOOKS: u32 = 32;
 /// Visits after which a worker looks for lanes of others that are held up, though it has some of its own.
 const RELIEF: u32 = 8;
 /// Rounds of the loop after which a worker notes which key it is at; a multiple of `RELIEF`.
-const SAMPLE: u32 = 128;
+const SAMPLE: u32 = 256;
 /// Rounds of looks that end any spin: a virtual clock may stand still.
 const ROUNDS: u32 = 1_024;
 
