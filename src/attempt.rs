@@ -7,7 +7,7 @@ use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
 use crate::error::HandlerError;
-use crate::handler::{Attempt, Handled, Kind, Running, Started};
+use crate::handler::{self, Attempt, Handled, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
@@ -131,10 +131,9 @@ impl<'a> Visit<'a> {
                 let waker = self.waker(slot);
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
-                let mut cx = Context::from_waker(&waker);
+                let (starts, wake) = (&**starts, &waker);
                 let started = self.call(&work, number, move || {
-                    let span = about.span(&record);
-                    span.in_scope(|| starts.start(record, &mut cx)).within(span)
+                    handler::start(starts, record, &mut Context::from_waker(wake), about)
                 });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),

@@ -9,7 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::error::HandlerError;
 use crate::record::{Record, RecordRef};
-use crate::span::Span;
+use crate::span::{About, Span};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::unwind::{Panicked, guard};
@@ -96,15 +96,36 @@ pub(crate) enum Started {
     Pending(Attempt),
 }
 
-impl Started {
-    /// What goes on of it goes on in this span.
-    #[inline]
-    pub(crate) fn within(mut self, span: Span) -> Self {
-        if let Self::Pending(attempt) = &mut self {
-            attempt.span = span;
-        }
-        self
+/// Starts an async attempt, in its span if somebody wants it.
+#[inline]
+pub(crate) fn start(
+    starts: &dyn Starts,
+    record: RecordRef,
+    cx: &mut Context<'_>,
+    about: About,
+) -> Started {
+    #[cfg(feature = "tracing")]
+    if about.is_wanted() {
+        return start_within(starts, record, cx, about);
     }
+    let _ = about;
+    starts.start(record, cx)
+}
+
+#[cfg(feature = "tracing")]
+#[cold]
+fn start_within(
+    starts: &dyn Starts,
+    record: RecordRef,
+    cx: &mut Context<'_>,
+    about: About,
+) -> Started {
+    let span = about.span(&record);
+    let mut started = span.in_scope(|| starts.start(record, cx));
+    if let Started::Pending(attempt) = &mut started {
+        attempt.span = span;
+    }
+    started
 }
 
 /// An async attempt that is waiting for something.

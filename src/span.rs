@@ -62,6 +62,11 @@ impl<'a> About<'a> {
         Self { policy, lane, attempt }
     }
 
+    #[inline]
+    pub(crate) fn is_wanted(self) -> bool {
+        is_wanted(self.policy)
+    }
+
     /// The span of the attempt. It is a subscriber's code.
     #[inline]
     pub(crate) fn span(self, record: &Record) -> Span {

@@ -18,7 +18,8 @@ pub struct App {
     pub operable: Vec<String>,
     pub rates: Rates,
     pub rows: Vec<Row>,
-    /// The row that is chosen, by what it is, so that it stays chosen when rows move.
+    /// The row that was chosen, by what it is, so that it stays chosen when rows move. `None`: the first, whatever
+    /// it is.
     chosen: Option<Identity>,
     place: usize,
     /// What is to be confirmed.
@@ -78,7 +79,8 @@ impl App {
         self.operable = answer.operable;
         self.rows = rows(&view);
         self.view = Some(*view);
-        match self.chosen.as_ref().and_then(|id| self.rows.iter().position(|row| row.id == *id)) {
+        let Some(chosen) = &self.chosen else { return };
+        match self.rows.iter().position(|row| row.id == *chosen) {
             Some(place) => self.place = place,
             None => self.choose(self.place),
         }
@@ -113,7 +115,7 @@ impl App {
             KeyCode::Down | KeyCode::Char('j') => self.choose(self.place + 1),
             KeyCode::PageUp => self.choose(self.place.saturating_sub(PAGE)),
             KeyCode::PageDown => self.choose(self.place + PAGE),
-            KeyCode::Home | KeyCode::Char('g') => self.choose(0),
+            KeyCode::Home | KeyCode::Char('g') => (self.place, self.chosen) = (0, None),
             KeyCode::End | KeyCode::Char('G') => self.choose(usize::MAX),
             KeyCode::Char(' ') => self.paused = !self.paused,
             KeyCode::Char('p') => self.ask(Deed::Park),

@@ -136,7 +136,7 @@ fn why(why: &Value, bound: Option<&Value>) -> String {
             let after = detail("after")
                 .and_then(|after| serde_json::from_value::<Duration>(after.clone()).ok())
                 .unwrap_or_default();
-            format!("tried again in {:.1} s: {error}", after.as_secs_f64())
+            format!("retry in {:.1} s: {error}", after.as_secs_f64())
         }
         other => other.to_owned(),
     };
@@ -183,7 +183,7 @@ mod tests {
                 {"subscription":"s","key":[255],"lane":2,"waiting":0,"why":{"Blocking":{"waits":true}}}]}"#;
         let rows = shown(json);
         let row = |key: &str, state: &str| (key.to_owned(), state.to_owned());
-        assert_eq!(rows[0], row("b", "tried again in 1.5 s: down; holds up its lane: KeyWaiting"));
+        assert_eq!(rows[0], row("b", "retry in 1.5 s: down; holds up its lane: KeyWaiting"));
         assert_eq!(rows[1], row("p", "parked, 3 followed: no luck"));
         assert_eq!(rows[2], row("h", "free"));
         assert_eq!(rows[3], row("\\xff", "a blocking handler runs or waits for a thread"));

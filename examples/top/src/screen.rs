@@ -35,25 +35,23 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
         let text = format!("waiting for {} …", app.address);
         return frame.render_widget(Paragraph::new(text), body);
     };
-    if area.width >= WIDE && body.height >= 12 {
-        let [left, right] =
-            Layout::horizontal([Constraint::Min(0), Constraint::Length(SIDE)]).areas(body);
-        let [heat, keys] =
-            Layout::vertical([Constraint::Length(heat_height(view, left)), Constraint::Min(0)])
-                .areas(left);
-        draw_heat(frame, app, view, heat);
+    let [heat, body] =
+        Layout::vertical([Constraint::Length(heat_height(view, body)), Constraint::Min(0)])
+            .areas(body);
+    draw_heat(frame, app, view, heat);
+    if area.width >= WIDE && body.height >= 8 {
+        let [keys, _, side] = Layout::horizontal([
+            Constraint::Min(0),
+            Constraint::Length(1),
+            Constraint::Length(SIDE),
+        ])
+        .areas(body);
         draw_keys(frame, app, keys);
-        draw_side(frame, app, view, right);
+        draw_side(frame, app, view, side);
         return;
     }
-    let workers = u16::from(body.height >= 8);
-    let [heat, keys, foot] = Layout::vertical([
-        Constraint::Length(heat_height(view, body)),
-        Constraint::Min(0),
-        Constraint::Length(workers),
-    ])
-    .areas(body);
-    draw_heat(frame, app, view, heat);
+    let foot = u16::from(body.height >= 5);
+    let [keys, foot] = Layout::vertical([Constraint::Min(0), Constraint::Length(foot)]).areas(body);
     draw_keys(frame, app, keys);
     let bounds = bounds(view);
     let line = if bounds.is_empty() { workers_line(view) } else { format!("used up: {bounds}") };
@@ -350,7 +348,7 @@ mod tests {
     #[test]
     fn every_lane_has_its_cell_where_there_is_room() {
         for (lanes, width, height, a_cell) in
-            [(256, 120, 40, 1), (4_096, 200, 60, 1), (4_096, 80, 24, 8), (256, 40, 12, 4)]
+            [(256, 120, 40, 1), (4_096, 200, 60, 1), (4_096, 80, 24, 9), (256, 40, 12, 4)]
         {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
             terminal.draw(|frame| draw(frame, &app(lanes))).unwrap();

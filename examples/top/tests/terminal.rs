@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::num::NonZero;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,17 +20,20 @@ struct Terminal {
     child: Box<dyn portable_pty::Child + Send + Sync>,
     writer: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
+    /// The terminal's modes before.
+    before: String,
 }
 
 impl Terminal {
     fn start(width: u16, height: u16, arguments: &[&str]) -> Self {
         let size = PtySize { rows: height, cols: width, pixel_width: 0, pixel_height: 0 };
         let pty = native_pty_system().openpty(size).unwrap();
+        let before = format!("{:?}", pty.master.get_termios());
         let mut command = CommandBuilder::new(PROGRAM);
         command.args(arguments);
         command.env("TERM", "xterm-256color");
         let child = pty.slave.spawn_command(command).unwrap();
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(height, width, 0)));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows(height), rows(width), 0)));
         let mut reader = pty.master.try_clone_reader().unwrap();
         let own = screen.clone();
         std::thread::spawn(move || {
@@ -39,7 +43,12 @@ impl Terminal {
             }
         });
         let writer = pty.master.take_writer().unwrap();
-        Self { pty, child, writer, screen }
+        Self { pty, child, writer, screen, before }
+    }
+
+    /// The terminal's modes: echo and the like.
+    fn modes(&self) -> String {
+        format!("{:?}", self.pty.master.get_termios())
     }
 
     fn demo(width: u16, height: u16) -> Self {
@@ -121,15 +130,8 @@ impl Terminal {
             (!screen.alternate_screen() && !screen.hide_cursor()).then_some(())
         });
         assert!(!self.text().contains("panicked"), "{}", self.text());
-        let modes = self.pty.master.get_termios().unwrap();
-        use nix_flags::*;
-        assert!(modes.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO));
+        assert_eq!(self.modes(), self.before);
     }
-}
-
-/// What `portable-pty` says of a terminal's modes is in the terms of `nix`.
-mod nix_flags {
-    pub use nix::sys::termios::LocalFlags;
 }
 
 impl Drop for Terminal {
@@ -177,10 +179,8 @@ fn a_key_is_parked_resumed_and_skipped_in_the_demo() {
     terminal.press("y");
     terminal.until_shown("order-0 of orders is resumed");
     terminal.until("it is parked no more", |screen| {
-        let line = screen.lines().find(|line| {
-            line[1..].trim_start_matches('▶').trim_start().starts_with("order-0 ")
-                || line.starts_with("▶ order-0 ")
-        });
+        let mut lines = screen.lines().map(|line| line.trim_start_matches(['▶', ' ']));
+        let line = lines.find(|line| line.starts_with("order-0 "));
         line.is_none_or(|line| !line.contains("parked")).then_some(())
     });
 
@@ -203,7 +203,7 @@ fn small_and_changing_terminals_are_drawn() {
     terminal.until_shown("its future is pending");
     for (width, height) in [(40, 12), (10, 4), (1, 1), (200, 60), (40, 12)] {
         let size = PtySize { rows: height, cols: width, pixel_width: 0, pixel_height: 0 };
-        terminal.screen.lock().unwrap().screen_mut().set_size(height, width);
+        terminal.screen.lock().unwrap().screen_mut().set_size(rows(height), rows(width));
         terminal.pty.master.resize(size).unwrap();
         terminal.press("j");
         if width >= 40 {
@@ -212,7 +212,7 @@ fn small_and_changing_terminals_are_drawn() {
             });
         }
     }
-    terminal.until_shown("waiting");
+    terminal.until_shown("keys that wait");
     terminal.quit();
 
     let mut small = Terminal::demo(40, 12);
@@ -221,6 +221,10 @@ fn small_and_changing_terminals_are_drawn() {
     small.until("it asks", |screen| screen.contains("Park ").then_some(()));
     small.press("n");
     small.quit();
+}
+
+fn rows(count: u16) -> NonZero<u16> {
+    NonZero::new(count).unwrap()
 }
 
 /// A service in a process of its own.
@@ -266,7 +270,9 @@ fn a_service_that_is_killed_is_missed_and_found_again() {
     terminal.until_shown("y/n");
     terminal.press("y");
     let again = Service::start(&address).expect("the port is free again");
-    terminal.until("it is there again", |screen| (!screen.contains("no connection")).then_some(()));
+    terminal.until("it is there again", |screen| {
+        (!screen.contains("no connection, trying")).then_some(())
+    });
     terminal.until_shown("not done: there is no connection");
     terminal.until_shown("/s handled");
     drop(again);
