@@ -92,6 +92,7 @@ mod config;
 mod connect;
 mod context;
 mod core;
+mod counts;
 mod delivery;
 pub mod envelope;
 mod error;
@@ -156,6 +157,7 @@ pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
 pub use connect::Connecting;
+pub use counts::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
 };
@@ -166,7 +168,6 @@ pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
 pub use inspect::{Bound, BusyKey, Why};
 pub use latency::Latency;
-pub use metrics::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;

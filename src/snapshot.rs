@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use crate::core::{CLOSING, Core, RUNNING};
+use crate::counts::{PublishCounts, SubscriptionCounts};
 use crate::inspect::{Bound, BusyKey, Why};
 use crate::latency::Latency;
-use crate::metrics::{Outcomes, PublishCounts, SubscriptionCounts};
+use crate::metrics::Outcomes;
 use crate::outcome::Failure;
 use crate::shutdown::inspect;
 use crate::subscription::ParkedKey;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use crate::counts::SubscriptionCounters;
 use crate::error::HandlerError;
 use crate::finished::Finished;
 use crate::handler::Version;
-use crate::metrics::{Counter, SubscriptionCounters};
+use crate::metrics::Counter;
 use crate::outcome::Failure;
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};

@@ -14,7 +14,7 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
     (
         1,
-        "metrics latency busiest span status window finished delivery armor position ledger envelope/ context unwind",
+        "metrics counts latency busiest span status window finished delivery armor position ledger envelope/ context unwind",
     ),
     (1, "timer outcome receipt reply subscription handler notice spawner blocking inspect work"),
     (2, "registry table gate bell"),
