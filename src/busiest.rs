@@ -68,6 +68,25 @@ impl Busiest {
     }
 }
 
+/// What several workers have seen, the heaviest first, and the weight of everything.
+pub fn together<'a>(workers: impl Iterator<Item = &'a Busiest>) -> (Vec<(Seen, u64)>, u64) {
+    let (mut keys, mut total) = (Vec::new(), 0);
+    for (own, of) in workers.map(Busiest::read) {
+        keys.extend(own);
+        total += of;
+    }
+    // The same key of the same subscription is in the same lane.
+    keys.sort_by(|(a, _), (b, _)| (a.subscription, &a.key).cmp(&(b.subscription, &b.key)));
+    keys.dedup_by(|(later, more), (first, weight)| {
+        let same = (first.subscription, &first.key) == (later.subscription, &later.key);
+        *weight += if same { *more } else { 0 };
+        same
+    });
+    keys.retain(|(_, weight)| *weight > 0);
+    keys.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    (keys, total)
+}
+
 impl Sketch {
     fn add(&mut self, key: Last, weight: u64) {
         self.total += weight;
@@ -137,6 +156,19 @@ mod tests {
         assert_eq!(second[0].0, "second");
         assert!(second[0].1 > 0.2);
         assert!(second.iter().all(|(name, share)| name != "first" || *share < 0.02));
+    }
+
+    #[test]
+    fn what_several_workers_saw_is_put_together() {
+        let (status, one, two) = (Status::default(), Busiest::default(), Busiest::default());
+        one.sample(10, || key(&status, "a"));
+        one.sample(13, || key(&status, "b"));
+        two.sample(5, || key(&status, "b"));
+        two.sample(6, || key(&status, "c"));
+        let (keys, total) = together([&one, &two].into_iter());
+        let keys: Vec<_> = keys.into_iter().map(|(seen, w)| (seen.key.unwrap(), w)).collect();
+        assert_eq!(keys, [(b"a".to_vec(), 10), (b"b".to_vec(), 8), (b"c".to_vec(), 1)]);
+        assert_eq!(total, 19);
     }
 
     #[test]

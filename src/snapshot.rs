@@ -1,7 +1,6 @@
 //! A look at a running runtime.
 
-use std::collections::HashMap;
-
+use crate::busiest::together;
 use crate::core::{CLOSING, Core, RUNNING};
 use crate::counts::{PublishCounts, SubscriptionCounts};
 use crate::inspect::{Bound, BusyKey, Why};
@@ -300,24 +299,13 @@ impl Snapshot {
     }
 }
 
-/// The workers' busiest keys, put together.
+/// The workers' busiest keys.
 fn busiest(core: &Core, name: impl Fn(u32) -> String) -> Vec<BusiestKey> {
-    let mut weights: HashMap<(u32, Option<Vec<u8>>), (u32, u64)> = HashMap::new();
-    let mut total = 0;
-    for worker in &core.workers {
-        let (keys, of) = worker.busiest.read();
-        total += of;
-        for (seen, weight) in keys {
-            weights.entry((seen.subscription, seen.key)).or_insert((seen.lane, 0)).1 += weight;
-        }
-    }
-    let mut keys: Vec<_> = weights.into_iter().filter(|(_, (_, weight))| *weight > 0).collect();
-    keys.sort_by(|(a, (_, more)), (b, (_, less))| less.cmp(more).then_with(|| a.cmp(b)));
-    keys.truncate(BUSIEST_SHOWN);
-    let shown = keys.into_iter().map(|((subscription, key), (lane, weight))| BusiestKey {
-        subscription: name(subscription),
-        key,
-        lane,
+    let (keys, total) = together(core.workers.iter().map(|worker| &worker.busiest));
+    let shown = keys.into_iter().take(BUSIEST_SHOWN).map(|(seen, weight)| BusiestKey {
+        subscription: name(seen.subscription),
+        key: seen.key,
+        lane: seen.lane,
         share: weight as f64 / total as f64,
     });
     shown.collect()

@@ -14,11 +14,18 @@ impl Visit<'_> {
             let counters = &entry.state.counters;
             counters.handled(self.local.id);
             if let Some(submitted) = work.record.submitted() {
-                counters.latency.add(self.core.clock.now().since(submitted));
+                self.timed(entry, submitted);
             }
         }
         let _ = entry;
         self.finish(work, Outcome::Done)
+    }
+
+    /// One of the records that are timed was handled.
+    #[cfg(feature = "metrics")]
+    #[cold]
+    fn timed(&self, entry: &Entry, submitted: crate::clock::Time) {
+        entry.state.counters.latency.add(self.core.clock.now().since(submitted));
     }
 
     /// Counts an outcome that is not the common one.

@@ -21,6 +21,9 @@ use support::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A name and its labels.
+type Labelled = (String, Vec<(String, String)>);
+
 /// A recorder that remembers what it was told.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Memory>>);
@@ -29,12 +32,12 @@ struct Told(Arc<Mutex<Memory>>);
 struct Memory {
     described: BTreeMap<String, (&'static str, Option<Unit>)>,
     /// Name and labels, and the value: of a histogram how many samples.
-    values: BTreeMap<(String, Vec<(String, String)>), f64>,
+    values: BTreeMap<Labelled, f64>,
     kinds: BTreeMap<String, &'static str>,
     samples: Vec<f64>,
 }
 
-struct Series(Told, (String, Vec<(String, String)>));
+struct Series(Told, Labelled);
 
 impl Series {
     fn change(&self, change: impl FnOnce(&mut f64)) {
@@ -320,7 +323,7 @@ fn an_exporter_on_its_own_thread_uses_the_program_s_recorder_and_ends_with_the_r
     let exporting = exporter.every(10 * SECOND).unwrap();
     let handled = || {
         let memory = told.0.lock();
-        let of = |((name, labels), value): (&(String, Vec<(String, String)>), &f64)| {
+        let of = |((name, labels), value): (&Labelled, &f64)| {
             (name == "keylane_handled_total" && labels.iter().any(|l| l.1 == "threaded"))
                 .then_some(*value)
         };
