@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use crate::blocking::About;
 use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
-use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
+use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker, WorkerShared};
 use crate::error::HandlerError;
 use crate::handler::{Attempt, Handled, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
@@ -29,6 +29,8 @@ pub(crate) struct Local {
 /// A visit to a lane, by the holder of its token.
 pub(crate) struct Visit<'a> {
     pub(crate) core: &'a Core,
+    /// What others may know of the worker that visits.
+    pub(crate) own: &'a WorkerShared,
     pub(crate) table: &'a Table,
     pub(crate) local: &'a mut Local,
     pub(crate) private: &'a mut Private,
@@ -52,18 +54,27 @@ pub(crate) enum Step {
 }
 
 impl<'a> Visit<'a> {
-    /// Starts a record. Its key is free, or it is next of its key in `slot`.
+    /// Starts a record. Its key is free, or it is next of its key in `slot` (`None`: it has no slot yet).
     #[inline]
-    pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
+    pub(crate) fn start(&mut self, work: Work, slot: Option<u32>) -> Step {
         let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
-        if let Kind::Sync(handle) = &entry.version.handler.0 {
-            // The common case, in a straight line.
-            return match self.call(&work, 1, || handle(&work.record)) {
-                Ok(Ok(())) => self.finish(work, Outcome::Done),
-                failed => self.settle(entry, work, 1, failed, slot),
-            };
+        let Kind::Sync(handle) = &entry.version.handler.0 else {
+            let slot = slot.unwrap_or_else(|| self.private.gate.next_slot());
+            return self.attempt(entry, work, 1, slot);
+        };
+        // The common case, in a straight line, and in pieces, so that only the record is in memory.
+        let Work { record, hash, subscription, generation, completion } = work;
+        match self.call(&record, subscription, 1, || handle(&record)) {
+            Ok(Ok(())) => {
+                self.own.counters.outcomes.done.add(1);
+                self.end(record, completion, Outcome::Done)
+            }
+            failed => {
+                let slot = slot.unwrap_or_else(|| self.private.gate.next_slot());
+                let work = Work { record, hash, subscription, generation, completion };
+                self.settle(entry, work, 1, failed, slot)
+            }
         }
-        self.attempt(entry, work, 1, slot)
     }
 
     /// A record that may not be started, as far as this visit's table says. It may be younger than that: a
@@ -118,15 +129,18 @@ impl<'a> Visit<'a> {
     fn attempt(&mut self, entry: &Arc<Entry>, work: Work, number: u32, slot: u32) -> Step {
         match &entry.version.handler.0 {
             Kind::Sync(handle) => {
-                let said = self.call(&work, number, || handle(&work.record));
+                let said =
+                    self.call(&work.record, work.subscription, number, || handle(&work.record));
                 self.settle(entry, work, number, said, slot)
             }
             Kind::Async(starts) => {
                 let waker = self.waker(slot);
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
-                let started = self
-                    .call(&work, number, || starts.start(record, &mut Context::from_waker(&waker)));
+                let mut cx = Context::from_waker(&waker);
+                let started = self.call(&work.record, work.subscription, number, || {
+                    starts.start(record, &mut cx)
+                });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
                     Ok(Started::Pending(attempt)) => {
@@ -193,23 +207,28 @@ impl<'a> Visit<'a> {
     /// Runs a handler on this thread.
     #[inline]
     fn call<R>(
-        &mut self,
-        work: &Work,
+        &self,
+        record: &Record,
+        subscription: u32,
         number: u32,
         handle: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        work.record.set_attempt(number);
-        self.counters().attempts.add(1);
-        self.run(work, handle)
+        record.set_attempt(number);
+        self.own.counters.attempts.add(1);
+        self.run(record, subscription, handle)
     }
 
     /// Runs a caller's code on this thread: seen by others, should it not return, and its panic a value.
     #[inline]
-    pub(crate) fn run<R>(&self, work: &Work, run: impl FnOnce() -> R) -> Result<R, Panicked> {
-        let status = &self.core.workers[self.local.id].status;
-        status.enter(self.lane, work.subscription, work.record.key());
+    pub(crate) fn run<R>(
+        &self,
+        record: &Record,
+        subscription: u32,
+        run: impl FnOnce() -> R,
+    ) -> Result<R, Panicked> {
+        self.own.status.enter(self.lane, subscription, record.key());
         let said = guard(run);
-        status.leave();
+        self.own.status.leave();
         said
     }
 
@@ -321,10 +340,8 @@ impl<'a> Visit<'a> {
     }
 
     /// A record has its outcome.
-    #[inline]
     pub(crate) fn finish(&mut self, work: Work, outcome: Outcome) -> Step {
-        let counters = self.counters();
-        let outcomes = &counters.outcomes;
+        let outcomes = &self.own.counters.outcomes;
         match &outcome {
             Outcome::Done => outcomes.done.add(1),
             Outcome::DeadLettered(_) => outcomes.dead_lettered.add(1),
@@ -333,7 +350,13 @@ impl<'a> Visit<'a> {
             Outcome::Stopped(_) => outcomes.stopped.add(1),
             Outcome::Abandoned => outcomes.abandoned.add(1),
         }
-        match work.completion {
+        self.end(work.record, work.completion, outcome)
+    }
+
+    /// Tells whoever is to be told, and keeps the block for the next record.
+    #[inline]
+    fn end(&self, record: Record, completion: Completion, outcome: Outcome) -> Step {
+        match completion {
             Completion::Untracked => {}
             Completion::Receipt(promise) => {
                 // Whoever waits for it is woken by a waker of the caller's.
@@ -341,10 +364,15 @@ impl<'a> Visit<'a> {
             }
             Completion::Source(token) => match self.table.source(token.source, token.epoch) {
                 Some(source) => source.finished.finish(token.slot),
-                None => counters.stale.add(1),
+                None => self.own.counters.stale.add(1),
             },
         }
-        recycle(work.record, counters);
+        // A shared payload's drop is a caller's code.
+        if !record.is_shared() {
+            record.recycle();
+        } else if guard(|| record.recycle()).is_err() {
+            self.own.counters.panics.add(1);
+        }
         Step::Ended
     }
 
@@ -392,7 +420,7 @@ impl<'a> Visit<'a> {
     }
 
     pub(crate) fn counters(&self) -> &'a WorkerCounters {
-        &self.core.workers[self.local.id].counters
+        &self.own.counters
     }
 
     /// xorshift64: spreads backoffs.
@@ -413,17 +441,5 @@ impl<'a> Visit<'a> {
             .and_then(|entry| entry.policy.deadline)
             .unwrap_or_default();
         self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
-    }
-}
-
-/// Ends a record. A shared payload's drop is a caller's code.
-#[inline]
-fn recycle(record: Record, counters: &WorkerCounters) {
-    if record.is_shared() {
-        if guard(|| record.recycle()).is_err() {
-            counters.panics.add(1);
-        }
-    } else {
-        record.recycle();
     }
 }

@@ -1,6 +1,5 @@
 //! Lanes: a ring each, the private state that goes with its token, and who waits for room in it.
 
-use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
@@ -12,7 +11,7 @@ use crate::error::PushError;
 use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
-use crate::ring::{Restless, Ring, rings};
+use crate::ring::{Batch, Claim, Refused, Restless, Ring, rings};
 use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
@@ -121,6 +120,20 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         self.bells[lane.home as usize].ring(lane.index, token);
     }
 
+    /// Claims a place in a lane; [`fill`](Self::fill) takes it up.
+    #[inline(always)]
+    pub(crate) fn claim(&self, lane: u32) -> Result<Claim<'_, M>, Refused> {
+        self.get(lane).ring.claim_one()
+    }
+
+    /// Fills a claimed place, and sees to it that a worker gets the lane.
+    #[inline(always)]
+    pub(crate) fn fill(&self, claim: Claim<'_, M>, message: M) {
+        if let Some(token) = claim.fill(message) {
+            self.send(token);
+        }
+    }
+
     /// Puts a message into a lane.
     ///
     /// # Errors
@@ -137,10 +150,11 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
     ///
     /// # Errors
     /// If none was taken: the lane is full or closed.
+    #[inline]
     pub fn push_batch(
         &self,
         lane: u32,
-        messages: &mut VecDeque<M>,
+        messages: &mut impl Batch<M>,
     ) -> Result<usize, PushError<()>> {
         let (count, token) = self.get(lane).ring.push_batch(messages)?;
         if let Some(token) = token {

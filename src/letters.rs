@@ -44,7 +44,7 @@ impl Visit<'_> {
             error: failure.error.clone(),
             attempts: failure.attempts,
         };
-        match self.run(&work, || sink.send(letter)) {
+        match self.run(&work.record, work.subscription, || sink.send(letter)) {
             Ok(sending) => {
                 let post = Post::new(sending);
                 self.posted(work, failure, sends + 1, park, post, slot)
@@ -68,8 +68,9 @@ impl Visit<'_> {
     ) -> Step {
         let waker = self.waker(slot);
         let mut cx = Context::from_waker(&waker);
-        let polled =
-            self.run(&work, || post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
+        let polled = self.run(&work.record, work.subscription, || {
+            post.sending().map(|sending| sending.as_mut().poll(&mut cx))
+        });
         let said = match polled {
             Ok(Some(Poll::Pending)) => {
                 let post = Some(post);

@@ -190,7 +190,7 @@ pub mod internals {
     pub use crate::queue::{Queue, Single};
     pub use crate::receipt::{End, Promise, receipt};
     pub use crate::registry::{Registry, Snapshot as TableSnapshot};
-    pub use crate::ring::{Restless, Ring, rings};
+    pub use crate::ring::{Batch, Drain, Restless, Ring, rings};
     pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use crossbeam_queue::ArrayQueue;
-use triomphe::Arc;
+use triomphe::UniqueArc;
 
 use crate::block::Block;
 
@@ -14,7 +14,7 @@ const MAGAZINE: usize = 32;
 /// Magazines in the depot: together with the threads' own at most a few thousand blocks are kept.
 const DEPOT: usize = 128;
 
-type Magazine = Vec<Arc<Block>>;
+type Magazine = Vec<UniqueArc<Block>>;
 
 struct Depot {
     full: ArrayQueue<Magazine>,
@@ -25,26 +25,32 @@ static COMMON: LazyLock<Depot> =
     LazyLock::new(|| Depot { full: ArrayQueue::new(DEPOT), empty: ArrayQueue::new(DEPOT) });
 
 /// Two magazines, so that a thread that takes and puts around an edge does not exchange each time.
-#[derive(Default)]
 struct Local {
     current: Magazine,
     other: Magazine,
 }
 
 thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::default();
+    static LOCAL: RefCell<Local> =
+        const { RefCell::new(Local { current: Vec::new(), other: Vec::new() }) };
 }
 
-/// A block to reuse, if there is one. Nobody else has it.
+/// An emptied block: one to reuse if there is one.
 #[inline]
-pub(crate) fn take() -> Option<Arc<Block>> {
+pub(crate) fn take() -> UniqueArc<Block> {
     // A thread that is ending has no magazine any more.
-    LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten()
+    let kept = LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten();
+    kept.unwrap_or_else(fresh)
+}
+
+#[cold]
+fn fresh() -> UniqueArc<Block> {
+    UniqueArc::new(Block::empty())
 }
 
 /// Keeps an emptied block that nobody else has.
 #[inline]
-pub(crate) fn put(block: Arc<Block>) {
+pub(crate) fn put(block: UniqueArc<Block>) {
     // Where it cannot be kept it is dropped, after the borrow has ended.
     let mut block = Some(block);
     let _ = LOCAL.try_with(|local| {
@@ -56,7 +62,7 @@ pub(crate) fn put(block: Arc<Block>) {
 
 impl Local {
     #[inline]
-    fn take(&mut self) -> Option<Arc<Block>> {
+    fn take(&mut self) -> Option<UniqueArc<Block>> {
         match self.current.pop() {
             Some(block) => Some(block),
             None => self.refill(),
@@ -64,7 +70,7 @@ impl Local {
     }
 
     #[cold]
-    fn refill(&mut self) -> Option<Arc<Block>> {
+    fn refill(&mut self) -> Option<UniqueArc<Block>> {
         std::mem::swap(&mut self.current, &mut self.other);
         if self.current.is_empty()
             && let Some(full) = COMMON.full.pop()
@@ -77,7 +83,7 @@ impl Local {
     }
 
     #[inline]
-    fn put(&mut self, block: &mut Option<Arc<Block>>) {
+    fn put(&mut self, block: &mut Option<UniqueArc<Block>>) {
         if self.current.len() == MAGAZINE {
             self.make_room();
         }

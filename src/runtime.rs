@@ -223,6 +223,7 @@ impl Runtime {
             let entry = Arc::new(Entry {
                 id: id as u32,
                 generation,
+                salt: core.router.salt(generation),
                 name: name.clone(),
                 policy,
                 dead_letter,

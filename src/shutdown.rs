@@ -298,6 +298,7 @@ fn let_go(core: &Core) {
             *entry = Arc::new(Entry {
                 id: entry.id,
                 generation: entry.generation,
+                salt: entry.salt,
                 name: entry.name.clone(),
                 policy: Arc::new(policy),
                 dead_letter: None,

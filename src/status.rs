@@ -49,23 +49,33 @@ impl Status {
         fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
         self.subscription.store(subscription, Ordering::Relaxed);
-        match key {
-            None => self.key_len.store(NO_KEY, Ordering::Relaxed),
+        let len = match key {
+            None => NO_KEY,
             Some(key) => {
-                let shown = &key[..key.len().min(WORDS * 8)];
-                self.key_len.store(shown.len() as u32, Ordering::Relaxed);
-                let (whole, rest) = shown.as_chunks::<8>();
-                for (word, bytes) in self.key.iter().zip(whole) {
-                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+                match (key.first_chunk(), key.last_chunk()) {
+                    // Most keys: two words that overlap, in a straight line.
+                    (Some(first), Some(last)) if key.len() <= 16 => {
+                        self.key[0].store(u64::from_le_bytes(*first), Ordering::Relaxed);
+                        self.key[1].store(u64::from_le_bytes(*last), Ordering::Relaxed);
+                    }
+                    _ => self.show(key),
                 }
-                if let (1.., Some(word)) = (rest.len(), self.key.get(whole.len())) {
-                    word.store(last_word(shown, rest), Ordering::Relaxed);
-                }
+                key.len().min(WORDS * 8) as u32
             }
-        }
+        };
+        self.key_len.store(len, Ordering::Relaxed);
         let turn = self.turn.load(Ordering::Relaxed);
         // Release pairs with the acquires in `seen`: the fields are those of this turn.
         self.turn.store(turn + 1, Ordering::Release);
+    }
+
+    /// Writes a key of fewer than 8 or more than 16 bytes.
+    fn show(&self, key: &[u8]) {
+        for (word, bytes) in self.key.iter().zip(key.chunks(8)) {
+            let mut shown = [0; 8];
+            shown[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(shown), Ordering::Relaxed);
+        }
     }
 
     /// The attempt has returned. For the worker.
@@ -99,7 +109,13 @@ impl Status {
             NO_KEY => None,
             len => {
                 let words = self.key.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
-                Some(words.take(len as usize).collect())
+                let mut key: Vec<u8> = words.take(len.max(16) as usize).collect();
+                if (8..=16).contains(&len) {
+                    // The second word is the key's last: see `enter`.
+                    key.copy_within(8..16, len as usize - 8);
+                }
+                key.truncate(len as usize);
+                Some(key)
             }
         };
         let seen = Seen {
@@ -141,16 +157,6 @@ impl Status {
             self.yields.store(false, Ordering::Relaxed);
             true
         }
-    }
-}
-
-/// The 1 to 7 bytes of `rest`, which `shown` ends with, as a word.
-#[inline]
-fn last_word(shown: &[u8], rest: &[u8]) -> u64 {
-    match shown.last_chunk::<8>() {
-        // One load, the bytes before `rest` shifted out: a copy of so few bytes would be a call.
-        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
-        None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
     }
 }
 

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
-use crate::error::PushError;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
+use crate::ring::Refused;
 use crate::subscription::Keyless;
 use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
@@ -157,7 +157,7 @@ pub(crate) struct Routed {
 pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
     match record.key() {
         Some(key) if (1..=MAX_KEY).contains(&key.len()) => {
-            let route = core.router.route(entry.generation, key);
+            let route = core.router.route_salted(&entry.salt, key);
             Ok(Routed { lane: route.lane, hash: route.hash })
         }
         Some(_) => Err(Refusal::InvalidKey),
@@ -173,10 +173,10 @@ pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusa
             // Nine bytes are no key's hash by design, only by a chance of 2^-64.
             let mut unique = [0xff; 9];
             unique[..8].copy_from_slice(&place.to_le_bytes());
-            core.router.hash(entry.generation, &unique)
+            entry.salt.hash(&unique)
         }
         // No key is empty.
-        Keyless::Serial => core.router.hash(entry.generation, &[]),
+        Keyless::Serial => entry.salt.hash(&[]),
         Keyless::Reject => return Err(Refusal::NoKey),
     };
     Ok(Routed { lane: core.router.lane(hash), hash })
@@ -188,34 +188,46 @@ pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Complet
     Work { record, hash, subscription: entry.id, generation: entry.generation, completion }
 }
 
-/// Submits without waiting.
-#[inline]
-pub(crate) fn try_submit(
-    core: &Core,
-    entry: &Entry,
-    record: Record,
-    completion: Completion,
-) -> Result<(), (Refusal, Work)> {
-    submit_with(core, entry, record, completion, |lane, work| {
-        core.lanes.push(lane, work).map_err(refused)
-    })
-}
-
-/// Submits, waiting for room for as long as the runtime's `wait` says. Inside a handler it does not wait.
+/// Submits a record. If its lane is full and `wait` says so, waits for room for as long as the runtime's
+/// `wait` says; not inside a handler.
 #[inline]
 pub(crate) fn submit(
     core: &Core,
     entry: &Entry,
     record: Record,
     completion: Completion,
+    wait: bool,
 ) -> Result<(), (Refusal, Work)> {
-    submit_with(core, entry, record, completion, |lane, work| match core.lanes.push(lane, work) {
-        Err(PushError::Full(work)) if !in_handler() => {
-            let deadline = core.clock.now().after(core.config.wait);
-            wait_for_room(core, entry, lane, work, deadline)
+    let Routed { lane, hash } = match route(core, entry, &record) {
+        Ok(routed) if entry.state.takes() => routed,
+        Ok(_) => return refuse(Refusal::Stopped, work(entry, record, 0, completion)),
+        Err(refusal) => return refuse(refusal, work(entry, record, 0, completion)),
+    };
+    match core.lanes.claim(lane) {
+        Ok(claim) => {
+            core.lanes.fill(claim, work(entry, record, hash, completion));
+            Ok(())
         }
-        result => result.map_err(refused),
-    })
+        Err(Refused::Full) if wait => {
+            fill_later(core, entry, lane, work(entry, record, hash, completion))
+        }
+        Err(Refused::Full) => refuse(Refusal::Full, work(entry, record, hash, completion)),
+        Err(Refused::Closed) => refuse(Refusal::Closed, work(entry, record, hash, completion)),
+    }
+}
+
+#[cold]
+fn refuse(refusal: Refusal, work: Work) -> Result<(), (Refusal, Work)> {
+    Err((refusal, work))
+}
+
+#[cold]
+fn fill_later(core: &Core, entry: &Entry, lane: u32, work: Work) -> Result<(), (Refusal, Work)> {
+    if in_handler() {
+        return Err((Refusal::Full, work));
+    }
+    let deadline = core.clock.now().after(core.config.wait);
+    wait_for_room(core, entry, lane, work, deadline)
 }
 
 /// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.
@@ -246,30 +258,6 @@ pub(crate) fn wait_for_room(
         core.lanes.leave(lane, &mut place);
         work.map_or(Ok(()), |work| Err((refusal, work)))
     })
-}
-
-#[inline]
-fn submit_with(
-    core: &Core,
-    entry: &Entry,
-    record: Record,
-    completion: Completion,
-    push: impl FnOnce(u32, Work) -> Result<(), (Refusal, Work)>,
-) -> Result<(), (Refusal, Work)> {
-    let routed = match route(core, entry, &record) {
-        Ok(routed) if entry.state.takes() => routed,
-        Ok(_) => return Err((Refusal::Stopped, work(entry, record, 0, completion))),
-        Err(refusal) => return Err((refusal, work(entry, record, 0, completion))),
-    };
-    push(routed.lane, work(entry, record, routed.hash, completion))
-}
-
-#[cold]
-pub(crate) fn refused(error: PushError<Work>) -> (Refusal, Work) {
-    match error {
-        PushError::Full(work) => (Refusal::Full, work),
-        PushError::Closed(work) => (Refusal::Closed, work),
-    }
 }
 
 /// Says, once, that a call that may block was made where async tasks are driven.

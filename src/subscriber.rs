@@ -68,7 +68,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn try_submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::try_submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, false).map_err(back)
     }
 
     /// Submits a record. If its lane is full, sleeps until there is room, for at most the runtime's `wait`
@@ -79,7 +79,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, true).map_err(back)
     }
 
     /// Submits a record, waiting for room as a future, for at most the runtime's `wait`.
@@ -99,7 +99,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     pub fn submit_tracked(&self, record: Record) -> Result<Receipt, SubmitError> {
         let (promise, receipt) = receipt(&self.core.end);
-        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise))
+        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise), true)
             .map_err(back)?;
         Ok(receipt)
     }
@@ -136,6 +136,7 @@ impl Subscriber {
             let entry = Entry {
                 id,
                 generation,
+                salt: old.salt,
                 name: old.name.clone(),
                 policy: old.policy.clone(),
                 dead_letter: old.dead_letter.clone(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::HandlerError;
 use crate::finished::Finished;
 use crate::handler::Version;
+use crate::hash::Salt;
 use crate::metrics::Counter;
 use crate::outcome::Failure;
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
@@ -28,6 +29,8 @@ pub struct Entry {
     pub id: u32,
     /// Which subscription of this number it is.
     pub generation: u32,
+    /// What its keys are hashed with.
+    pub salt: Salt,
     /// Its name.
     pub name: Arc<str>,
     /// Its policy.

@@ -23,9 +23,10 @@ pub(crate) fn visit(
     let lane = core.lanes.get(number);
     let mut private =
         lane.take_private(&mut token).unwrap_or_else(|| Private::new(core.bounds(), RUNNING));
-    let id = local.id;
+    let own = &core.workers[local.id];
     let mut visit = Visit {
         core,
+        own,
         table,
         local,
         private: &mut private,
@@ -38,12 +39,12 @@ pub(crate) fn visit(
     }
     let mut taken = 0;
     let mut blocked = false;
-    let status = &core.workers[id].status;
+    let mut ring = lane.ring().drain(&mut token);
     while visit.budget > 0 {
         let slot = if visit.private.gate.is_empty() {
             None
         } else {
-            let Some(front) = lane.ring().peek(&token) else { break };
+            let Some(front) = ring.peek() else { break };
             match visit.private.gate.admit(front.hash) {
                 // What tests must notice: a busy key that holds up its neighbours.
                 _ if cfg!(keylane_weak = "whole_lane_waits") => {
@@ -58,14 +59,14 @@ pub(crate) fn visit(
                 }
             }
         };
-        let Some(work) = lane.ring().pop(&mut token) else { break };
+        let Some(work) = ring.pop() else { break };
         taken += 1;
         visit.budget -= 1;
         match slot {
             None => visit.fresh(work),
             Some(slot) => visit.behind(slot, work),
         }
-        if status.asked() {
+        if own.status.asked() {
             visit.budget = 0;
         }
     }
@@ -86,8 +87,7 @@ impl Visit<'_> {
     #[inline]
     fn fresh(&mut self, work: Work) {
         let hash = work.hash;
-        let slot = self.private.gate.next_slot();
-        match self.start(work, slot) {
+        match self.start(work, None) {
             Step::Ended => {}
             Step::Busy(busy) => {
                 let slot = self.private.gate.hold(hash, Some(busy), None);
@@ -220,7 +220,7 @@ impl Visit<'_> {
                     self.follow(work, slot)
                 }
                 // Free, or of another key whose hash is the same.
-                _ => self.start(work, slot),
+                _ => self.start(work, Some(slot)),
             };
             if let Step::Busy(_) = step {
                 self.stamp(slot);
@@ -235,10 +235,9 @@ impl Visit<'_> {
             Busy::Future { mut attempt, running, work, number, deadline } => {
                 let waker = self.waker(slot);
                 let mut cx = std::task::Context::from_waker(&waker);
-                let worker = &self.core.workers[self.local.id];
-                worker.status.enter(self.lane, work.subscription, work.record.key());
+                self.own.status.enter(self.lane, work.subscription, work.record.key());
                 let polled = attempt.poll(&mut cx);
-                worker.status.leave();
+                self.own.status.leave();
                 match polled {
                     std::task::Poll::Ready(said) => {
                         drop((attempt, running));
