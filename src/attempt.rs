@@ -53,27 +53,42 @@ pub(crate) enum Step {
     Later(Work),
 }
 
+/// A record that is not handled yet.
+pub(crate) enum Unhandled<'a> {
+    /// It has not been started.
+    New(Work),
+    /// Its first attempt failed.
+    Failed(&'a Arc<Entry>, Work, Result<HandlerError, Panicked>),
+}
+
 impl<'a> Visit<'a> {
-    /// Starts a record. Its key is free, or it is next of its key in `slot` (`None`: it has no slot yet).
-    #[inline]
-    pub(crate) fn start(&mut self, work: Work, slot: Option<u32>) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
+    /// Handles a record whose key is free, if its handler is a sync one and all goes well; else what became of it
+    /// comes back, or the record itself, if somebody has to look closer.
+    #[inline(always)]
+    pub(crate) fn handle(&mut self, work: Work) -> Result<(), Unhandled<'a>> {
+        let Some(entry) = self.open_entry(&work) else { return Err(Unhandled::New(work)) };
         let Kind::Sync(handle) = &entry.version.handler.0 else {
-            let slot = slot.unwrap_or_else(|| self.private.gate.next_slot());
-            return self.attempt(entry, work, 1, slot);
+            return Err(Unhandled::New(work));
         };
-        // The common case, in a straight line, and in pieces, so that only the record is in memory.
+        // In pieces, so that only the record is in memory.
         let Work { record, hash, subscription, generation, completion } = work;
+        let work = |record, completion| Work { record, hash, subscription, generation, completion };
         match self.call(&record, subscription, 1, || handle(&record)) {
             Ok(Ok(())) => {
                 self.own.counters.outcomes.done.add(1);
-                self.end(record, completion, Outcome::Done)
+                self.end(record, completion, Outcome::Done);
+                Ok(())
             }
-            failed => {
-                let slot = slot.unwrap_or_else(|| self.private.gate.next_slot());
-                let work = Work { record, hash, subscription, generation, completion };
-                self.settle(entry, work, 1, failed, slot)
-            }
+            Ok(Err(error)) => Err(Unhandled::Failed(entry, work(record, completion), Ok(error))),
+            Err(panicked) => Err(Unhandled::Failed(entry, work(record, completion), Err(panicked))),
+        }
+    }
+
+    /// Starts a record. Its key is free, or it is next of its key in `slot`.
+    pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
+        match self.open_entry(&work) {
+            Some(entry) => self.attempt(entry, work, 1, slot),
+            None => self.refuse(work),
         }
     }
 
@@ -226,14 +241,14 @@ impl<'a> Visit<'a> {
         subscription: u32,
         run: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        self.own.status.enter(self.lane, subscription, record.key());
+        self.own.status.enter(self.lane, subscription, record);
         let said = guard(run);
         self.own.status.leave();
         said
     }
 
     /// An attempt has ended.
-    fn settle(
+    pub(crate) fn settle(
         &mut self,
         entry: &Arc<Entry>,
         work: Work,
@@ -350,12 +365,13 @@ impl<'a> Visit<'a> {
             Outcome::Stopped(_) => outcomes.stopped.add(1),
             Outcome::Abandoned => outcomes.abandoned.add(1),
         }
-        self.end(work.record, work.completion, outcome)
+        self.end(work.record, work.completion, outcome);
+        Step::Ended
     }
 
     /// Tells whoever is to be told, and keeps the block for the next record.
     #[inline]
-    fn end(&self, record: Record, completion: Completion, outcome: Outcome) -> Step {
+    fn end(&self, record: Record, completion: Completion, outcome: Outcome) {
         match completion {
             Completion::Untracked => {}
             Completion::Receipt(promise) => {
@@ -373,7 +389,6 @@ impl<'a> Visit<'a> {
         } else if guard(|| record.recycle()).is_err() {
             self.own.counters.panics.add(1);
         }
-        Step::Ended
     }
 
     /// The waker of a slot of the lane's gate.

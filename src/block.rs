@@ -22,19 +22,22 @@ pub struct Position {
     pub offset: u64,
 }
 
+// In this order: what most records have lies in the first lines.
+#[repr(C)]
 pub(crate) struct Block {
-    /// Bytes of the key, which stands in front of the data; 0 if there is none.
-    pub(crate) front: usize,
+    /// Bytes of the key; 0 if there is none.
+    front: usize,
     /// Bytes of the key and of a copied payload.
-    pub(crate) len: usize,
-    pub(crate) keyed: bool,
+    len: usize,
+    pub(crate) attempt: AtomicU32,
+    keyed: bool,
     pub(crate) body: Body,
     /// Something of `rest` or `large` was used: most records need none of it, and then none is emptied.
     pub(crate) more: bool,
-    pub(crate) attempt: AtomicU32,
-    /// The data if it is short, else in `large`.
-    pub(crate) small: [u8; SMALL],
-    pub(crate) large: Vec<u8>,
+    /// The key if it is short, and behind it the payload if both together are.
+    small: [u8; SMALL],
+    /// What is not in `small`.
+    large: Vec<u8>,
     pub(crate) rest: Rest,
 }
 
@@ -73,20 +76,46 @@ impl Block {
         Self {
             front: 0,
             len: 0,
+            attempt: AtomicU32::new(0),
             keyed: false,
             body: Body::Null,
             more: false,
-            attempt: AtomicU32::new(0),
             small: [0; SMALL],
             large: Vec::new(),
             rest: Rest::default(),
         }
     }
 
-    /// Key and copied payload, one after the other.
+    /// The key, or nothing: see `is_keyed`.
     #[inline]
-    pub(crate) fn data(&self) -> &[u8] {
-        if self.len <= SMALL { &self.small[..self.len] } else { &self.large }
+    pub(crate) fn front(&self) -> &[u8] {
+        match self.small.get(..self.front) {
+            Some(front) => front,
+            None => &self.large[..self.front],
+        }
+    }
+
+    /// Whether it has a key, be it empty.
+    #[inline]
+    pub(crate) fn is_keyed(&self) -> bool {
+        self.keyed
+    }
+
+    /// A key of 1 to 16 bytes as two words, of which as many bytes count as the key has: for who has to be quick.
+    #[inline]
+    pub(crate) fn short_key(&self) -> Option<(u32, [u64; 2])> {
+        let word = |at| u64::from_le_bytes(*self.small[at..].first_chunk().unwrap_or(&[0; 8]));
+        (1..=16).contains(&self.front).then(|| (self.front as u32, [word(0), word(8)]))
+    }
+
+    /// The copied payload.
+    #[inline]
+    pub(crate) fn copied(&self) -> &[u8] {
+        match self.small.get(self.front..self.len) {
+            Some(copied) => copied,
+            None if self.front <= SMALL => &self.large,
+            None => &self.large[self.front..],
+        }
     }
 
     /// What most records have not, to be changed.
@@ -96,30 +125,41 @@ impl Block {
         &mut self.rest
     }
 
-    /// Takes in key and copied payload. The block is an emptied one.
+    /// Takes in a key and a copied payload. The block is an emptied one.
     #[inline]
-    pub(crate) fn fill(&mut self, key: Option<&[u8]>, body: Body, copied: &[u8]) {
-        let front = key.unwrap_or_default();
-        self.front = front.len();
-        self.len = front.len() + copied.len();
-        self.keyed = key.is_some();
+    pub(crate) fn fill(&mut self, key: &[u8], body: Body, copied: &[u8]) {
+        self.front = key.len();
+        self.len = key.len() + copied.len();
+        self.keyed = true;
         self.body = body;
         *self.attempt.get_mut() = 0;
-        match self.small.get_mut(..self.len) {
-            Some(small) => {
-                let (head, tail) = small.split_at_mut(front.len());
-                head.copy_from_slice(front);
-                tail.copy_from_slice(copied);
+        let Some(small) = self.small.get_mut(..self.len) else {
+            return self.fill_large(key, copied);
+        };
+        let (head, tail) = small.split_at_mut(key.len());
+        match (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+            // Most keys: two words that overlap. A copy of so few bytes would be a call.
+            (Some(first), Some(last)) if key.len() <= 16 => {
+                head.first_chunk_mut().into_iter().for_each(|place| *place = *first);
+                head.last_chunk_mut().into_iter().for_each(|place| *place = *last);
             }
-            None => self.fill_large(front, copied),
+            _ => head.copy_from_slice(key),
         }
+        tail.copy_from_slice(copied);
+    }
+
+    /// Takes the key away again: of a record that has none.
+    pub(crate) fn set_keyless(&mut self) {
+        self.keyed = false;
     }
 
     #[cold]
-    fn fill_large(&mut self, front: &[u8], copied: &[u8]) {
+    fn fill_large(&mut self, key: &[u8], copied: &[u8]) {
         self.more = true;
-        self.large.reserve(self.len);
-        self.large.extend_from_slice(front);
+        match self.small.get_mut(..key.len()) {
+            Some(small) => small.copy_from_slice(key),
+            None => self.large.extend_from_slice(key),
+        }
         self.large.extend_from_slice(copied);
     }
 
@@ -129,7 +169,7 @@ impl Block {
         !self.more || self.clear_more()
     }
 
-    #[inline(never)]
+    #[cold]
     fn clear_more(&mut self) -> bool {
         self.more = false;
         self.large.clear();
@@ -148,10 +188,10 @@ impl Clone for Block {
         Self {
             front: self.front,
             len: self.len,
+            attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
             keyed: self.keyed,
             body: self.body,
             more: self.more,
-            attempt: AtomicU32::new(self.attempt.load(Ordering::Relaxed)),
             small: self.small,
             large: self.large.clone(),
             rest: self.rest.clone(),

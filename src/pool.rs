@@ -51,11 +51,10 @@ fn fresh() -> UniqueArc<Block> {
 /// Keeps an emptied block that nobody else has.
 #[inline]
 pub(crate) fn put(block: UniqueArc<Block>) {
-    // Where it cannot be kept it is dropped, after the borrow has ended.
-    let mut block = Some(block);
-    let _ = LOCAL.try_with(|local| {
+    // Where it cannot be kept it is dropped: there is nothing of a caller's in it.
+    let _ = LOCAL.try_with(move |local| {
         if let Ok(mut local) = local.try_borrow_mut() {
-            local.put(&mut block);
+            local.put(block);
         }
     });
 }
@@ -83,13 +82,11 @@ impl Local {
     }
 
     #[inline]
-    fn put(&mut self, block: &mut Option<UniqueArc<Block>>) {
-        if self.current.len() == MAGAZINE {
+    fn put(&mut self, block: UniqueArc<Block>) {
+        if self.current.len() >= MAGAZINE {
             self.make_room();
         }
-        if self.current.len() < MAGAZINE {
-            self.current.extend(block.take());
-        }
+        self.current.push(block);
     }
 
     #[cold]

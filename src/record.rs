@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use triomphe::Arc;
+use triomphe::{Arc, UniqueArc};
 
 use crate::block::{Block, Body, HeaderLen, Rest};
 use crate::envelope::Envelope;
@@ -48,30 +48,38 @@ impl Record {
     /// The key must have 1 to 4,096 bytes; that is checked where the record is submitted or published, which
     /// gives it back if it is not so.
     pub fn new(key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> Self {
-        Self::build(Some(key.as_ref()), Body::Copied, payload.as_ref())
+        Self::build(key.as_ref(), Body::Copied, payload.as_ref())
     }
 
     /// A record without a key: its order is not kept, see [`Keyless`](crate::Keyless).
     pub fn keyless(payload: impl AsRef<[u8]>) -> Self {
-        Self::build(None, Body::Copied, payload.as_ref())
+        Self::build_as(None, Body::Copied, payload.as_ref())
     }
 
     /// A record of `key` (`None`: without one) that takes `payload` without a copy.
     pub fn from_bytes(key: Option<&[u8]>, payload: Bytes) -> Self {
-        let mut block = pool::take();
-        block.fill(key, Body::Shared, &[]);
-        block.rest_mut().shared = Some(payload);
-        Self(block.shareable())
+        let mut record = Self::build_as(key, Body::Shared, &[]);
+        record.rest_mut().shared = Some(payload);
+        record
     }
 
     /// A record of `key` whose payload is null, which is not the same as empty.
     pub fn null(key: impl AsRef<[u8]>) -> Self {
-        Self::build(Some(key.as_ref()), Body::Null, &[])
+        Self::build(key.as_ref(), Body::Null, &[])
     }
 
-    fn build(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
+    fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
         let mut block = pool::take();
         block.fill(key, body, copied);
+        Self(block.shareable())
+    }
+
+    fn build_as(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
+        let mut block = pool::take();
+        block.fill(key.unwrap_or_default(), body, copied);
+        if key.is_none() {
+            block.set_keyless();
+        }
         Self(block.shareable())
     }
 
@@ -137,7 +145,7 @@ impl Record {
     fn copy_as(&self, key: Option<&[u8]>) -> Self {
         let mut copy = match (self.0.body, &self.0.rest.shared) {
             (Body::Shared, Some(payload)) => Self::from_bytes(key, payload.clone()),
-            (body, _) => Self::build(key, body, self.payload()),
+            (body, _) => Self::build_as(key, body, self.payload()),
         };
         if self.0.more {
             let (rest, own) = (copy.rest_mut(), &self.0.rest);
@@ -152,7 +160,7 @@ impl Record {
     /// The key; `None` if the record has none.
     #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.keyed.then(|| &self.0.data()[..self.0.front])
+        self.0.is_keyed().then(|| self.0.front())
     }
 
     /// The payload; empty if it is null.
@@ -160,7 +168,7 @@ impl Record {
     pub fn payload(&self) -> &[u8] {
         match self.0.body {
             Body::Null => &[],
-            Body::Copied => &self.0.data()[self.0.front..],
+            Body::Copied => self.0.copied(),
             Body::Shared => self.0.rest.shared.as_deref().unwrap_or_default(),
         }
     }
@@ -216,7 +224,7 @@ impl Record {
 
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
-        self.0.front + self.payload().len() + self.0.rest.header_bytes.len()
+        self.0.front().len() + self.payload().len() + self.0.rest.header_bytes.len()
     }
 
     /// Whether its payload is counted bytes of a caller's.
@@ -230,6 +238,18 @@ impl Record {
         self.0.attempt.store(attempt, Ordering::Relaxed);
     }
 
+    /// The key as two words, if it has 1 to 16 bytes: their number and they; what is behind them means nothing.
+    #[inline]
+    pub(crate) fn short_key(&self) -> Option<(u32, [u64; 2])> {
+        self.0.short_key()
+    }
+
+    /// The key's bytes; none if there is no key.
+    #[inline]
+    pub(crate) fn front(&self) -> &[u8] {
+        self.0.front()
+    }
+
     /// A counted reference to the same record, for a handler that outlives the call.
     #[inline]
     pub(crate) fn share(&self) -> RecordRef {
@@ -240,7 +260,7 @@ impl Record {
     /// a caller's code.
     #[inline]
     pub(crate) fn recycle(self) {
-        if let Ok(mut block) = Arc::try_unique(self.0)
+        if let Ok(mut block) = UniqueArc::try_from(self.0)
             && block.clear()
         {
             pool::put(block);

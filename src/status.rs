@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
+use crate::record::Record;
+
 /// Words of a key that are shown.
 const WORDS: usize = 8;
 
@@ -44,33 +46,29 @@ const NO_KEY: u32 = u32::MAX;
 impl Status {
     /// An attempt begins. For the worker.
     #[inline]
-    pub fn enter(&self, lane: u32, subscription: u32, key: Option<&[u8]>) {
+    pub fn enter(&self, lane: u32, subscription: u32, record: &Record) {
         // Pairs with the fence in `seen`: whoever reads a field of this turn finds that the last one has ended.
         fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
         self.subscription.store(subscription, Ordering::Relaxed);
-        let len = match key {
-            None => NO_KEY,
-            Some(key) => {
-                match (key.first_chunk(), key.last_chunk()) {
-                    // Most keys: two words that overlap, in a straight line.
-                    (Some(first), Some(last)) if key.len() <= 16 => {
-                        self.key[0].store(u64::from_le_bytes(*first), Ordering::Relaxed);
-                        self.key[1].store(u64::from_le_bytes(*last), Ordering::Relaxed);
-                    }
-                    _ => self.show(key),
-                }
-                key.len().min(WORDS * 8) as u32
+        match record.short_key() {
+            Some((len, words)) => {
+                self.key_len.store(len, Ordering::Relaxed);
+                self.key[0].store(words[0], Ordering::Relaxed);
+                self.key[1].store(words[1], Ordering::Relaxed);
             }
-        };
-        self.key_len.store(len, Ordering::Relaxed);
+            None => self.show(record.key()),
+        }
         let turn = self.turn.load(Ordering::Relaxed);
         // Release pairs with the acquires in `seen`: the fields are those of this turn.
         self.turn.store(turn + 1, Ordering::Release);
     }
 
-    /// Writes a key of fewer than 8 or more than 16 bytes.
-    fn show(&self, key: &[u8]) {
+    /// Writes no key, or one that is not short.
+    #[cold]
+    fn show(&self, key: Option<&[u8]>) {
+        let Some(key) = key else { return self.key_len.store(NO_KEY, Ordering::Relaxed) };
+        self.key_len.store(key.len().min(WORDS * 8) as u32, Ordering::Relaxed);
         for (word, bytes) in self.key.iter().zip(key.chunks(8)) {
             let mut shown = [0; 8];
             shown[..bytes.len()].copy_from_slice(bytes);
@@ -109,13 +107,7 @@ impl Status {
             NO_KEY => None,
             len => {
                 let words = self.key.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes());
-                let mut key: Vec<u8> = words.take(len.max(16) as usize).collect();
-                if (8..=16).contains(&len) {
-                    // The second word is the key's last: see `enter`.
-                    key.copy_within(8..16, len as usize - 8);
-                }
-                key.truncate(len as usize);
-                Some(key)
+                Some(words.take(len as usize).collect())
             }
         };
         let seen = Seen {
@@ -168,19 +160,19 @@ mod tests {
     fn what_runs_is_seen_and_what_has_ended_is_not() {
         let status = Status::default();
         assert_eq!(status.seen(), None);
-        status.enter(7, 3, Some(&[9; 70]));
+        status.enter(7, 3, &Record::new([9; 70], ""));
         let seen = status.seen().unwrap();
         assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
         status.set_stuck(Duration::from_millis(3));
         assert!(status.is_stuck() && status.ran() == Duration::from_millis(3));
         status.leave();
         assert!(!status.is_stuck() && status.seen().is_none());
-        status.enter(7, 3, None);
+        status.enter(7, 3, &Record::keyless(""));
         assert_eq!(status.seen().unwrap().key, None);
         status.leave();
         let key: Vec<u8> = (1..=70).collect();
         for len in 0..=70 {
-            status.enter(7, 3, Some(&key[..len]));
+            status.enter(7, 3, &Record::new(&key[..len], "payload"));
             assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
             status.leave();
         }

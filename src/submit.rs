@@ -155,11 +155,17 @@ pub(crate) struct Routed {
 /// Where a record goes.
 #[inline]
 pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
+    let key = record.front();
+    if !(1..=MAX_KEY).contains(&key.len()) {
+        return route_unkeyed(core, entry, record);
+    }
+    let route = core.router.route_salted(&entry.salt, key);
+    Ok(Routed { lane: route.lane, hash: route.hash })
+}
+
+#[cold]
+fn route_unkeyed(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
     match record.key() {
-        Some(key) if (1..=MAX_KEY).contains(&key.len()) => {
-            let route = core.router.route_salted(&entry.salt, key);
-            Ok(Routed { lane: route.lane, hash: route.hash })
-        }
         Some(_) => Err(Refusal::InvalidKey),
         None => route_keyless(core, entry),
     }
@@ -197,37 +203,32 @@ pub(crate) fn submit(
     record: Record,
     completion: Completion,
     wait: bool,
-) -> Result<(), (Refusal, Work)> {
+) -> Result<(), SubmitError> {
     let Routed { lane, hash } = match route(core, entry, &record) {
         Ok(routed) if entry.state.takes() => routed,
-        Ok(_) => return refuse(Refusal::Stopped, work(entry, record, 0, completion)),
-        Err(refusal) => return refuse(refusal, work(entry, record, 0, completion)),
+        routed => {
+            let refusal = routed.err().unwrap_or(Refusal::Stopped);
+            return Err(SubmitError::new(refusal, record));
+        }
     };
     match core.lanes.claim(lane) {
         Ok(claim) => {
             core.lanes.fill(claim, work(entry, record, hash, completion));
             Ok(())
         }
-        Err(Refused::Full) if wait => {
+        Err(Refused::Full) if wait && !in_handler() => {
             fill_later(core, entry, lane, work(entry, record, hash, completion))
         }
-        Err(Refused::Full) => refuse(Refusal::Full, work(entry, record, hash, completion)),
-        Err(Refused::Closed) => refuse(Refusal::Closed, work(entry, record, hash, completion)),
+        Err(Refused::Full) => Err(SubmitError::new(Refusal::Full, record)),
+        Err(Refused::Closed) => Err(SubmitError::new(Refusal::Closed, record)),
     }
 }
 
 #[cold]
-fn refuse(refusal: Refusal, work: Work) -> Result<(), (Refusal, Work)> {
-    Err((refusal, work))
-}
-
-#[cold]
-fn fill_later(core: &Core, entry: &Entry, lane: u32, work: Work) -> Result<(), (Refusal, Work)> {
-    if in_handler() {
-        return Err((Refusal::Full, work));
-    }
+fn fill_later(core: &Core, entry: &Entry, lane: u32, work: Work) -> Result<(), SubmitError> {
     let deadline = core.clock.now().after(core.config.wait);
     wait_for_room(core, entry, lane, work, deadline)
+        .map_err(|(refusal, work)| SubmitError::new(refusal, work.record))
 }
 
 /// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.

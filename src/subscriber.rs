@@ -14,7 +14,7 @@ use crate::submit::{self, BatchError, SubmitAsync, SubmitError};
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
 use crate::table::Entry;
-use crate::work::{Completion, Work};
+use crate::work::Completion;
 
 /// A live subscription of a runtime.
 ///
@@ -68,7 +68,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn try_submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::submit(&self.core, &self.entry, record, Completion::Untracked, false).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, false)
     }
 
     /// Submits a record. If its lane is full, sleeps until there is room, for at most the runtime's `wait`
@@ -79,7 +79,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::submit(&self.core, &self.entry, record, Completion::Untracked, true).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, true)
     }
 
     /// Submits a record, waiting for room as a future, for at most the runtime's `wait`.
@@ -99,8 +99,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     pub fn submit_tracked(&self, record: Record) -> Result<Receipt, SubmitError> {
         let (promise, receipt) = receipt(&self.core.end);
-        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise), true)
-            .map_err(back)?;
+        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise), true)?;
         Ok(receipt)
     }
 
@@ -211,12 +210,6 @@ impl Subscriber {
         let route = self.core.router.route(self.entry.generation, key);
         self.core.lanes.command(route.lane, command(route.hash));
     }
-}
-
-#[cold]
-fn back((refusal, work): (submit::Refusal, Work)) -> SubmitError {
-    let Work { record, .. } = work;
-    SubmitError::new(refusal, record)
 }
 
 impl fmt::Debug for Subscriber {

@@ -56,15 +56,15 @@ pub struct SubscriptionState {
 }
 
 const OPEN: u8 = 0;
-const STOPPED: u8 = 1;
-const REMOVED: u8 = 2;
-const DRAINING: u8 = 3;
+const DRAINING: u8 = 1;
+const STOPPED: u8 = 2;
+const REMOVED: u8 = 3;
 
 impl SubscriptionState {
     /// Whether records are handled.
     #[inline]
     pub fn is_open(&self) -> bool {
-        matches!(self.standing.load(Ordering::Relaxed), OPEN | DRAINING)
+        self.standing.load(Ordering::Relaxed) <= DRAINING
     }
 
     /// Whether records are taken.

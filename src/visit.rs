@@ -4,7 +4,7 @@
 //! 2. Records from the ring, each to its handler or, if its key is busy, into the gate.
 //! 3. The token: to rest if there is nothing more, else back in the queue.
 
-use crate::attempt::{Local, Step, Visit};
+use crate::attempt::{Local, Step, Unhandled, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
@@ -86,8 +86,21 @@ impl Visit<'_> {
     /// A record whose key is free.
     #[inline]
     fn fresh(&mut self, work: Work) {
-        let hash = work.hash;
-        match self.start(work, None) {
+        if let Err(unhandled) = self.handle(work) {
+            self.fresh_slow(unhandled);
+        }
+    }
+
+    #[inline(never)]
+    fn fresh_slow(&mut self, unhandled: Unhandled<'_>) {
+        let slot = self.private.gate.next_slot();
+        let (hash, step) = match unhandled {
+            Unhandled::New(work) => (work.hash, self.start(work, slot)),
+            Unhandled::Failed(entry, work, said) => {
+                (work.hash, self.settle(entry, work, 1, said.map(Err), slot))
+            }
+        };
+        match step {
             Step::Ended => {}
             Step::Busy(busy) => {
                 let slot = self.private.gate.hold(hash, Some(busy), None);
@@ -220,7 +233,7 @@ impl Visit<'_> {
                     self.follow(work, slot)
                 }
                 // Free, or of another key whose hash is the same.
-                _ => self.start(work, Some(slot)),
+                _ => self.start(work, slot),
             };
             if let Step::Busy(_) = step {
                 self.stamp(slot);
@@ -235,7 +248,7 @@ impl Visit<'_> {
             Busy::Future { mut attempt, running, work, number, deadline } => {
                 let waker = self.waker(slot);
                 let mut cx = std::task::Context::from_waker(&waker);
-                self.own.status.enter(self.lane, work.subscription, work.record.key());
+                self.own.status.enter(self.lane, work.subscription, &work.record);
                 let polled = attempt.poll(&mut cx);
                 self.own.status.leave();
                 match polled {
