@@ -11,6 +11,7 @@ use crate::handler::{Attempt, Handled, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
+use crate::pool::Magazine;
 use crate::record::Record;
 use crate::subscription::{After, error_text};
 use crate::sync::{Arc, Weak};
@@ -22,6 +23,8 @@ use crate::work::{Completion, Work};
 pub(crate) struct Local {
     pub(crate) id: usize,
     pub(crate) core: Weak<Core>,
+    /// Blocks of records that have ended.
+    pub(crate) blocks: Magazine,
     /// Spreads backoffs; no record of it matters.
     pub(crate) random: u64,
 }
@@ -64,9 +67,12 @@ pub(crate) enum Unhandled<'a> {
 impl<'a> Visit<'a> {
     /// Handles a record whose key is free, if its handler is a sync one and all goes well; else what became of it
     /// comes back, or the record itself, if somebody has to look closer.
+    ///
+    /// Only while the lane has not heard that the runtime has stopped: whoever stops it asks every worker to end
+    /// its visit, so that is not looked at for each record.
     #[inline(always)]
     pub(crate) fn handle(&mut self, work: Work) -> Result<(), Unhandled<'a>> {
-        let Some(entry) = self.open_entry(&work) else { return Err(Unhandled::New(work)) };
+        let Some(entry) = self.taking_entry(&work) else { return Err(Unhandled::New(work)) };
         let Kind::Sync(handle) = &entry.version.handler.0 else {
             return Err(Unhandled::New(work));
         };
@@ -76,7 +82,11 @@ impl<'a> Visit<'a> {
         match self.call(&record, subscription, 1, || handle(&record)) {
             Ok(Ok(())) => {
                 self.own.counters.outcomes.done.add(1);
-                self.end(record, completion, Outcome::Done);
+                match completion {
+                    Completion::Untracked => {}
+                    completion => self.tell(completion, Outcome::Done),
+                }
+                self.recycle(record);
                 Ok(())
             }
             Ok(Err(error)) => Err(Unhandled::Failed(entry, work(record, completion), Ok(error))),
@@ -126,10 +136,14 @@ impl<'a> Visit<'a> {
     }
 
     /// The subscription of a record that may be started: it is here and open, and so is the source.
-    #[inline]
     pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
+        if self.core.phase() == STOPPED { None } else { self.taking_entry(work) }
+    }
+
+    #[inline(always)]
+    fn taking_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
         let entry = self.table.subscription(work.subscription, work.generation)?;
-        if !entry.state.is_open() || self.core.phase() == STOPPED {
+        if !entry.state.is_open() {
             return None;
         }
         if let Completion::Source(token) = &work.completion
@@ -220,7 +234,7 @@ impl<'a> Visit<'a> {
     }
 
     /// Runs a handler on this thread.
-    #[inline]
+    #[inline(always)]
     fn call<R>(
         &self,
         record: &Record,
@@ -234,7 +248,7 @@ impl<'a> Visit<'a> {
     }
 
     /// Runs a caller's code on this thread: seen by others, should it not return, and its panic a value.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn run<R>(
         &self,
         record: &Record,
@@ -365,13 +379,24 @@ impl<'a> Visit<'a> {
             Outcome::Stopped(_) => outcomes.stopped.add(1),
             Outcome::Abandoned => outcomes.abandoned.add(1),
         }
-        self.end(work.record, work.completion, outcome);
+        self.tell(work.completion, outcome);
+        self.recycle(work.record);
         Step::Ended
     }
 
-    /// Tells whoever is to be told, and keeps the block for the next record.
-    #[inline]
-    fn end(&self, record: Record, completion: Completion, outcome: Outcome) {
+    /// Keeps the block for the next record.
+    #[inline(always)]
+    fn recycle(&mut self, record: Record) {
+        if record.is_shared() {
+            // Its drop is a caller's code.
+            return self.recycle_shared(record);
+        }
+        record.recycle_to(&mut self.local.blocks);
+    }
+
+    /// Tells whoever is to be told.
+    #[inline(never)]
+    fn tell(&self, completion: Completion, outcome: Outcome) {
         match completion {
             Completion::Untracked => {}
             Completion::Receipt(promise) => {
@@ -383,10 +408,11 @@ impl<'a> Visit<'a> {
                 None => self.own.counters.stale.add(1),
             },
         }
-        // A shared payload's drop is a caller's code.
-        if !record.is_shared() {
-            record.recycle();
-        } else if guard(|| record.recycle()).is_err() {
+    }
+
+    #[inline(never)]
+    fn recycle_shared(&self, record: Record) {
+        if guard(|| record.recycle()).is_err() {
             self.own.counters.panics.add(1);
         }
     }

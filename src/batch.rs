@@ -6,9 +6,10 @@ use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
 use crate::error::PushError;
+use crate::hash::Route;
 use crate::record::Record;
 use crate::ring::Batch;
-use crate::submit::{BatchError, Refusal, Routed, route, wait_for_room, work};
+use crate::submit::{BatchError, Refusal, route, wait_for_room, work};
 use crate::table::Entry;
 use crate::work::{Completion, Work};
 
@@ -127,7 +128,7 @@ fn run_batch(
             routed => routed,
         };
         let (record, hash) = match routed {
-            Ok(Routed { lane, hash }) => {
+            Ok(Route { lane, hash }) => {
                 let group = &mut groups[lane as usize];
                 if group.count == 0 {
                     group.first = place;

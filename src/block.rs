@@ -130,9 +130,9 @@ impl Block {
     pub(crate) fn fill(&mut self, key: &[u8], body: Body, copied: &[u8]) {
         self.front = key.len();
         self.len = key.len() + copied.len();
-        self.keyed = true;
-        self.body = body;
+        // Together, so that it is one store.
         *self.attempt.get_mut() = 0;
+        (self.keyed, self.body, self.more) = (true, body, false);
         let Some(small) = self.small.get_mut(..self.len) else {
             return self.fill_large(key, copied);
         };

@@ -170,7 +170,9 @@ impl Core {
             return false;
         }
         self.lanes.close();
+        // First this: a worker that ends its visit for the asking finds every lane told.
         self.wake_lanes();
+        self.workers.iter().for_each(|worker| worker.status.ask());
         true
     }
 

@@ -11,7 +11,7 @@ use crate::error::PushError;
 use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
-use crate::ring::{Batch, Claim, Refused, Restless, Ring, rings};
+use crate::ring::{Batch, Restless, Ring, rings};
 use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
@@ -113,25 +113,17 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         self.workers
     }
 
-    /// Sees to it that a worker gets the lane.
-    #[inline]
+    /// Sees to it that a worker gets the lane. A call: most pushes find the lane awake.
+    #[inline(never)]
     pub fn send(&self, token: Token) {
         let lane = self.get(token.lane());
         self.bells[lane.home as usize].ring(lane.index, token);
     }
 
-    /// Claims a place in a lane; [`fill`](Self::fill) takes it up.
+    /// A lane, if there is one of that number.
     #[inline(always)]
-    pub(crate) fn claim(&self, lane: u32) -> Result<Claim<'_, M>, Refused> {
-        self.get(lane).ring.claim_one()
-    }
-
-    /// Fills a claimed place, and sees to it that a worker gets the lane.
-    #[inline(always)]
-    pub(crate) fn fill(&self, claim: Claim<'_, M>, message: M) {
-        if let Some(token) = claim.fill(message) {
-            self.send(token);
-        }
+    pub(crate) fn find(&self, lane: u32) -> Option<&Lane<M, P, C>> {
+        self.lanes.get(lane as usize)
     }
 
     /// Puts a message into a lane.

@@ -14,25 +14,24 @@ const MAGAZINE: usize = 32;
 /// Magazines in the depot: together with the threads' own at most a few thousand blocks are kept.
 const DEPOT: usize = 128;
 
-type Magazine = Vec<UniqueArc<Block>>;
+type Blocks = Vec<UniqueArc<Block>>;
 
 struct Depot {
-    full: ArrayQueue<Magazine>,
-    empty: ArrayQueue<Magazine>,
+    full: ArrayQueue<Blocks>,
+    empty: ArrayQueue<Blocks>,
 }
 
 static COMMON: LazyLock<Depot> =
     LazyLock::new(|| Depot { full: ArrayQueue::new(DEPOT), empty: ArrayQueue::new(DEPOT) });
 
-/// Two magazines, so that a thread that takes and puts around an edge does not exchange each time.
-struct Local {
-    current: Magazine,
-    other: Magazine,
+/// A thread's blocks: two magazines, so that one that takes and puts around an edge does not exchange each time.
+pub(crate) struct Magazine {
+    current: Blocks,
+    other: Blocks,
 }
 
 thread_local! {
-    static LOCAL: RefCell<Local> =
-        const { RefCell::new(Local { current: Vec::new(), other: Vec::new() }) };
+    static LOCAL: RefCell<Magazine> = const { RefCell::new(Magazine::new()) };
 }
 
 /// An emptied block: one to reuse if there is one.
@@ -48,8 +47,7 @@ fn fresh() -> UniqueArc<Block> {
     UniqueArc::new(Block::empty())
 }
 
-/// Keeps an emptied block that nobody else has.
-#[inline]
+/// Keeps an emptied block.
 pub(crate) fn put(block: UniqueArc<Block>) {
     // Where it cannot be kept it is dropped: there is nothing of a caller's in it.
     let _ = LOCAL.try_with(move |local| {
@@ -59,7 +57,11 @@ pub(crate) fn put(block: UniqueArc<Block>) {
     });
 }
 
-impl Local {
+impl Magazine {
+    pub(crate) const fn new() -> Self {
+        Self { current: Vec::new(), other: Vec::new() }
+    }
+
     #[inline]
     fn take(&mut self) -> Option<UniqueArc<Block>> {
         match self.current.pop() {
@@ -81,23 +83,27 @@ impl Local {
         self.current.pop()
     }
 
+    /// Keeps an emptied block.
     #[inline]
-    fn put(&mut self, block: UniqueArc<Block>) {
-        if self.current.len() >= MAGAZINE {
-            self.make_room();
+    pub(crate) fn put(&mut self, block: UniqueArc<Block>) {
+        // Made at its full size: there is room unless it is full, or none was made yet.
+        if self.current.len() == self.current.capacity() {
+            return self.exchange(block);
         }
         self.current.push(block);
     }
 
     #[cold]
-    fn make_room(&mut self) {
+    fn exchange(&mut self, block: UniqueArc<Block>) {
         std::mem::swap(&mut self.current, &mut self.other);
-        if self.current.len() < MAGAZINE {
-            return;
+        if self.current.len() >= MAGAZINE || self.current.capacity() == 0 {
+            let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
+            let full = std::mem::replace(&mut self.current, empty);
+            if !full.is_empty() {
+                // A depot that is full lets these blocks go.
+                let _ = COMMON.full.push(full);
+            }
         }
-        let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
-        let full = std::mem::replace(&mut self.current, empty);
-        // A depot that is full lets these blocks go.
-        let _ = COMMON.full.push(full);
+        self.current.push(block);
     }
 }

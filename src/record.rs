@@ -9,7 +9,7 @@ use triomphe::{Arc, UniqueArc};
 
 use crate::block::{Block, Body, HeaderLen, Rest};
 use crate::envelope::Envelope;
-use crate::pool;
+use crate::pool::{self, Magazine};
 use crate::unwind::guard;
 
 pub use crate::block::Position;
@@ -47,6 +47,7 @@ impl Record {
     ///
     /// The key must have 1 to 4,096 bytes; that is checked where the record is submitted or published, which
     /// gives it back if it is not so.
+    #[inline]
     pub fn new(key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> Self {
         Self::build(key.as_ref(), Body::Copied, payload.as_ref())
     }
@@ -68,6 +69,7 @@ impl Record {
         Self::build(key.as_ref(), Body::Null, &[])
     }
 
+    #[inline]
     fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
         let mut block = pool::take();
         block.fill(key, body, copied);
@@ -258,12 +260,22 @@ impl Record {
 
     /// Ends the record and keeps its block for the next. Runs the drop of a shared payload, which may be
     /// a caller's code.
-    #[inline]
     pub(crate) fn recycle(self) {
         if let Ok(mut block) = UniqueArc::try_from(self.0)
             && block.clear()
         {
             pool::put(block);
+        }
+    }
+
+    /// As [`recycle`](Self::recycle), for a thread with blocks of its own.
+    #[inline(always)]
+    pub(crate) fn recycle_to(self, blocks: &mut Magazine) {
+        if self.0.more {
+            return self.recycle();
+        }
+        if let Ok(block) = UniqueArc::try_from(self.0) {
+            blocks.put(block);
         }
     }
 

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
+use crate::error::PushError;
+use crate::hash::Route;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::ring::Refused;
@@ -16,6 +18,7 @@ use crate::subscription::Keyless;
 use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
 use crate::timer::Alarm;
+use crate::token::Token;
 use crate::wait_list::Place;
 use crate::work::{Completion, Work};
 
@@ -146,25 +149,18 @@ impl fmt::Display for BatchError {
 
 impl Error for BatchError {}
 
-/// A record with its way: what a lane takes.
-pub(crate) struct Routed {
-    pub(crate) lane: u32,
-    pub(crate) hash: u64,
-}
-
 /// Where a record goes.
 #[inline]
-pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
+pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Route, Refusal> {
     let key = record.front();
     if !(1..=MAX_KEY).contains(&key.len()) {
         return route_unkeyed(core, entry, record);
     }
-    let route = core.router.route_salted(&entry.salt, key);
-    Ok(Routed { lane: route.lane, hash: route.hash })
+    Ok(core.router.route_salted(&entry.salt, key))
 }
 
 #[cold]
-fn route_unkeyed(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
+fn route_unkeyed(core: &Core, entry: &Entry, record: &Record) -> Result<Route, Refusal> {
     match record.key() {
         Some(_) => Err(Refusal::InvalidKey),
         None => route_keyless(core, entry),
@@ -172,7 +168,7 @@ fn route_unkeyed(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, 
 }
 
 /// Where a record without a key goes: each to a place of its own, or all to one.
-pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusal> {
+pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Route, Refusal> {
     let hash = match entry.policy.keyless {
         Keyless::Spread => {
             let place = entry.state.keyless.next_shared();
@@ -185,7 +181,7 @@ pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusa
         Keyless::Serial => entry.salt.hash(&[]),
         Keyless::Reject => return Err(Refusal::NoKey),
     };
-    Ok(Routed { lane: core.router.lane(hash), hash })
+    Ok(Route { lane: core.router.lane(hash), hash })
 }
 
 /// What a lane takes of a record.
@@ -196,7 +192,7 @@ pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Complet
 
 /// Submits a record. If its lane is full and `wait` says so, waits for room for as long as the runtime's
 /// `wait` says; not inside a handler.
-#[inline]
+#[inline(always)]
 pub(crate) fn submit(
     core: &Core,
     entry: &Entry,
@@ -204,31 +200,77 @@ pub(crate) fn submit(
     completion: Completion,
     wait: bool,
 ) -> Result<(), SubmitError> {
-    let Routed { lane, hash } = match route(core, entry, &record) {
+    let key = record.front();
+    if !(1..=MAX_KEY).contains(&key.len()) || !entry.state.takes() {
+        return submit_slow(core, entry, record, completion, wait);
+    }
+    let Route { lane, hash } = core.router.route_salted(&entry.salt, key);
+    let Some(found) = core.lanes.find(lane) else {
+        return submit_slow(core, entry, record, completion, wait);
+    };
+    match found.ring().claim_one() {
+        Ok(claim) => match claim.fill(work(entry, record, hash, completion)) {
+            None => Ok(()),
+            Some(token) => send(core, token),
+        },
+        Err(refused) => {
+            refuse(core, entry, lane, work(entry, record, hash, completion), refused, wait)
+        }
+    }
+}
+
+/// The lane was at rest: a worker is told.
+#[inline(never)]
+fn send(core: &Core, token: Token) -> Result<(), SubmitError> {
+    core.lanes.send(token);
+    Ok(())
+}
+
+/// A record without a proper key, or a subscription that takes none.
+#[cold]
+fn submit_slow(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    completion: Completion,
+    wait: bool,
+) -> Result<(), SubmitError> {
+    let Route { lane, hash } = match route(core, entry, &record) {
         Ok(routed) if entry.state.takes() => routed,
         routed => {
             let refusal = routed.err().unwrap_or(Refusal::Stopped);
             return Err(SubmitError::new(refusal, record));
         }
     };
-    match core.lanes.claim(lane) {
-        Ok(claim) => {
-            core.lanes.fill(claim, work(entry, record, hash, completion));
-            Ok(())
-        }
-        Err(Refused::Full) if wait && !in_handler() => {
-            fill_later(core, entry, lane, work(entry, record, hash, completion))
-        }
-        Err(Refused::Full) => Err(SubmitError::new(Refusal::Full, record)),
-        Err(Refused::Closed) => Err(SubmitError::new(Refusal::Closed, record)),
+    match core.lanes.push(lane, work(entry, record, hash, completion)) {
+        Ok(()) => Ok(()),
+        Err(PushError::Full(work)) => refuse(core, entry, lane, work, Refused::Full, wait),
+        Err(PushError::Closed(work)) => refuse(core, entry, lane, work, Refused::Closed, wait),
     }
 }
 
+/// No place was given.
 #[cold]
-fn fill_later(core: &Core, entry: &Entry, lane: u32, work: Work) -> Result<(), SubmitError> {
-    let deadline = core.clock.now().after(core.config.wait);
-    wait_for_room(core, entry, lane, work, deadline)
-        .map_err(|(refusal, work)| SubmitError::new(refusal, work.record))
+fn refuse(
+    core: &Core,
+    entry: &Entry,
+    lane: u32,
+    work: Work,
+    refused: Refused,
+    wait: bool,
+) -> Result<(), SubmitError> {
+    let back = match refused {
+        Refused::Closed => (Refusal::Closed, work),
+        Refused::Full if wait && !in_handler() => {
+            let deadline = core.clock.now().after(core.config.wait);
+            match wait_for_room(core, entry, lane, work, deadline) {
+                Ok(()) => return Ok(()),
+                Err(back) => back,
+            }
+        }
+        Refused::Full => (Refusal::Full, work),
+    };
+    Err(SubmitError::new(back.0, back.1.record))
 }
 
 /// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.

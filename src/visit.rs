@@ -8,6 +8,7 @@ use crate::attempt::{Local, Step, Unhandled, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
+use crate::ring::Drain;
 use crate::table::Table;
 use crate::token::Token;
 use crate::work::Work;
@@ -37,39 +38,36 @@ pub(crate) fn visit(
     if lane.ring().take_wake(&mut token) {
         visit.serve();
     }
-    let mut taken = 0;
-    let mut blocked = false;
     let mut ring = lane.ring().drain(&mut token);
-    while visit.budget > 0 {
-        let slot = if visit.private.gate.is_empty() {
-            None
-        } else {
-            let Some(front) = ring.peek() else { break };
-            match visit.private.gate.admit(front.hash) {
-                // What tests must notice: a busy key that holds up its neighbours.
-                _ if cfg!(keylane_weak = "whole_lane_waits") => {
-                    blocked = true;
-                    break;
-                }
-                Admit::Free => None,
-                Admit::Wait(slot) => Some(slot),
-                Admit::KeyFull(_) | Admit::LaneFull => {
-                    blocked = true;
-                    break;
-                }
+    let first = ring.head();
+    let mut blocked = false;
+    while visit.drain(&mut ring) {
+        // A key is busy: each record is asked for its own.
+        let Some(front) = ring.peek() else { break };
+        let slot = match visit.private.gate.admit(front.hash) {
+            // What tests must notice: a busy key that holds up its neighbours.
+            _ if cfg!(keylane_weak = "whole_lane_waits") => {
+                blocked = true;
+                break;
+            }
+            Admit::Free => None,
+            Admit::Wait(slot) => Some(slot),
+            Admit::KeyFull(_) | Admit::LaneFull => {
+                blocked = true;
+                break;
             }
         };
         let Some(work) = ring.pop() else { break };
-        taken += 1;
         visit.budget -= 1;
         match slot {
-            None => visit.fresh(work),
+            None => visit.fresh_slow(Unhandled::New(work)),
             Some(slot) => visit.behind(slot, work),
         }
         if own.status.asked() {
             visit.budget = 0;
         }
     }
+    let taken = ring.head() - first;
     let exhausted = visit.budget == 0;
     lane.counters.taken.add(taken);
     lane.counters.held.set(private.gate.held() as u64);
@@ -83,14 +81,29 @@ pub(crate) fn visit(
 }
 
 impl Visit<'_> {
-    /// A record whose key is free.
-    #[inline]
-    fn fresh(&mut self, work: Work) {
-        if let Err(unhandled) = self.handle(work) {
-            self.fresh_slow(unhandled);
+    /// Handles records for as long as no key is busy. False if the visit is over: its quantum is, or the ring is
+    /// empty.
+    fn drain(&mut self, ring: &mut Drain<'_, Work>) -> bool {
+        if self.private.phase == STOPPED {
+            return self.budget > 0;
         }
+        while self.budget > 0 {
+            if !self.private.gate.is_empty() {
+                return true;
+            }
+            let Some(work) = ring.pop() else { return false };
+            self.budget -= 1;
+            if let Err(unhandled) = self.handle(work) {
+                self.fresh_slow(unhandled);
+            }
+            if self.own.status.asked() {
+                self.budget = 0;
+            }
+        }
+        false
     }
 
+    /// A record whose key is free, if it is not a sync one that is handled at once.
     #[inline(never)]
     fn fresh_slow(&mut self, unhandled: Unhandled<'_>) {
         let slot = self.private.gate.next_slot();
@@ -128,7 +141,7 @@ impl Visit<'_> {
     fn behind(&mut self, slot: u32, work: Work) {
         if let Err(work) = self.private.gate.wait(slot, work) {
             debug_assert!(false, "admitted to a slot with no key");
-            return self.fresh(work);
+            return self.fresh_slow(Unhandled::New(work));
         }
         if self.private.gate.get(slot).is_some_and(|key| key.busy.is_none()) {
             self.advance(slot);

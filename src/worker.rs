@@ -13,6 +13,7 @@ use crate::attempt::Local;
 use crate::core::Core;
 use crate::parker::Parker;
 use crate::pinning::pin_current;
+use crate::pool::Magazine;
 use crate::registry::Snapshot;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -48,6 +49,7 @@ impl Worker {
         let local = Local {
             id,
             core: Arc::downgrade(core),
+            blocks: Magazine::new(),
             random: core.router.seed() ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let table = core.registry.start(id);

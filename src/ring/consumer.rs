@@ -9,6 +9,8 @@ use crate::token::Token;
 #[derive(Debug)]
 pub struct Drain<'a, M> {
     ring: &'a Ring<M>,
+    /// The ring's head, which only the token's holder moves.
+    head: u64,
     _token: &'a mut Token,
 }
 
@@ -20,7 +22,8 @@ impl<M> Ring<M> {
     #[inline]
     pub fn drain<'a>(&'a self, token: &'a mut Token) -> Drain<'a, M> {
         self.assert_own(token);
-        Drain { ring: self, _token: token }
+        // Relaxed: only the token's holder stores it, and tokens move with release and acquire.
+        Drain { ring: self, head: self.head.load(Ordering::Relaxed), _token: token }
     }
 
     /// As [`Drain::pop`], once.
@@ -31,6 +34,12 @@ impl<M> Ring<M> {
 }
 
 impl<M> Drain<'_, M> {
+    /// The position of the oldest message not taken.
+    #[inline]
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
     /// The oldest message, if it is published.
     #[inline]
     pub fn peek(&self) -> Option<&M>
@@ -38,8 +47,7 @@ impl<M> Drain<'_, M> {
         // A shared drain may be lent to several threads at once, and so may then the message.
         M: Sync,
     {
-        let ring = self.ring;
-        let head = ring.head.load(Ordering::Relaxed);
+        let (ring, head) = (self.ring, self.head);
         let slot = ring.slots.get(head & ring.mask);
         if slot.seq.load(Ordering::Acquire) != head + 1 {
             return None;
@@ -53,9 +61,7 @@ impl<M> Drain<'_, M> {
     /// and its publication: the lane then does not rest, and the caller comes back later.
     #[inline]
     pub fn pop(&mut self) -> Option<M> {
-        let ring = self.ring;
-        // Relaxed: only the token's holder stores it, and tokens move with release and acquire.
-        let head = ring.head.load(Ordering::Relaxed);
+        let (ring, head) = (self.ring, self.head);
         let slot = ring.slots.get(head & ring.mask);
         if slot.seq.load(Ordering::Acquire) != head + 1 {
             return None;
@@ -64,7 +70,8 @@ impl<M> Drain<'_, M> {
         // below, so it is read once.
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
         // Release pairs with the acquires in `claim`: the slot may be filled again.
-        ring.head.store(head + 1, unless(weak!("ring_head"), Ordering::Release));
+        self.head = head + 1;
+        ring.head.store(self.head, unless(weak!("ring_head"), Ordering::Release));
         Some(message)
     }
 }

@@ -35,9 +35,9 @@ use crate::token::{Family, Token};
 #[derive(Debug)]
 struct Producers {
     tail: AtomicU64,
-    /// A position that `head` has reached: never ahead of it, so a push may trust it without a look
-    /// at the consumer's line.
-    head_cache: AtomicU64,
+    /// Positions below this have been free: a push may trust that without a look at the consumer's line.
+    /// Never ahead of `head + limit`.
+    free_until: AtomicU64,
 }
 
 /// The bounded ring of one lane.
@@ -79,7 +79,7 @@ pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     let rings = (0..lanes).map(|lane| Ring {
         producers: CachePadded::new(Producers {
             tail: AtomicU64::new(IDLE),
-            head_cache: AtomicU64::new(0),
+            free_until: AtomicU64::new(slots as u64),
         }),
         head: CachePadded::new(AtomicU64::new(0)),
         slots: Slots::new(slab.clone(), lane as usize * stride),

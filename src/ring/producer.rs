@@ -103,55 +103,71 @@ impl<M> Ring<M> {
     /// Claims the next position.
     #[inline(always)]
     pub(crate) fn claim_one(&self) -> Result<Claim<'_, M>, Refused> {
-        self.claim(1).map(|(pos, _, tail)| Claim { ring: self, pos, tail })
+        let tail = self.producers.tail.load(Ordering::Relaxed);
+        let claimed = match self.try_claim(tail, 1) {
+            Some((pos, _)) => Ok((pos, 1, tail)),
+            None => self.claim(1),
+        };
+        claimed.map(|(pos, _, tail)| Claim { ring: self, pos, tail })
     }
 
     /// Claims up to `want` positions: (the first, how many, the tail's word before).
-    #[inline(always)]
+    #[inline(never)]
     fn claim(&self, want: u64) -> Result<(u64, u64, u64), Refused> {
         let producers = &*self.producers;
-        let mut tail = producers.tail.load(Ordering::Relaxed);
         loop {
+            let tail = producers.tail.load(Ordering::Relaxed);
             if tail & CLOSED != 0 && !weak!("ring_closed") {
                 return Err(Refused::Closed);
             }
             let pos = tail >> SHIFT;
-            // A stale `tail` may be behind `head`: there seems to be room, and the exchange fails.
-            // Acquire pairs with the release below: whoever stored this head had seen the consumer's
-            // release of the slots behind it, and so has whoever trusts it. (Its claim would say so too,
-            // but it may not have come to that yet.)
-            let ordering = unless(weak!("ring_cache"), Ordering::Acquire);
-            let mut room = self.room(pos, producers.head_cache.load(ordering));
-            if room < want {
+            if producers.free_until.load(Ordering::Relaxed) < pos + want {
                 // Acquire pairs with the release in `pop`: the messages are out of their slots.
-                let head = self.head.load(Ordering::Acquire);
-                room = self.room(pos, head);
-                if room == 0 {
-                    let now = producers.tail.load(Ordering::Relaxed);
-                    if now != tail {
-                        tail = now;
+                let free = self.head.load(Ordering::Acquire) + self.limit;
+                if free <= pos {
+                    if producers.tail.load(Ordering::Relaxed) != tail {
                         continue;
                     }
                     return Err(Refused::Full);
                 }
                 let ordering = unless(weak!("ring_cache"), Ordering::Release);
-                producers.head_cache.store(head, ordering);
+                producers.free_until.store(free, ordering);
             }
-            let count = want.min(room);
-            let next = (pos + count) << SHIFT | (tail & kept_by_claim());
-            // Acquire pairs with the release of `rest`: with IDLE cleared the token is here, and what its
-            // last holder did must be seen. Release pairs with the acquires in `close` and `tail`:
-            // whoever counts this claim sees what came before it.
-            match producers.tail.compare_exchange_weak(
-                tail,
-                next,
-                unless(weak!("ring_claim"), Ordering::AcqRel),
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok((pos, count, tail)),
-                Err(now) => tail = now,
+            if let Some((pos, count)) = self.try_claim(tail, want) {
+                return Ok((pos, count, tail));
             }
         }
+    }
+
+    /// Claims up to `want` positions, if the tail is still `tail` and there is room as far as is known.
+    #[inline(always)]
+    fn try_claim(&self, tail: u64, want: u64) -> Option<(u64, u64)> {
+        let producers = &*self.producers;
+        if tail & CLOSED != 0 && !weak!("ring_closed") {
+            return None;
+        }
+        let pos = tail >> SHIFT;
+        // A stale `tail` may be behind `head`: there seems to be room, and the exchange fails.
+        // Acquire pairs with the release above: whoever stored this had seen the consumer's release of the
+        // slots before it, and so has whoever trusts it. (Its claim would say so too, but it may not have
+        // come to that yet.)
+        let ordering = unless(weak!("ring_cache"), Ordering::Acquire);
+        let free = producers.free_until.load(ordering);
+        if free <= pos {
+            return None;
+        }
+        let count = want.min(free - pos);
+        let next = (pos + count) << SHIFT | (tail & kept_by_claim());
+        // Acquire pairs with the release of `rest`: with IDLE cleared the token is here, and what its
+        // last holder did must be seen. Release pairs with the acquires in `close` and `tail`:
+        // whoever counts this claim sees what came before it.
+        let claimed = producers.tail.compare_exchange_weak(
+            tail,
+            next,
+            unless(weak!("ring_claim"), Ordering::AcqRel),
+            Ordering::Relaxed,
+        );
+        claimed.is_ok().then_some((pos, count))
     }
 
     /// Fills a claimed position. Nothing here can panic: a claimed position must be published.
