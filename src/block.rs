@@ -22,7 +22,7 @@ pub struct Position {
     pub offset: u64,
 }
 
-// In this order: what most records have lies in the first lines.
+// In this order: what most records have lies in the first lines, behind the count of references.
 #[repr(C)]
 pub(crate) struct Block {
     /// Bytes of the key; 0 if there is none.
@@ -35,11 +35,16 @@ pub(crate) struct Block {
     /// Something of `rest` or `large` was used: most records need none of it, and then none is emptied.
     pub(crate) more: bool,
     /// The key if it is short, and behind it the payload if both together are.
-    small: [u8; SMALL],
+    small: Small,
     /// What is not in `small`.
     large: Vec<u8>,
     pub(crate) rest: Rest,
 }
+
+/// Bytes that words are read from.
+#[derive(Clone)]
+#[repr(align(8))]
+struct Small([u8; SMALL]);
 
 /// What most records in process have not.
 #[derive(Clone, Default)]
@@ -80,7 +85,7 @@ impl Block {
             keyed: false,
             body: Body::Null,
             more: false,
-            small: [0; SMALL],
+            small: Small([0; SMALL]),
             large: Vec::new(),
             rest: Rest::default(),
         }
@@ -89,7 +94,7 @@ impl Block {
     /// The key, or nothing: see `is_keyed`.
     #[inline]
     pub(crate) fn front(&self) -> &[u8] {
-        match self.small.get(..self.front) {
+        match self.small.0.get(..self.front) {
             Some(front) => front,
             None => &self.large[..self.front],
         }
@@ -104,14 +109,14 @@ impl Block {
     /// A key of 1 to 16 bytes as two words, of which as many bytes count as the key has: for who has to be quick.
     #[inline]
     pub(crate) fn short_key(&self) -> Option<(u32, [u64; 2])> {
-        let word = |at| u64::from_le_bytes(*self.small[at..].first_chunk().unwrap_or(&[0; 8]));
+        let word = |at| u64::from_le_bytes(*self.small.0[at..].first_chunk().unwrap_or(&[0; 8]));
         (1..=16).contains(&self.front).then(|| (self.front as u32, [word(0), word(8)]))
     }
 
     /// The copied payload.
     #[inline]
     pub(crate) fn copied(&self) -> &[u8] {
-        match self.small.get(self.front..self.len) {
+        match self.small.0.get(self.front..self.len) {
             Some(copied) => copied,
             None if self.front <= SMALL => &self.large,
             None => &self.large[self.front..],
@@ -133,7 +138,7 @@ impl Block {
         // Together, so that it is one store.
         *self.attempt.get_mut() = 0;
         (self.keyed, self.body, self.more) = (true, body, false);
-        let Some(small) = self.small.get_mut(..self.len) else {
+        let Some(small) = self.small.0.get_mut(..self.len) else {
             return self.fill_large(key, copied);
         };
         let (head, tail) = small.split_at_mut(key.len());
@@ -156,7 +161,7 @@ impl Block {
     #[cold]
     fn fill_large(&mut self, key: &[u8], copied: &[u8]) {
         self.more = true;
-        match self.small.get_mut(..key.len()) {
+        match self.small.0.get_mut(..key.len()) {
             Some(small) => small.copy_from_slice(key),
             None => self.large.extend_from_slice(key),
         }
@@ -192,7 +197,7 @@ impl Clone for Block {
             keyed: self.keyed,
             body: self.body,
             more: self.more,
-            small: self.small,
+            small: self.small.clone(),
             large: self.large.clone(),
             rest: self.rest.clone(),
         }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use crossbeam_queue::ArrayQueue;
-use triomphe::UniqueArc;
+use triomphe::Arc;
 
 use crate::block::Block;
 
@@ -14,7 +14,7 @@ const MAGAZINE: usize = 32;
 /// Magazines in the depot: together with the threads' own at most a few thousand blocks are kept.
 const DEPOT: usize = 128;
 
-type Blocks = Vec<UniqueArc<Block>>;
+type Blocks = Vec<Arc<Block>>;
 
 struct Depot {
     full: ArrayQueue<Blocks>,
@@ -34,21 +34,21 @@ thread_local! {
     static LOCAL: RefCell<Magazine> = const { RefCell::new(Magazine::new()) };
 }
 
-/// An emptied block: one to reuse if there is one.
+/// An emptied block that nobody else has: one to reuse if there is one.
 #[inline]
-pub(crate) fn take() -> UniqueArc<Block> {
+pub(crate) fn take() -> Arc<Block> {
     // A thread that is ending has no magazine any more.
     let kept = LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten();
     kept.unwrap_or_else(fresh)
 }
 
 #[cold]
-fn fresh() -> UniqueArc<Block> {
-    UniqueArc::new(Block::empty())
+fn fresh() -> Arc<Block> {
+    Arc::new(Block::empty())
 }
 
-/// Keeps an emptied block.
-pub(crate) fn put(block: UniqueArc<Block>) {
+/// Keeps an emptied block that nobody else has.
+pub(crate) fn put(block: Arc<Block>) {
     // Where it cannot be kept it is dropped: there is nothing of a caller's in it.
     let _ = LOCAL.try_with(move |local| {
         if let Ok(mut local) = local.try_borrow_mut() {
@@ -63,7 +63,7 @@ impl Magazine {
     }
 
     #[inline]
-    fn take(&mut self) -> Option<UniqueArc<Block>> {
+    fn take(&mut self) -> Option<Arc<Block>> {
         match self.current.pop() {
             Some(block) => Some(block),
             None => self.refill(),
@@ -71,7 +71,7 @@ impl Magazine {
     }
 
     #[cold]
-    fn refill(&mut self) -> Option<UniqueArc<Block>> {
+    fn refill(&mut self) -> Option<Arc<Block>> {
         std::mem::swap(&mut self.current, &mut self.other);
         if self.current.is_empty()
             && let Some(full) = COMMON.full.pop()
@@ -83,9 +83,9 @@ impl Magazine {
         self.current.pop()
     }
 
-    /// Keeps an emptied block.
+    /// Keeps an emptied block that nobody else has.
     #[inline]
-    pub(crate) fn put(&mut self, block: UniqueArc<Block>) {
+    pub(crate) fn put(&mut self, block: Arc<Block>) {
         // Made at its full size: there is room unless it is full, or none was made yet.
         if self.current.len() == self.current.capacity() {
             return self.exchange(block);
@@ -94,7 +94,7 @@ impl Magazine {
     }
 
     #[cold]
-    fn exchange(&mut self, block: UniqueArc<Block>) {
+    fn exchange(&mut self, block: Arc<Block>) {
         std::mem::swap(&mut self.current, &mut self.other);
         if self.current.len() >= MAGAZINE || self.current.capacity() == 0 {
             let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));

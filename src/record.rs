@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use triomphe::{Arc, UniqueArc};
+use triomphe::Arc;
 
 use crate::block::{Block, Body, HeaderLen, Rest};
 use crate::envelope::Envelope;
@@ -72,17 +72,19 @@ impl Record {
     #[inline]
     fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
         let mut block = pool::take();
-        block.fill(key, body, copied);
-        Self(block.shareable())
+        match Arc::get_mut(&mut block) {
+            Some(block) => block.fill(key, body, copied),
+            None => unreachable!("nobody else has a block that the pool gives"),
+        }
+        Self(block)
     }
 
     fn build_as(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
-        let mut block = pool::take();
-        block.fill(key.unwrap_or_default(), body, copied);
+        let mut record = Self::build(key.unwrap_or_default(), body, copied);
         if key.is_none() {
-            block.set_keyless();
+            record.block_mut().set_keyless();
         }
-        Self(block.shareable())
+        record
     }
 
     /// Adds a header.
@@ -260,23 +262,21 @@ impl Record {
 
     /// Ends the record and keeps its block for the next. Runs the drop of a shared payload, which may be
     /// a caller's code.
-    pub(crate) fn recycle(self) {
-        if let Ok(mut block) = UniqueArc::try_from(self.0)
+    pub(crate) fn recycle(mut self) {
+        if let Some(block) = Arc::get_mut(&mut self.0)
             && block.clear()
         {
-            pool::put(block);
+            pool::put(self.0);
         }
     }
 
     /// As [`recycle`](Self::recycle), for a thread with blocks of its own.
     #[inline(always)]
     pub(crate) fn recycle_to(self, blocks: &mut Magazine) {
-        if self.0.more {
+        if self.0.more || !self.0.is_unique() {
             return self.recycle();
         }
-        if let Ok(block) = UniqueArc::try_from(self.0) {
-            blocks.put(block);
-        }
+        blocks.put(self.0);
     }
 
     /// As [`recycle`](Self::recycle), where a panic of a caller's drop has nowhere to go.
@@ -284,8 +284,13 @@ impl Record {
         let _ = guard(|| self.recycle());
     }
 
+    /// The block; a copy of its own if a handler left behind still reads it.
+    fn block_mut(&mut self) -> &mut Block {
+        Arc::make_mut(&mut self.0)
+    }
+
     fn rest_mut(&mut self) -> &mut Rest {
-        Arc::make_mut(&mut self.0).rest_mut()
+        self.block_mut().rest_mut()
     }
 }
 

@@ -150,7 +150,7 @@ impl fmt::Display for BatchError {
 impl Error for BatchError {}
 
 /// Where a record goes.
-#[inline]
+#[inline(always)]
 pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Route, Refusal> {
     let key = record.front();
     if !(1..=MAX_KEY).contains(&key.len()) {

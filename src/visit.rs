@@ -91,10 +91,14 @@ impl Visit<'_> {
             if !self.private.gate.is_empty() {
                 return true;
             }
-            let Some(work) = ring.pop() else { return false };
-            self.budget -= 1;
-            if let Err(unhandled) = self.handle(work) {
-                self.fresh_slow(unhandled);
+            let taken = ring.pop_to(|work| {
+                self.budget -= 1;
+                if let Err(unhandled) = self.handle(work) {
+                    self.fresh_slow(unhandled);
+                }
+            });
+            if taken.is_none() {
+                return false;
             }
             if self.own.status.asked() {
                 self.budget = 0;

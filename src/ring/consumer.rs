@@ -61,6 +61,12 @@ impl<M> Drain<'_, M> {
     /// and its publication: the lane then does not rest, and the caller comes back later.
     #[inline]
     pub fn pop(&mut self) -> Option<M> {
+        self.pop_to(|message| message)
+    }
+
+    /// As [`pop`](Self::pop), the message given to `take` as it comes out.
+    #[inline(always)]
+    pub fn pop_to<R>(&mut self, take: impl FnOnce(M) -> R) -> Option<R> {
         let (ring, head) = (self.ring, self.head);
         let slot = ring.slots.get(head & ring.mask);
         if slot.seq.load(Ordering::Acquire) != head + 1 {
@@ -69,9 +75,9 @@ impl<M> Drain<'_, M> {
         // SAFETY: `seq` says, by acquire, that the message of `head` is in; the head moves past it
         // below, so it is read once.
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
-        // Release pairs with the acquires in `claim`: the slot may be filled again.
         self.head = head + 1;
+        // Release pairs with the acquires in `claim`: the slot may be filled again.
         ring.head.store(self.head, unless(weak!("ring_head"), Ordering::Release));
-        Some(message)
+        Some(take(message))
     }
 }

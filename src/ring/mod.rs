@@ -23,7 +23,7 @@ use crossbeam_utils::CachePadded;
 
 pub use self::consumer::Drain;
 pub use self::producer::Batch;
-pub(crate) use self::producer::{Claim, Refused};
+pub(crate) use self::producer::Refused;
 use self::slab::{Slab, Slots};
 pub use self::word::Restless;
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest};
