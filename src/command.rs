@@ -6,7 +6,7 @@ use crate::core::Command;
 use crate::inspect::{Bound, BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
 use crate::sync::Arc;
-use crate::table::Entry;
+use crate::table::SubscriptionState;
 use crate::work::Work;
 
 /// Keys of one lane that an inspection shows.
@@ -19,8 +19,10 @@ impl Visit<'_> {
             Command::Purge => self.purge(|_| false),
             Command::Cancel { subscription, generation } => self
                 .purge(|work| work.subscription == subscription && work.generation == generation),
-            Command::Resume { subscription, key, hash } => self.resume(subscription, &key, hash),
-            Command::Park { subscription, key, hash } => self.park(subscription, key, hash),
+            Command::Resume { generation, key, hash } => self.resume(generation, &key, hash),
+            Command::Park { generation, state, key, hash } => {
+                self.park(generation, state, key, hash);
+            }
             Command::Skip { hash } => self.skip(hash),
             Command::Count(census) => {
                 let own = (census.subscription, census.generation);
@@ -64,9 +66,7 @@ impl Visit<'_> {
             }
         }
         let gone = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
-            Some(Parked::Key { subscription, generation, .. }) => {
-                self.table.subscription(*subscription, *generation).is_none()
-            }
+            Some(Parked::Key { state, .. }) => state.is_removed(),
             _ => false,
         };
         if gone {
@@ -78,41 +78,33 @@ impl Visit<'_> {
         self.private.gate.find(hash)
     }
 
-    fn resume(&mut self, subscription: u32, key: &[u8], hash: u64) {
+    /// Lets a parked key go.
+    fn resume(&mut self, generation: u32, key: &[u8], hash: u64) {
         let Some(slot) = self.slot_of(hash) else { return };
         let parked = self.private.gate.get(slot).and_then(|found| found.parked.as_ref());
-        let Some(Parked::Key { generation, key: parked, .. }) = parked else { return };
-        if **parked == *key {
-            if let Some(entry) = self.table.subscription(subscription, *generation) {
-                entry.state.resume(key);
-            }
+        if let Some(Parked::Key { generation: own, state, key: parked }) = parked
+            && (*own, &**parked) == (generation, key)
+        {
+            state.resume(key);
             self.private.gate.set_parked(slot, None);
             self.advance(slot);
         }
     }
 
-    fn park(&mut self, subscription: u32, key: Box<[u8]>, hash: u64) {
-        let entry = self.table.subscriptions.get(subscription as usize).and_then(Option::as_ref);
-        let own = |entry: &&Arc<Entry>| self.core.router.hash(entry.generation, &key) == hash;
-        let Some(entry) = entry.filter(own) else {
-            // It is gone, and another may have its number; or it is younger than this visit.
-            if !self.is_current() {
-                let again = Command::Park { subscription, key, hash };
-                self.core.lanes.command(self.lane, again);
-            }
-            return;
-        };
+    /// Parks a key. The command brings what it needs of the subscription, which may be younger than this
+    /// visit's table: so a key's commands take effect in the order in which they were given.
+    fn park(&mut self, generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64) {
         let slot = self.slot_of(hash);
         let found = slot.and_then(|slot| self.private.gate.get(slot));
         if matches!(found.and_then(|key| key.parked.as_ref()), Some(Parked::Abandoned)) {
             // One of its records was left unfinished: the key stays shut.
             return;
         }
-        let parked = entry.state.park(&key, "parked by hand", self.core.config.parked_keys);
-        if !parked {
+        // A removal from here on is followed by a purge, which finds the key.
+        if state.is_removed() || !state.park(&key, "parked by hand", self.core.config.parked_keys) {
             return;
         }
-        let parked = Some(Parked::Key { subscription, generation: entry.generation, key });
+        let parked = Some(Parked::Key { generation, state, key });
         match slot {
             Some(slot) => {
                 self.private.gate.set_parked(slot, parked);

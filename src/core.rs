@@ -22,7 +22,7 @@ use crate::spawner::Spawner;
 use crate::status::Status;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, Weak, weak};
-use crate::table::Table;
+use crate::table::{SubscriptionState, Table};
 use crate::timer::Timers;
 use crate::unwind::guard;
 use crate::wait_list::WaitList;
@@ -39,9 +39,9 @@ pub(crate) const STOPPED: u8 = 2;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Let a parked key of this subscription go.
-    Resume { subscription: u32, key: Box<[u8]>, hash: u64 },
+    Resume { generation: u32, key: Box<[u8]>, hash: u64 },
     /// Park a key of this subscription.
-    Park { subscription: u32, key: Box<[u8]>, hash: u64 },
+    Park { generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64 },
     /// Give up the record that keeps this key busy, as the policy `skip` would.
     Skip { hash: u64 },
     /// Release what waits in the gate for subscriptions and sources that go on no more.

@@ -19,6 +19,7 @@ use crate::core::{CLOSING, Command, Core, STOPPED};
 use crate::handler::{Handler, Version};
 use crate::inspect::{BusyKey, Inspection};
 use crate::lane::Lane;
+use crate::metrics::Outcomes;
 use crate::notice::Notice;
 use crate::receipt::WaitError;
 use crate::record::{KeyText, Record};
@@ -122,7 +123,7 @@ impl Ending {
     /// Begins it, or brings its deadline forward.
     pub(crate) fn begin(self: &Arc<Self>, deadline: Time) {
         self.deadline.fetch_min(deadline.as_nanos(), Ordering::AcqRel);
-        let before = abandoned(&self.core);
+        let before = given_up(&self.core);
         if self.begun.swap(true, Ordering::AcqRel) {
             // Whoever was first may not have come as far: after this call nothing is taken either.
             self.core.lanes.close();
@@ -176,7 +177,7 @@ impl Ending {
     fn make_report(&self, before: u64, running: Vec<LeftBehind>) -> Report {
         let core = &self.core;
         let records = self.take_returned();
-        let abandoned = abandoned(core);
+        let abandoned = given_up(core);
         let unreachable = if is_quiet(core) {
             0
         } else {
@@ -233,9 +234,10 @@ fn is_quiet(core: &Core) -> bool {
     core.lanes.iter().all(|lane| lane.ring().is_at_rest() && lane.counters.held.get() == 0)
 }
 
-/// Deliveries that were given up so far.
-fn abandoned(core: &Core) -> u64 {
-    core.workers.iter().map(|worker| worker.counters.outcomes.abandoned.get()).sum()
+/// Deliveries that were given up so far, those that a failure stopped among them.
+fn given_up(core: &Core) -> u64 {
+    let of = |outcomes: &Outcomes| outcomes.abandoned.get() + outcomes.stopped.get();
+    core.workers.iter().map(|worker| of(&worker.counters.outcomes)).sum()
 }
 
 /// Asks all lanes with busy keys what these are, and waits a moment for the answers.
