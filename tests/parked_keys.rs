@@ -344,13 +344,14 @@ fn before_a_visit(runtime: &Runtime, then: impl FnOnce(&Runtime) + Send + 'stati
             Ok(())
         })
         .unwrap();
-    let gate = submit(&old, "k", "gate");
+    // With a quantum of one, the second is another visit's.
+    let both = [submit(&old, "k", "gate"), submit(&old, "k", "next")];
     until("it runs", || log.has("runs"));
     // From here on only the worker's own table has the handler.
     drop(old.swap(keylane::Handler::sync(|_| Ok(()))));
     drop(old);
     holds.open("gate");
-    all_done([&gate]);
+    all_done(&both);
     settle(runtime);
 }
 
@@ -358,7 +359,8 @@ fn before_a_visit(runtime: &Runtime, then: impl FnOnce(&Runtime) + Send + 'stati
 /// is younger than the table of the visit that obeys them.
 #[test]
 fn commands_to_a_young_subscription_keep_their_order() {
-    let runtime = Shape { workers: 1, lanes: 1 }.runtime();
+    let config = Shape { workers: 1, lanes: 1 }.config().quantum(1);
+    let runtime = Runtime::builder().config(config).build().unwrap();
     let made = Arc::new(Mutex::new(Vec::new()));
     let (own, log) = (made.clone(), Log::default());
     let logged = log.clone();
