@@ -153,6 +153,11 @@ impl Reply {
         !std::mem::replace(&mut self.0.lock().settled, true)
     }
 
+    /// Whether the call has started, for whoever still waits for it.
+    pub(crate) fn has_started(&self) -> bool {
+        self.0.lock().settled
+    }
+
     /// Nobody waits for the call any more: it does not start, if it has not.
     pub(crate) fn give_up(&self) {
         self.0.lock().settled = true;

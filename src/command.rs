@@ -1,13 +1,16 @@
 //! What a lane's holder is told to do with keys of its gate.
 
+use std::cmp::Reverse;
+
 use crate::attempt::Visit;
+use crate::bound::Bound;
 use crate::busy::{Busy, Parked};
 use crate::core::Command;
-use crate::inspect::{Bound, BusyKey, Inspection, Why};
+use crate::inspect::{BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
 use crate::sync::Arc;
-use crate::table::SubscriptionState;
-use crate::work::Work;
+use crate::table::{SourceEntry, SubscriptionState};
+use crate::work::{Completion, Work};
 
 /// Keys of one lane that an inspection shows.
 const SHOWN: usize = 64;
@@ -138,7 +141,10 @@ impl Visit<'_> {
         let keys = self.private.gate.iter().filter_map(|(_, key)| {
             let (work, why, attempt) = match &key.busy {
                 Some(Busy::Future { work, number, .. }) => (Some(work), Why::Future, *number),
-                Some(Busy::Blocking { work, number, .. }) => (Some(work), Why::Blocking, *number),
+                Some(Busy::Blocking { work, number, reply, .. }) => {
+                    let runs = reply.has_started();
+                    (Some(work), if runs { Why::Blocking } else { Why::WaitsForThread }, *number)
+                }
                 Some(Busy::Retry { work, number, due, error }) => {
                     let after = due.since(now);
                     (Some(work), Why::Retry { after, error: error.clone() }, *number)
@@ -151,6 +157,8 @@ impl Visit<'_> {
             let work = work?;
             let name = self.table.subscription(work.subscription, work.generation);
             let waiting = key.waiting().len();
+            let (source, position) = (self.source_of(work), work.record.position());
+            let holds = source.is_some_and(|source| source.state.is_held_by(position));
             Some(BusyKey {
                 lane: self.lane,
                 subscription: name.map_or_else(String::new, |entry| entry.name.to_string()),
@@ -159,16 +167,31 @@ impl Visit<'_> {
                 attempt,
                 held_for: now.since(key.since),
                 waiting,
+                source: source.map(|source| source.name.to_string()),
+                position,
                 bound: if waiting >= self.core.config.key_waiting {
                     Some(Bound::KeyWaiting)
+                } else if lane_full {
+                    Some(Bound::LaneWaiting)
                 } else {
-                    lane_full.then_some(Bound::LaneWaiting)
+                    holds.then_some(Bound::SourceWindow)
                 },
             })
         });
         let mut keys: Vec<BusyKey> = keys.collect();
-        keys.sort_by_key(|key| std::cmp::Reverse(key.waiting));
+        // What holds a bound is shown, however little waits for it.
+        keys.sort_by_key(|key| Reverse((key.bound.is_some(), key.waiting)));
         keys.truncate(SHOWN);
         inspection.answer(keys);
+    }
+
+    /// The source of a record, if it came from one that goes on.
+    fn source_of(&self, work: &Work) -> Option<&'_ SourceEntry> {
+        match &work.completion {
+            Completion::Source(token) => {
+                self.table.source(token.source, token.epoch).map(|source| &**source)
+            }
+            _ => None,
+        }
     }
 }

@@ -71,6 +71,8 @@ pub(crate) struct Core {
     /// Records submitted in process that were not handled.
     pub(crate) returned: Mutex<Vec<Returned>>,
     pub(crate) spares: Counter,
+    /// Why workers are not pinned, if they are not.
+    pub(crate) not_pinned: Option<String>,
     /// Whether it was said already that a blocking call was made in async code.
     #[cfg(feature = "tokio")]
     pub(crate) said_async: AtomicBool,
@@ -116,6 +118,7 @@ pub(crate) struct Parts {
     pub(crate) workers: u32,
     pub(crate) monitor: Unparker,
     pub(crate) blocking: Arc<Blocking>,
+    pub(crate) not_pinned: Option<String>,
     pub(crate) on_notice: OnNotice,
     pub(crate) spawner: Spawner,
 }
@@ -143,6 +146,7 @@ impl Core {
             monitor: Monitor::new(parts.monitor),
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
+            not_pinned: parts.not_pinned,
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),

@@ -248,7 +248,12 @@ fn in_the_drop_of_a_payload_that_is_not_handled() {
             Ok(())
         })
         .unwrap();
-    let options = SourceOptions { window: None, resume: None, waker: Waker::noop().clone() };
+    let options = SourceOptions {
+        name: "orders/0".into(),
+        window: None,
+        resume: None,
+        waker: Waker::noop().clone(),
+    };
     let mut source = orders.source(options).unwrap();
     let gate = submit(&orders, "k", "gate");
     until("the lane is kept", || log.has("gate"));

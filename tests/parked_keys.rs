@@ -236,7 +236,11 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
             assert_eq!(ended(&submit(&orders, key, "x")), broken());
         }
         all_done([&submit(&orders, &keys[3], "b")]);
-        assert_eq!(runtime.snapshot().bounds, [Bound::ParkedKeys]);
+        let [used_up] = &runtime.snapshot().bounds[..] else { panic!("one bound is used up") };
+        assert_eq!(
+            (used_up.bound, used_up.subscription.as_deref()),
+            (Bound::ParkedKeys, Some("o"))
+        );
         let failure =
             Failure { error: "broken (and as many keys are parked as may be)".into(), attempts: 1 };
         assert_eq!(ended(&submit(&orders, &keys[2], "x3")), Outcome::Stopped(failure.clone()));
