@@ -152,7 +152,8 @@ impl Subscriber {
 
     /// Removes the subscription: nothing of it is started any more. What is queued is released, unfinished:
     /// records submitted in process come back from [`Removal::wait`], a source's are delivered again later.
-    /// Attempts under way go on.
+    /// Attempts under way go on. Of a subscription that a failure has stopped, this is the way to the records that
+    /// it held; nobody having asked, they are in the report of the runtime's close.
     pub fn remove(&self) -> Removal {
         Removal::begin(&self.core, &self.entry)
     }
