@@ -214,6 +214,17 @@ impl Core {
         self.exit.load(Ordering::Acquire)
     }
 
+    /// Whether threads have ended, all but those whose handlers have not returned: these are left behind, and
+    /// nothing more comes of any lane that is to be waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exits()
+            && self.workers.iter().all(|worker| {
+                !worker.started.load(Ordering::Acquire)
+                    || worker.ended.load(Ordering::Acquire)
+                    || worker.status.is_running()
+            })
+    }
+
     /// What a lane's gate may hold.
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { key: self.config.key_waiting, lane: self.config.lane_waiting }

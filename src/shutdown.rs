@@ -135,13 +135,31 @@ impl Ending {
             self.core.enter_phase(STOPPED);
         }
         let own = self.clone();
-        let started = self.core.spawner.spawn("close", move || own.run(before));
+        let started = self.core.spawner.spawn("close", move || own.run_to_its_end(before));
         if let Err(error) = started {
             let error = error.to_string();
             self.core.notice(&Notice::NoThread { role: "closing", error });
+            if in_handler() {
+                // It would wait for itself until the deadline.
+                self.deadline.store(0, Ordering::Release);
+            }
             // Without a thread for it, the caller does it.
-            self.run(before);
+            self.run_to_its_end(before);
         }
+    }
+
+    /// Should it panic, which it must not (a clock of the caller's may), then nobody waits for it for ever.
+    fn run_to_its_end(&self, before: u64) {
+        if guard(|| self.run(before)).is_ok() {
+            return;
+        }
+        let core = &self.core;
+        core.enter_phase(STOPPED);
+        core.end.end();
+        core.exit();
+        let report = self.make_report(before, left_behind(core));
+        *self.report.lock() = Some(Report { drained: false, ..report });
+        core.watchers.wake_all(|| ());
     }
 
     fn is_due(&self) -> bool {
@@ -162,13 +180,7 @@ impl Ending {
         let running = left_behind(core);
         core.end.end();
         core.exit();
-        core.wait_for_real(MOMENT, || {
-            core.workers.iter().all(|worker| {
-                !worker.started.load(Ordering::Acquire)
-                    || worker.ended.load(Ordering::Acquire)
-                    || worker.status.is_running()
-            })
-        });
+        core.wait_for_real(MOMENT, || core.has_ended());
         *self.report.lock() = Some(self.make_report(before, running));
         core.watchers.wake_all(|| ());
         let _ = guard(|| let_go(core));
