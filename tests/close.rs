@@ -196,7 +196,7 @@ fn hung_handlers_are_left_behind_and_named() {
 
 #[test]
 fn close_never_hangs_with_all_workers_and_spares_hung() {
-    let config = keylane::Config::default().spares(2);
+    let config = Config::default().spares(2);
     let runtime =
         Runtime::builder().config(config).lanes(16).workers(1).on_notice(|_| ()).build().unwrap();
     let door = Door::new();
