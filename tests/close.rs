@@ -528,6 +528,7 @@ fn nobody_waits_for_what_a_close_has_left_behind() {
         .unwrap();
     blocks.submit(numbered("k", 0)).unwrap();
     blocked.wait_for(1);
+    settle(&runtime); // what a lane holds is told at the end of a visit
     let hangs = runtime
         .subscribe(Subscription::new("hangs"), move |_: &Record| {
             hang.pass();
