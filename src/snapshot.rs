@@ -196,7 +196,8 @@ pub struct SourceSnapshot {
     pub epoch: u32,
     /// Deliveries to the runtime in this assignment.
     pub delivered: u64,
-    /// Of these, finished. (Or gone from their source before they were.)
+    /// Of these, finished, as its loop has noticed: one that waits for the oldest to end looks at the others after
+    /// that. (Or gone from their source before they were.)
     pub finished: u64,
     /// The next offset to read after a restart: everything before it is finished. `None` before the first delivery
     /// of a source that went on nowhere.
