@@ -7,7 +7,7 @@
 
 wrappers=$target/convict
 mkdir -p "$wrappers"
-limit=${KEYLANE_CONVICT_SECONDS:-300}
+limit=${KL_CONVICT_SECONDS:-300}
 table=
 failures=0
 

@@ -11,7 +11,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # A check that takes longer hangs.
-limit=${KEYLANE_CHECK_SECONDS:-1800}
+limit=${KL_CHECK_SECONDS:-1800}
 
 # Cheap and telling first. Those that share a build stand together.
 checks=(
@@ -36,7 +36,7 @@ command_of() {
 selected=()
 for argument; do
     case $argument in
-        --full) checks+=("${full[@]}"); limit=${KEYLANE_CHECK_SECONDS:-14400} ;;
+        --full) checks+=("${full[@]}"); limit=${KL_CHECK_SECONDS:-14400} ;;
         --list) printf '%s\n' "${checks[@]}" "${full[@]}"; exit ;;
         -*) echo "unknown option $argument" >&2; exit 2 ;;
         *)

@@ -129,12 +129,6 @@ impl<'a> Visit<'a> {
         self.open_entry(work).is_none() && !self.is_ahead(work)
     }
 
-    /// Whether this visit's table is the newest.
-    #[cold]
-    pub(crate) fn is_current(&self) -> bool {
-        std::ptr::eq(&*self.core.registry.load(), self.table)
-    }
-
     /// The subscription of a record that may be started: it is here and open, and so is the source.
     pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
         if self.core.phase() == STOPPED { None } else { self.taking_entry(work) }
@@ -354,9 +348,26 @@ impl<'a> Visit<'a> {
     #[cold]
     pub(crate) fn release(&mut self, work: Work) -> Step {
         let shut = self.open_entry(&work).is_some();
-        self.counters().outcomes.abandoned.add(1);
-        self.give_back(work, Outcome::Abandoned);
+        let outcomes = &self.counters().outcomes;
+        match self.stopped_by(&work) {
+            Some(failure) => {
+                outcomes.stopped.add(1);
+                self.give_back(work, Outcome::Stopped(failure));
+            }
+            None => {
+                outcomes.abandoned.add(1);
+                self.give_back(work, Outcome::Abandoned);
+            }
+        }
         if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
+    }
+
+    /// The failure that stopped the subscription of a record that was submitted in process, if one did.
+    fn stopped_by(&self, work: &Work) -> Option<Failure> {
+        if let Completion::Source(_) = &work.completion {
+            return None;
+        }
+        self.table.subscription(work.subscription, work.generation)?.state.stopped_by()
     }
 
     pub(crate) fn give_back(&mut self, work: Work, outcome: Outcome) {

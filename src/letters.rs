@@ -130,11 +130,8 @@ impl Visit<'_> {
         if !park {
             return self.finish(work, Outcome::DeadLettered(failure));
         }
-        let parked = Parked::Key {
-            subscription: work.subscription,
-            generation: work.generation,
-            key: key.into(),
-        };
+        let (generation, state) = (work.generation, entry.state.clone());
+        let parked = Parked::Key { generation, state, key: key.into() };
         if !entry.state.park(key, &failure.error, self.core.config.parked_keys) {
             let error = format!("{} (and as many keys are parked as may be)", failure.error).into();
             return self.stop(entry, work, Failure { error, ..failure });

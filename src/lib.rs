@@ -80,6 +80,7 @@ mod batch;
 mod bell;
 mod block;
 mod blocking;
+mod bound;
 mod bus;
 mod busy;
 mod clock;
@@ -96,6 +97,7 @@ mod finished;
 mod gate;
 mod handler;
 mod hash;
+mod holder;
 mod inspect;
 mod lane;
 mod ledger;
@@ -138,6 +140,7 @@ mod window;
 mod work;
 mod worker;
 
+pub use bound::{Bound, UsedUp};
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
@@ -154,7 +157,7 @@ pub use envelope::{
 pub use error::{ConfigError, HandlerError, PushError};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
-pub use inspect::{Bound, BusyKey, Why};
+pub use inspect::{BusyKey, Why};
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
@@ -163,7 +166,8 @@ pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
 pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot, WorkerSnapshot,
+    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot, SubscriptionSnapshot,
+    WorkerSnapshot,
 };
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;

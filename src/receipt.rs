@@ -47,7 +47,8 @@ impl End {
 /// The promise of one outcome for one submitted record.
 ///
 /// It is a future, and it can be waited for from a plain thread. Exactly one outcome comes in every
-/// case: [`Outcome::Abandoned`] if the runtime ends before the record does.
+/// case: [`Outcome::Abandoned`] if the runtime ends before the record does, [`Outcome::Stopped`] if a failure stops
+/// its subscription before.
 ///
 /// A handler that awaits the receipt of a later record of its own key waits for itself: until its attempt's
 /// deadline, or the close.

@@ -152,7 +152,8 @@ impl Subscriber {
 
     /// Removes the subscription: nothing of it is started any more. What is queued is released, unfinished:
     /// records submitted in process come back from [`Removal::wait`], a source's are delivered again later.
-    /// Attempts under way go on.
+    /// Attempts under way go on. Of a subscription that a failure has stopped, this is the way to the records that
+    /// it held; nobody having asked, they are in the report of the runtime's close.
     pub fn remove(&self) -> Removal {
         Removal::begin(&self.core, &self.entry)
     }
@@ -177,16 +178,18 @@ impl Subscriber {
     /// Lets a parked key go: its next record is handled again. It happens at the lane's next visit; a key that is
     /// not parked is left as it is.
     pub fn resume(&self, key: &[u8]) {
-        let subscription = self.entry.id;
-        self.command(key, |hash| Command::Resume { subscription, key: key.into(), hash });
+        let generation = self.entry.generation;
+        self.command(key, |hash| Command::Resume { generation, key: key.into(), hash });
     }
 
     /// Parks a key: its records go to the dead letters, in order, until it is resumed. Without a dead letter
-    /// in the policy nothing happens: false.
+    /// in the policy nothing happens: false. Of one key, parks, resumes and skips that were given one after the
+    /// other take effect in that order, at the lane's next visit: a record that the lane's visit is at may still be
+    /// handled.
     pub fn park(&self, key: &[u8]) -> bool {
-        let subscription = self.entry.id;
+        let (generation, state) = (self.entry.generation, self.entry.state.clone());
         if self.entry.dead_letter.is_some() {
-            self.command(key, |hash| Command::Park { subscription, key: key.into(), hash });
+            self.command(key, |hash| Command::Park { generation, state, key: key.into(), hash });
         }
         self.entry.dead_letter.is_some()
     }

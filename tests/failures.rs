@@ -304,8 +304,9 @@ fn a_failure_stops_the_subscription_and_gives_every_record_back() {
         all_done([&gate]);
         assert_eq!(ended(&x), Outcome::Stopped(failure("no", 1)));
         for receipt in queued.iter().chain([&behind]) {
-            assert_eq!(ended(receipt), Outcome::Abandoned);
+            assert_eq!(ended(receipt), Outcome::Stopped(failure("no", 1)), "of what stopped it");
         }
+        assert_eq!(runtime.snapshot().outcomes.stopped, 4);
         let refused = orders.submit_tracked(Record::new("k", "later")).unwrap_err();
         assert_eq!(name_of(&refused.into_record()), "later");
         all_done([&submit(&others, "k", "another subscription goes on")]);

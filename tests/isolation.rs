@@ -211,10 +211,15 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
         let mut snapshot = runtime.snapshot();
         until("the bound is named", || {
             snapshot = runtime.snapshot();
-            snapshot.bounds.contains(&Bound::BlockingThreads)
+            snapshot.bounds.iter().any(|used| used.bound == Bound::BlockingThreads)
         });
         assert_eq!(snapshot.blocking, (2, 1));
-        assert_eq!(busy(&snapshot, &keys[2]).why, Why::Blocking);
+        assert_eq!(busy(&snapshot, &keys[2]).why, Why::WaitsForThread);
+        assert_eq!(
+            snapshot.bounds[0].key.as_deref(),
+            Some(keys[0].as_bytes()),
+            "it has run longest"
+        );
         // Neighbours in the same lane that need no thread.
         let others: Vec<_> =
             shape.keys_of(1, 3).iter().map(|key| submit(&sync, key, "s")).collect();
@@ -252,7 +257,11 @@ fn a_key_holds_its_lane_up_once_as_many_records_wait_for_it_as_may() {
         let snapshot = runtime.snapshot();
         let named = busy(&snapshot, &keys[0]);
         assert_eq!((named.bound, named.waiting), (Some(Bound::KeyWaiting), 3));
-        assert_eq!(snapshot.bounds, [Bound::KeyWaiting]);
+        let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+        assert_eq!(
+            (used.bound, used.key.as_deref()),
+            (Bound::KeyWaiting, Some(keys[0].as_bytes()))
+        );
         assert_eq!(snapshot.lanes[0].depth, 2, "the lane's ring is not drained further");
         assert_eq!(behind.outcome(), None);
 
@@ -284,7 +293,8 @@ fn busy_keys_hold_their_lane_up_once_its_gate_holds_as_many_records_as_may() {
         let behind = submit(&orders, &keys[3], "d");
         settle(&runtime);
         let snapshot = runtime.snapshot();
-        assert_eq!(snapshot.bounds, [Bound::LaneWaiting]);
+        let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+        assert_eq!((used.bound, used.lane), (Bound::LaneWaiting, Some(0)));
         for key in &keys[..3] {
             assert_eq!(busy(&snapshot, key).bound, Some(Bound::LaneWaiting));
         }

@@ -232,8 +232,9 @@ fn one_partition(random: &mut Random) {
         }
         let waker = Arc::new(Sets(called.clone(), thread::current())).into();
         let window = Some(1 + random.below(50));
-        let mut source =
-            subscriber.source(SourceOptions { window, resume: stored.take(), waker }).unwrap();
+        let mut source = subscriber
+            .source(SourceOptions { name: "orders/0".into(), window, resume: stored.take(), waker })
+            .unwrap();
         let mut next = source.ledger().frontier().unwrap_or(0);
         let mut life = 1 + random.below(300);
         let mut swaps = Vec::new();

@@ -18,7 +18,7 @@ use keylane::{
 use support::*;
 
 fn options(waker: &Waker) -> SourceOptions {
-    SourceOptions { window: None, resume: None, waker: waker.clone() }
+    SourceOptions { name: "orders/0".into(), window: None, resume: None, waker: waker.clone() }
 }
 
 fn at(key: &str, partition: u32, offset: u64) -> Record {
@@ -170,7 +170,17 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     else {
         panic!("the window is full")
     };
-    assert_eq!(runtime.snapshot().bounds, [keylane::Bound::SourceWindow]);
+    settle(&runtime);
+    let [used] = &runtime.snapshot().bounds[..] else { panic!("one bound is used up") };
+    assert_eq!(
+        (used.bound, used.source.as_deref()),
+        (keylane::Bound::SourceWindow, Some("orders/0"))
+    );
+    assert_eq!(
+        (used.offset, used.key.as_deref()),
+        (Some(0), Some(&b"a"[..])),
+        "the oldest holds it"
+    );
     flags[1].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(0), "the first still holds the window");
@@ -183,7 +193,7 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     flags[2].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(3));
-    assert_eq!(runtime.snapshot().bounds, []);
+    assert!(runtime.snapshot().bounds.is_empty());
 }
 
 #[test]

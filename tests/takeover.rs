@@ -146,7 +146,9 @@ fn spares_start_up_to_their_bound() {
     let waits = submit(&orders, &keys[4], "d");
     let snapshot = runtime.snapshot();
     assert_eq!((snapshot.spares, snapshot.workers.len()), (2, 3));
-    assert_eq!(snapshot.bounds, [keylane::Bound::Spares]);
+    let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+    assert_eq!((used.bound, used.subscription.as_deref()), (keylane::Bound::Spares, Some("o")));
+    assert_eq!(used.key.as_deref(), Some(keys[0].as_bytes()), "it has run longest");
     assert_eq!(count(&notices, |n| matches!(n, Notice::SpareStarted { .. })), 2);
     assert_eq!((log.has("d"), waits.outcome()), (false, None), "there is nobody for it");
     holds.open("b");

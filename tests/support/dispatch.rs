@@ -228,14 +228,14 @@ impl Hold {
 pub struct Random(u64);
 
 impl Random {
-    /// From `KEYLANE_TEST_SEED`, or the time.
+    /// From `KL_SEED`, or the time.
     pub fn seeded() -> Self {
-        let given = std::env::var("KEYLANE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = std::env::var("KL_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             since.map_or(1, |since| since.as_nanos() as u64)
         });
-        println!("KEYLANE_TEST_SEED={seed}");
+        println!("KL_SEED={seed}");
         Self(seed)
     }
 
