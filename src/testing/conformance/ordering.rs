@@ -18,46 +18,52 @@ cases![
     keyless_records_may_be_rejected,
 ];
 
-/// Publishes for many keys, half of which share a lane with a busy one and the last of which has half of all
+/// Topics of one partition, and of several.
+const TOPICS: [Shape; 2] = [Shape::new(), Shape { partitions: 4, ..Shape::new() }];
+
+/// Publishes for many keys, half of which share a lane with a busy one and the first of which has half of all
 /// records, and judges.
-fn keeps_order(
-    stager: &Stager<'_>,
-    handler: impl Fn(&Judge) -> Handler,
-    rounds: u64,
-) -> Result<(), Failed> {
-    [1, 4].into_iter().try_for_each(|partitions| {
-        stager.each_shape(Shape { partitions, ..Shape::new() }, |stage| {
-            let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-            let subscribed =
-                stage.bus.subscribe_handler(&topic, stage.policy("s"), handler(&judge));
-            let subscription = stage.finish("the subscribe", subscribed)??;
-            let mut keys = stage.keys(&subscription, 7);
-            stage.lay_stone(&subscription, &keys[0])?;
-            let hot = keys.remove(0);
-            keys.extend((0..6).map(|number| format!("anywhere-{number}")));
-            let mut last = 0;
-            for number in 1..=rounds {
-                for key in &keys {
-                    judge.publish(&stage, &topic, key, number)?;
-                    last += 1;
-                    judge.publish(&stage, &topic, &hot, last)?;
-                }
-            }
-            equal("records", judge.verdict(&stage)?.attempts, 24 * rounds)
-        })
-    })
+fn keeps_order(stage: &Stage, judge: &Judge, handler: Handler, rounds: u64) -> Result<(), Failed> {
+    let topic = stage.name("topic");
+    let subscribed = stage.bus.subscribe_handler(&topic, stage.policy("s"), handler);
+    let subscription = stage.finish("the subscribe", subscribed)??;
+    let mut keys = stage.keys(&subscription, 7);
+    let hot = keys.remove(0);
+    stage.lay_stone(&subscription, &hot)?;
+    keys.extend((0..6).map(|number| format!("anywhere-{number}")));
+    let mut last = 0;
+    for number in 1..=rounds {
+        for key in &keys {
+            judge.publish(stage, &topic, key, number)?;
+            last += 1;
+            judge.publish(stage, &topic, &hot, last)?;
+        }
+    }
+    equal("records", judge.verdict(stage)?.attempts, 24 * rounds)
 }
 
 fn order_is_kept_by_sync_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::sync(judge.sync()), 20)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::sync(judge.sync()), 20)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn order_is_kept_by_async_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::future(judge.future()), 20)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::future(judge.future()), 20)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn order_is_kept_by_blocking_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::blocking(judge.blocking()), 5)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::blocking(judge.blocking()), 5)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn a_slow_key_delays_no_other(stager: &Stager<'_>) -> Result<(), Failed> {
