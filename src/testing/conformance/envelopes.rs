@@ -140,8 +140,14 @@ fn broken_envelopes_are_not_tried(stager: &Stager<'_>) -> Result<(), Failed> {
     };
     stage.finish("the subscribe", stage.bus.subscribe_envelope(&topic, policy, handler))??;
     let good = event("order-1", 1);
+    let whole = String::from_utf8_lossy(&good.to_vec()?).into_owned();
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = whole.replace(r#""payload":"#, &format!(r#""deep":{deep},"payload":"#));
     for record in [
         Record::new("not-json", "{"),
+        Record::new("not-utf8", [&b"{\"event_id\":\"\xff\","[..], &whole.as_bytes()[1..]].concat()),
+        Record::new("cut-off", &whole[..whole.len() - 1]),
+        Record::new("order-1", deep),
         Record::new("no-envelope", r#"{"a":1}"#),
         Record::null("null"),
         Record::new("order-2", good.to_vec()?),
@@ -150,10 +156,10 @@ fn broken_envelopes_are_not_tried(stager: &Stager<'_>) -> Result<(), Failed> {
     ] {
         stage.publish(&topic, record)?;
     }
-    stage.until("all have an end", || letters.lock().len() == 5 && seen.len() == 1)?;
+    stage.until("all have an end", || letters.lock().len() == 8 && seen.len() == 1)?;
     stage.pass(Duration::from_secs(1));
     let letters = letters.lock().clone();
-    equal("letters", letters.len(), 5)?;
+    equal("letters", letters.len(), 8)?;
     ensure(letters.iter().all(|letter| letter.2 == 1), "there was one attempt at each")?;
     let mismatch = letters.iter().find(|letter| letter.0 == "order-2");
     let text = mismatch.map(|letter| letter.1.clone()).unwrap_or_default();
