@@ -105,11 +105,10 @@ fn a_swap_waits_for_pending_and_blocking_attempts() {
         blocking.submit(numbered(&keys[0][0], 0)).unwrap();
         pending.submit(numbered(&keys[1][0], 0)).unwrap();
         door.wait_for(1);
-        let mut handled = 1;
         settle(&runtime);
-        for (subscriber, keys, release) in [
-            (&blocking, &keys[0], Box::new(|| door.open()) as Box<dyn Fn()>),
-            (&pending, &keys[1], Box::new(|| flag.raise())),
+        for (handled, subscriber, keys, release) in [
+            (1, &blocking, &keys[0], Box::new(|| door.open()) as Box<dyn Fn()>),
+            (2, &pending, &keys[1], Box::new(|| flag.raise())),
         ] {
             let swap = subscriber.swap(Handler::sync(new.handler()));
             let running = SwapError::StillRunning { workers: 0, attempts: 1 };
@@ -117,7 +116,6 @@ fn a_swap_waits_for_pending_and_blocking_attempts() {
             subscriber.submit(numbered(&keys[1], 1)).unwrap();
             settle(&runtime);
             assert_eq!(new.numbers().len(), handled, "the new one runs beside it");
-            handled += 1;
             release();
             block_on(swap).unwrap();
         }

@@ -163,7 +163,7 @@ fn the_original_waits_for_its_dead_letter(stager: &Stager<'_>) -> Result<(), Fai
         case.publish(&a, &["after"])?;
         case.publish(&b, &["other"])?;
         case.stage.until("the other key is handled", || case.handled.texts_of(&b).len() == 1)?;
-        case.stage.pass(Duration::from_secs(30));
+        case.stage.pass(Duration::from_secs(3));
         equal("of the key", case.handled.texts_of(&a), vec!["bad".to_owned()])?;
         let committed = case.stage.committed(&case.subscription, held.partition)?;
         equal("the frontier", committed, held.offset)?;
