@@ -208,12 +208,13 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
 
         let b = submit(&blocking, &keys[1], "b");
         let c = submit(&blocking, &keys[2], "c");
+        settle(&runtime); // both have been called for
         let mut snapshot = runtime.snapshot();
-        until("the bound is named", || {
+        until("one of them waits for a thread", || {
             snapshot = runtime.snapshot();
-            snapshot.bounds.contains(&Bound::BlockingThreads)
+            snapshot.blocking == (2, 1)
         });
-        assert_eq!(snapshot.blocking, (2, 1));
+        assert_eq!(snapshot.bounds, [Bound::BlockingThreads]);
         assert_eq!(busy(&snapshot, &keys[2]).why, Why::Blocking);
         // Neighbours in the same lane that need no thread.
         let others: Vec<_> =
