@@ -141,11 +141,14 @@ fn with_two_workers_the_one_that_sleeps_takes_them_and_no_spare_starts() {
     let (runtime, orders, _) = start(shape.config(), &clock, &holds, &log);
     let a = submit(&orders, &keys[0], "a");
     until("it hangs", || log.has("a"));
-    let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
-    pass_time(&runtime, &clock, 1, "all others are handled", || {
-        others.iter().all(|receipt| receipt.outcome().is_some())
-    });
-    all_done(&others);
+    // One by one: some lanes are those of the one that hangs, and the other sleeps when they become ready.
+    for key in &keys[1..] {
+        let sleeps = || runtime.snapshot().workers.iter().any(|worker| worker.asleep);
+        until("the other one sleeps", sleeps);
+        let other = submit(&orders, key, "b");
+        pass_time(&runtime, &clock, 1, "it is handled", || other.outcome().is_some());
+        all_done([&other]);
+    }
     assert_eq!((runtime.snapshot().spares, a.outcome()), (0, None));
     holds.open("a");
     all_done([&a]);
