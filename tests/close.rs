@@ -1,7 +1,9 @@
 //! The end of a runtime: nothing lost, nothing hanging, from any thread, at any time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "testing")]
+#![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -216,33 +218,39 @@ fn close_never_hangs_with_all_workers_and_spares_hung() {
     door.open();
 }
 
+// convict: whole_lane_waits
 #[test]
 fn retries_are_given_up_at_once_and_no_successor_runs() {
-    let clock = VirtualClock::new();
-    let runtime = narrow(100).clock(clock).build().unwrap();
-    let log = Log::new();
-    let seen = log.clone();
-    let policy = Subscription::new("s").retry(Retry::fixed(60 * SECOND).forever());
-    let subscriber = runtime
-        .subscribe(policy, move |record: &Record| {
-            seen.push(number(record));
-            match record.key() {
-                Some(b"bad") => Err(HandlerError::retryable("no")),
-                _ => Ok(()),
-            }
-        })
-        .unwrap();
-    subscriber.submit(numbered("bad", 0)).unwrap();
-    subscriber.submit(numbered("good", 1)).unwrap();
-    (2..5).for_each(|n| subscriber.submit(numbered("bad", n)).unwrap());
-    settle(&runtime);
-    // The clock stands still: nothing but the close itself ends the wait.
-    let report = runtime.close(LONG).unwrap();
-    assert_eq!(log.numbers(), [0, 1]);
-    assert_eq!(back(&report), [0, 2, 3, 4]);
-    assert_eq!(numbers(report.records.iter().map(|(_, record)| record)), [0, 2, 3, 4], "in order");
-    assert!(!report.drained);
-    assert_eq!(report.abandoned, 4);
+    dispatch::each_shape(|shape| {
+        let clock = VirtualClock::new();
+        let runtime = Runtime::builder().config(shape.config()).clock(clock).build().unwrap();
+        let log = Log::new();
+        let seen = log.clone();
+        let policy = Subscription::new("s").retry(Retry::fixed(60 * SECOND).forever());
+        let subscriber = runtime
+            .subscribe(policy, move |record: &Record| {
+                seen.push(number(record));
+                if number(record) == 1 { Ok(()) } else { Err(HandlerError::retryable("no")) }
+            })
+            .unwrap();
+        let keys = shape.keys_of(0, 2);
+        let (bad, good) = (&keys[0], &keys[1]);
+        subscriber.submit(numbered(bad, 0)).unwrap();
+        subscriber.submit(numbered(good, 1)).unwrap();
+        (2..5).for_each(|n| subscriber.submit(numbered(bad, n)).unwrap());
+        settle(&runtime);
+        assert_eq!(
+            log.numbers(),
+            [0, 1],
+            "what waits to be tried again holds up its own key alone"
+        );
+        // The clock stands still: nothing but the close itself ends the wait.
+        let report = runtime.close(LONG).unwrap();
+        assert_eq!(log.numbers(), [0, 1]);
+        assert_eq!(numbers(report.records.iter().map(|(_, r)| r)), [0, 2, 3, 4], "in order");
+        assert!(!report.drained);
+        assert_eq!(report.abandoned, 4);
+    });
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use dispatch::{Holds, Log, Shape, all_done, each_shape, ended, name_of, submit, until};
+use dispatch::{Holds, Log, all_done, each_shape, ended, name_of, submit, until};
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
     Bound, Handler, HandlerError, Letter, Outcome, Record, RecordRef, Retry, Runtime, Snapshot,
@@ -208,12 +208,13 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
 
         let b = submit(&blocking, &keys[1], "b");
         let c = submit(&blocking, &keys[2], "c");
+        settle(&runtime); // both have been called for
         let mut snapshot = runtime.snapshot();
-        until("the bound is named", || {
+        until("one of them waits for a thread", || {
             snapshot = runtime.snapshot();
-            snapshot.bounds.iter().any(|used| used.bound == Bound::BlockingThreads)
+            snapshot.blocking == (2, 1)
         });
-        assert_eq!(snapshot.blocking, (2, 1));
+        assert_eq!(snapshot.bounds[0].bound, Bound::BlockingThreads);
         assert_eq!(busy(&snapshot, &keys[2]).why, Why::WaitsForThread);
         assert_eq!(
             snapshot.bounds[0].key.as_deref(),
@@ -316,8 +317,7 @@ fn busy_keys_hold_their_lane_up_once_its_gate_holds_as_many_records_as_may() {
 // convict: whole_lane_waits
 #[test]
 fn a_handler_that_submits_to_its_own_full_lane_gets_the_record_back() {
-    for workers in [1, 2] {
-        let shape = Shape { workers, lanes: 1 };
+    each_shape(|shape| {
         let config = shape.config().slots(2).wait(Duration::from_secs(3_600));
         let runtime = Runtime::builder().config(config).build().unwrap();
         let keys = shape.keys_of(0, 3);
@@ -355,7 +355,7 @@ fn a_handler_that_submits_to_its_own_full_lane_gets_the_record_back() {
         holds.open("held");
         all_done([&held]);
         *own.lock() = None;
-    }
+    });
 }
 
 /// Wakes from other threads, many at once and late ones, are as good as one: the future ends once, and

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use keylane::memory::MemoryBus;
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    BusError, Clock, HandlerError, Notice, PublishErrorKind, Record, RecordRef, Retry, Runtime,
-    SubscribeError, Subscription, Time,
+    BusError, Clock, HandlerError, Letter, Notice, PublishErrorKind, Record, RecordRef, Retry,
+    Runtime, SubscribeError, Subscription, Time,
 };
 
 type Seen = Arc<Mutex<Vec<(Vec<u8>, u64)>>>;
@@ -193,6 +193,55 @@ fn injected_faults_end_and_touch_one_topic() {
     assert_eq!(texts(&seen), ["3", "5"]);
     assert_eq!(bus.counts().published, 3);
     assert_eq!(bus.counts().failed, 4);
+    runtime.stop_now();
+}
+
+#[test]
+fn the_counters_move_with_each_publish_and_each_delivery() {
+    let (clock, runtime, bus) = world();
+    let letters = Seen::default();
+    let noted = letters.clone();
+    let policy = Subscription::new("s")
+        .retry(Retry::fixed(Duration::from_secs(1)).attempts(2))
+        .dead_letter_to(move |letter: &Letter| {
+            note(&noted, &letter.record);
+            Ok(())
+        });
+    let handler = |record: &Record| match record.payload() {
+        b"bad" => Err(HandlerError::retryable("no")),
+        b"panics" => std::panic::panic_any("a panic that the test wants"),
+        _ => Ok(()),
+    };
+    bus.subscribe("t", policy, handler).wait().unwrap();
+    // Published, failed; done, dead-lettered, retries, panics.
+    let counters = || {
+        settle(&runtime);
+        let (bus, outcomes) = (bus.counts(), runtime.snapshot().outcomes);
+        let outcomes = (outcomes.done, outcomes.dead_lettered, outcomes.retries, outcomes.panics);
+        ((bus.published, bus.failed), outcomes)
+    };
+    let publish = |payload: &str| bus.publish("t", Record::new("key", payload)).wait();
+    assert_eq!(counters(), ((0, 0), (0, 0, 0, 0)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((1, 0), (1, 0, 0, 0)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((2, 0), (2, 0, 0, 0)));
+    bus.faults().fail_publishes("t", 1);
+    let _ = publish("good").unwrap_err();
+    assert_eq!(counters(), ((2, 1), (2, 0, 0, 0)));
+    let _ = bus.publish("no topic", number(0)).wait().unwrap_err();
+    assert_eq!(counters(), ((2, 2), (2, 0, 0, 0)));
+    publish("bad").unwrap();
+    assert_eq!(counters(), ((3, 2), (2, 0, 1, 0)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(counters(), ((3, 2), (2, 1, 1, 0)));
+    publish("panics").unwrap();
+    assert_eq!(counters(), ((4, 2), (2, 1, 2, 1)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(counters(), ((4, 2), (2, 2, 2, 2)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((5, 2), (3, 2, 2, 2)));
+    assert_eq!(texts(&letters), ["bad", "panics"]);
     runtime.stop_now();
 }
 

@@ -258,30 +258,32 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
 // convict: whole_lane_waits
 #[test]
 fn many_parked_keys_of_several_subscriptions_leave_room_for_others() {
-    let config = Shape { workers: 1, lanes: 1 }.config().parked_keys(64).lane_waiting(64);
-    let runtime = Runtime::builder().config(config).build().unwrap();
-    let (holds, log) = (Holds::new(&["a"]), Log::default());
-    for name in ["o", "p", "q"] {
-        let orders = subscribe(&runtime, name, &holds, &log);
-        for i in 0..64 {
-            assert_eq!(ended(&submit(&orders, &format!("k{i}"), "x")), broken());
-        }
-    }
-    let hold = holds.handle();
-    let waits = runtime
-        .subscribe_async(Subscription::new("waits"), move |record: keylane::RecordRef| {
-            let hold = hold.clone();
-            async move {
-                hold.pass(&name_of(&record)).await;
-                Ok(())
+    each_shape(|shape| {
+        let config = shape.config().parked_keys(64).lane_waiting(64);
+        let runtime = Runtime::builder().config(config).build().unwrap();
+        let (holds, log) = (Holds::new(&["a"]), Log::default());
+        for (nth, name) in (0..).zip(["o", "p", "q"]) {
+            let orders = subscribe(&runtime, name, &holds, &log);
+            for key in shape.keys_of(nth, 64) {
+                assert_eq!(ended(&submit(&orders, &key, "x")), broken());
             }
-        })
-        .unwrap();
-    let a = submit(&waits, "k", "a");
-    settle(&runtime);
-    assert_eq!(a.outcome(), None);
-    holds.open("a");
-    all_done([&a]);
+        }
+        let hold = holds.handle();
+        let waits = runtime
+            .subscribe_async(Subscription::new("waits"), move |record: keylane::RecordRef| {
+                let hold = hold.clone();
+                async move {
+                    hold.pass(&name_of(&record)).await;
+                    Ok(())
+                }
+            })
+            .unwrap();
+        let a = submit(&waits, &shape.keys_of(3, 1)[0], "a");
+        settle(&runtime);
+        assert_eq!(a.outcome(), None);
+        holds.open("a");
+        all_done([&a]);
+    });
 }
 
 #[test]

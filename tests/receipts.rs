@@ -67,8 +67,15 @@ fn each_kind(said: impl Fn() -> Handled + Send + Sync + Clone + 'static) -> [Han
 
 #[test]
 fn a_handled_record_is_done() {
-    for handler in each_kind(|| Ok(())) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let said = move || {
+        count.fetch_add(1, SeqCst);
+        Ok(())
+    };
+    for (kind, handler) in (1..).zip(each_kind(said)) {
         assert_eq!(outcome(Subscription::new("s"), handler), Outcome::Done);
+        assert_eq!(calls.load(SeqCst), kind, "its handler was called, once");
     }
 }
 
