@@ -8,6 +8,7 @@
 mod imp {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread::Builder as ThreadBuilder;
 
     /// std's cell behind loom's closure interface.
     #[repr(transparent)]
@@ -49,6 +50,7 @@ mod imp {
 mod imp {
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::sync::atomic;
+    pub(crate) use loom::thread::Builder as ThreadBuilder;
 
     /// parking_lot's interface over loom's lock.
     #[derive(Debug, Default)]
@@ -135,6 +137,4 @@ pub(crate) use std::sync::{Arc, Weak};
 
 // What is written once, and what is a fact of the machine, is no model's business.
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::thread::{
-    Builder as ThreadBuilder, ThreadId, available_parallelism, current as current_thread,
-};
+pub(crate) use std::thread::{ThreadId, available_parallelism, current as current_thread};
