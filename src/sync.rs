@@ -106,6 +106,13 @@ mod imp {
 
 pub(crate) use imp::*;
 
+/// Tells the model checker that nothing goes on here until another thread does. Nothing outside of models.
+#[inline(always)]
+pub(crate) fn model_yield() {
+    #[cfg(keylane_loom)]
+    loom::thread::yield_now();
+}
+
 /// Whether the model checker runs with this weakness: an ordering or a step left out, which a model must
 /// convict (`KEYLANE_WEAK=NAME`). Never outside of models.
 macro_rules! weak {

@@ -15,7 +15,7 @@ use crate::parker::Parker;
 use crate::pinning::pin_current;
 use crate::registry::Snapshot;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, weak};
+use crate::sync::{Arc, model_yield, weak};
 use crate::table::Table;
 use crate::token::Token;
 use crate::visit::visit;
@@ -119,6 +119,8 @@ impl Worker {
             let lane = token.lane();
             core.lanes.bell(self.local.id).put_back(token);
             queue(&mut self.turns, &mut self.queued, lane);
+            // It may wait for a producer that has claimed a place and not filled it yet.
+            model_yield();
         }
         core.workers[self.local.id].counters.visits.add(1);
         core.watchers.notify();
