@@ -102,6 +102,9 @@ impl Blocking {
         let Some(place) = state.calls.iter().position(|call| call.0 == number) else {
             return Ok(());
         };
+        if weak!("blocking_refused") {
+            return Err(error);
+        }
         let call = state.calls.remove(place);
         drop(state);
         drop(call);

@@ -325,9 +325,9 @@ impl<M, P, C> Lane<M, P, C> {
         self.cold.ready.get_or_init(|| ReadySet::new(self.cold.ready_slots))
     }
 
-    /// Whether nobody seems to wait for room. May be stale at once.
-    pub fn is_unwatched(&self) -> bool {
-        self.cold.waiting.is_empty()
+    /// How many wait for room. May be stale at once.
+    pub fn waiting(&self) -> usize {
+        self.cold.waiting.len()
     }
 
     /// Takes the commands left for the holder.

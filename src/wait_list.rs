@@ -113,6 +113,11 @@ impl WaitList {
         }
     }
 
+    /// How many wait. May be stale at once.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
     /// Whether nobody seems to wait. May be stale at once.
     #[inline]
     pub fn is_empty(&self) -> bool {

@@ -51,7 +51,7 @@ impl Scene {
         self.0.log.lock().unwrap()[..count].contains(&key)
     }
 
-    /// For the one thread that is told.
+    /// For the thread that is told.
     fn wait_for(&self, key: u8) {
         while !self.has(key) {
             self.0.bed.park(None);
@@ -189,9 +189,9 @@ fn monitor_free_a_spare_takes_over() {
 
 /// The worker comes back while the monitor gives its other lane away and the other worker, woken, takes it: one of
 /// them has it, and its record is handled once.
-// convict: token_take
+// convict: token_split
 #[test]
-fn token_take_the_worker_comes_back_while_its_lane_is_taken() {
+fn token_split_the_worker_comes_back_while_its_lane_is_taken() {
     static STOLEN: Reached = Reached::new("the other worker took the lane");
     static KEPT: Reached = Reached::new("the worker came back in time for it");
     static STUCK: Reached = Reached::new("the worker was held for stuck");
