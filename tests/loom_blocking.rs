@@ -82,7 +82,11 @@ fn blocking_called_two_calls_do_not_count_on_one_idle_thread() {
             done.unpark();
         }))
         .unwrap();
-        if started.load(Ordering::Relaxed) == 1 { IDLE.here() } else { NONE.here() }
+        if started.load(Ordering::Relaxed) == 1 {
+            IDLE.here()
+        } else {
+            NONE.here()
+        }
         pool.call(Box::new(move || tells.unpark())).unwrap();
         bed.park(None);
         pool.end();
@@ -102,7 +106,11 @@ fn blocking_end_lets_no_thread_and_no_call_wait() {
         let bed = Parker::new();
         let done = bed.unparker();
         pool.call(Box::new(move || done.unpark())).unwrap();
-        if pool.load().1 > 0 { QUEUED.here() } else { RAN.here() }
+        if pool.load().1 > 0 {
+            QUEUED.here()
+        } else {
+            RAN.here()
+        }
         pool.end();
         bed.park(None);
         assert_eq!(started.load(Ordering::Relaxed), 1);

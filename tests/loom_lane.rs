@@ -421,7 +421,11 @@ fn parker_due_lane_leave_a_producer_does_not_oversleep() {
         let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
         // Without this the checker does not look at the other thread's going first.
         thread::yield_now();
-        if lanes.get(0).ring().has_wait() { ASLEEP.here() } else { AWAKE.here() }
+        if lanes.get(0).ring().has_wait() {
+            ASLEEP.here()
+        } else {
+            AWAKE.here()
+        }
         clock.run_out();
         assert_eq!(waits.join().unwrap(), Err(PushError::Full(2)));
         assert_eq!(lanes.get(0).waiting(), 0);
@@ -445,7 +449,11 @@ fn lane_over_room_that_was_made_in_time_is_not_missed() {
         let (there, time) = (lanes.clone(), clock.clone());
         let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
         thread::yield_now();
-        if lanes.get(0).ring().has_wait() { WAITED.here() } else { STRAIGHT.here() }
+        if lanes.get(0).ring().has_wait() {
+            WAITED.here()
+        } else {
+            STRAIGHT.here()
+        }
         let mut worker = Worker::new(&lanes, 0);
         let handled = worker.drain();
         clock.run_out();

@@ -179,7 +179,11 @@ fn receipt_over_an_outcome_that_came_in_time_is_not_missed() {
         let (promise, receipt) = receipt(&end);
         let seen = end.clone();
         let both = thread::spawn(move || {
-            if seen.is_unwatched() { BEFORE.here() } else { WAITED.here() }
+            if seen.is_unwatched() {
+                BEFORE.here()
+            } else {
+                WAITED.here()
+            }
             assert!(promise.fulfil(Outcome::Done));
             clock.run_out();
         });

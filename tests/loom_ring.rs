@@ -577,13 +577,8 @@ fn full_lane(
         let token = lane.token();
         assert!(lane.push(1).is_ok());
         let there = lane.clone();
-        let producer = thread::spawn(move || {
-            if there.submit(2) {
-                parked.here()
-            } else {
-                straight.here()
-            }
-        });
+        let producer =
+            thread::spawn(move || if there.submit(2) { parked.here() } else { straight.here() });
         lane.drain(token);
         producer.join().unwrap();
         assert_eq!(lane.finish(), [1, 2]);

@@ -212,7 +212,11 @@ fn token_split_the_worker_comes_back_while_its_lane_is_taken() {
             // The monitor's second look comes while this returns.
             thread::spawn(move || {
                 stage.look();
-                if stage.is_stuck(0) { STUCK.here() } else { BACK.here() }
+                if stage.is_stuck(0) {
+                    STUCK.here()
+                } else {
+                    BACK.here()
+                }
                 scene.wait_for(b'x');
                 loom::skip_branch();
                 stage.exit();
