@@ -7,7 +7,7 @@ use crate::gate::{Bounds, Gate};
 use crate::handler::{Attempt, Handled, Running};
 use crate::outcome::Failure;
 use crate::subscription::Sending;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, weak};
 use crate::table::SubscriptionState;
 use crate::unwind::{Panicked, guard};
 use crate::work::Work;
@@ -129,7 +129,7 @@ impl Drop for Post {
 
 /// Where a blocking call leaves what it said.
 #[derive(Debug, Default)]
-pub(crate) struct Reply(Mutex<Answer>);
+pub struct Reply(Mutex<Answer>);
 
 #[derive(Debug, Default)]
 struct Answer {
@@ -149,8 +149,8 @@ pub(crate) enum Said {
 
 impl Reply {
     /// Whether the call may start: not if it was given up before.
-    pub(crate) fn start(&self) -> bool {
-        !std::mem::replace(&mut self.0.lock().settled, true)
+    pub fn start(&self) -> bool {
+        !std::mem::replace(&mut self.0.lock().settled, true) || weak!("reply_start")
     }
 
     /// Whether the call has started, for whoever still waits for it.
@@ -159,7 +159,7 @@ impl Reply {
     }
 
     /// Nobody waits for the call any more: it does not start, if it has not.
-    pub(crate) fn give_up(&self) {
+    pub fn give_up(&self) {
         self.0.lock().settled = true;
     }
 

@@ -13,8 +13,9 @@ use crate::core::{Census, Command, Core};
 use crate::handler::Version;
 use crate::receipt::WaitError;
 use crate::record::Record;
-use crate::sync::Arc;
+use crate::registry::Registry;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, weak};
 use crate::table::Entry;
 use crate::wait_list::Place;
 
@@ -84,9 +85,7 @@ impl Swap {
     /// What may still run the old handler: workers, and attempts beyond a visit.
     fn running(&self) -> Result<(usize, usize), SwapError> {
         let Some((version, old)) = &self.changed else { return Err(SwapError::Removed) };
-        // Workers first: one that has seen the new table starts no attempt of the old handler.
-        let workers = self.core.registry.behind(*version).count();
-        Ok((workers, old.running()))
+        Ok(still_running(&self.core.registry, *version, old))
     }
 
     /// Waits until the old handler runs no more.
@@ -145,6 +144,17 @@ impl Drop for Swap {
     fn drop(&mut self) {
         self.place.take().into_iter().for_each(|place| self.core.watchers.leave(place));
     }
+}
+
+/// Readers that have not seen `version` of the table yet, and attempts of the `old` handler that it replaced.
+pub fn still_running<T>(registry: &Registry<T>, version: u64, old: &Version) -> (usize, usize) {
+    if weak!("swap_order") {
+        let attempts = old.running();
+        return (registry.behind(version).count(), attempts);
+    }
+    // Readers first: one that has seen the new table starts no attempt of the old handler.
+    let readers = registry.behind(version).count();
+    (readers, old.running())
 }
 
 impl fmt::Debug for Swap {

@@ -184,9 +184,12 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         parker: &Parker,
     ) -> Result<(), PushError<M>> {
         let mut place = None;
+        let is_over = || clock.now() >= deadline;
         let result = loop {
+            // The time before the try: room that was made in time is not missed.
+            let over = (!weak!("lane_over")).then(is_over);
             match self.push_or_join(lane, message, &mut place, parker.waker()) {
-                Err(PushError::Full(back)) if clock.now() < deadline => message = back,
+                Err(PushError::Full(back)) if !over.unwrap_or_else(is_over) => message = back,
                 result => break result,
             }
             parker.park_until(clock, Some(deadline));
@@ -247,7 +250,9 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
 
     /// Gives a place among those who wait up.
     pub fn leave(&self, lane: u32, place: &mut Option<Place>) {
-        if let Some(place) = place.take() {
+        if let Some(place) = place.take()
+            && !weak!("lane_leave")
+        {
             self.get(lane).cold.waiting.leave(place);
         }
     }
@@ -324,6 +329,11 @@ impl<M, P, C> Lane<M, P, C> {
     /// The slots of its gate that have something to say.
     pub fn ready(&self) -> &ReadySet {
         self.cold.ready.get_or_init(|| ReadySet::new(self.cold.ready_slots))
+    }
+
+    /// How many wait for room. May be stale at once.
+    pub fn waiting(&self) -> usize {
+        self.cold.waiting.len()
     }
 
     /// Takes the commands left for the holder.

@@ -91,6 +91,7 @@ mod connect;
 mod context;
 mod core;
 mod delivery;
+mod ending;
 pub mod envelope;
 mod error;
 mod finished;
@@ -123,6 +124,8 @@ mod shutdown;
 mod snapshot;
 mod source;
 mod spawner;
+#[cfg(keylane_loom)]
+mod stage;
 mod status;
 mod submit;
 mod subscriber;
@@ -180,10 +183,14 @@ pub use subscription::{
 #[doc(hidden)]
 pub mod internals {
     pub use crate::bell::Bell;
+    pub use crate::blocking::Blocking;
+    pub use crate::busy::Reply;
+    pub use crate::close::still_running;
     pub use crate::core::Monitor;
     pub use crate::delivery::*;
     pub use crate::finished::*;
     pub use crate::gate::{Admit, Bounds, Gate, ReadySet};
+    pub use crate::handler::{Running, Version};
     pub use crate::hash::{Route, Router, fnv1a32};
     pub use crate::lane::{Lane, Lanes};
     pub use crate::ledger::*;
@@ -196,6 +203,8 @@ pub mod internals {
     pub use crate::registry::{Registry, Snapshot as TableSnapshot};
     pub use crate::ring::{Batch, Drain, Restless, Ring, rings};
     pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
+    #[cfg(keylane_loom)]
+    pub use crate::stage::Stage;
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};

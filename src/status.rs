@@ -1,10 +1,10 @@
 //! What a worker does right now, for others to see: written with plain stores for every attempt, read by
 //! the monitor and by snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use crate::record::Record;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Words of a key that are shown.
 const WORDS: usize = 8;
@@ -152,7 +152,7 @@ impl Status {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(keylane_loom)))]
 mod tests {
     use super::*;
 

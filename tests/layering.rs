@@ -19,7 +19,7 @@ const LAYERS: &[(u8, &str)] = &[
     ),
     (2, "registry table gate bell"),
     (3, "lane"),
-    (4, "busy core attempt letters command visit worker monitor"),
+    (4, "busy core attempt ending letters command visit worker monitor stage"),
     (5, "submit batch source subscriber close shutdown holder snapshot runtime"),
     (6, "bus bus/error bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/"),
@@ -52,7 +52,6 @@ const EXCEPTIONS: &[(&str, &[&str])] = &[
     // Numbers with one writer, or that order nothing.
     ("block", &["std", "sync", "atomic"]),
     ("record", &["std", "sync", "atomic"]),
-    ("status", &["std", "sync", "atomic"]),
     // The time that an envelope is made at: it decides nothing.
     ("envelope/time", &["SystemTime", "now"]),
     // Numbers tokens apart in debug builds.

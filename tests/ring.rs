@@ -101,7 +101,7 @@ impl Pair {
             Op::Pop => drop(self.pop()),
             Op::PopAll => while self.pop() {},
             Op::Peek => {
-                if let Some(token) = &self.token {
+                if let Some(token) = &mut self.token {
                     assert_eq!(self.ring.drain(token).peek(), self.model.messages.front());
                 }
             }

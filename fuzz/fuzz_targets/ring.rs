@@ -64,7 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
             9 => {
-                if let Some(token) = &token {
+                if let Some(token) = &mut token {
                     assert_eq!(ring.drain(token).peek().map(|message| &**message), model.front());
                 }
             }
