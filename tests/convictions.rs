@@ -19,6 +19,7 @@ const FILES: [(&str, &[&str]); 4] = [
             "an_attempt_under_way_is_not_skipped",
             "a_record_without_a_key_is_dead_lettered_alone",
             "a_stale_handle_parks_nothing",
+            "commands_to_a_young_subscription_keep_their_order",
             "a_removed_subscription_leaves_no_parked_key_behind",
         ],
     ),
