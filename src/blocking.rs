@@ -76,7 +76,8 @@ impl Blocking {
         let number = state.next;
         state.next += 1;
         state.calls.push_back((number, call));
-        if state.idle > if weak!("blocking_called") { 0 } else { state.called } {
+        let spoken_for = if weak!("blocking_called") { 0 } else { state.called };
+        if state.idle > spoken_for {
             state.called += 1;
             drop(state);
             self.called.notify_one();

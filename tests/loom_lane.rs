@@ -518,7 +518,6 @@ fn lane_join_is_woken_once_there_is_room() {
 
 /// As above, with another that does not wait: the first does not sleep on, though the other was quicker.
 #[test]
-#[ignore = "long: run by ci/loom-full.sh"]
 fn who_waits_for_room_is_woken_though_another_was_quicker() {
     static PARKED: Reached = Reached::new("the worker lay down");
     static BARGED: Reached = Reached::new("the other got in");
