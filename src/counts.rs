@@ -33,7 +33,7 @@ pub struct SubscriptionCounters {
     /// Records that a bus has delivered again.
     pub redelivered: Counter,
     /// Records that were not taken.
-    pub refused: Refused,
+    pub refused: RefusedCounters,
     #[cfg(feature = "metrics")]
     handled: Box<[CachePadded<Counter>]>,
     /// How long records took that were handled.
@@ -43,7 +43,7 @@ pub struct SubscriptionCounters {
 
 /// Records that were not taken, by reason.
 #[derive(Debug, Default)]
-pub struct Refused {
+pub struct RefusedCounters {
     /// The lane was full.
     pub full: Counter,
     /// The runtime was closed.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit, with_recorder};
 
+use crate::bound::Bound;
 use crate::core::Core;
-use crate::inspect::Bound;
 use crate::latency::Latency;
 use crate::parker::{Parker, Unparker};
 use crate::runtime::Runtime;
@@ -52,6 +52,8 @@ use crate::unwind::guard;
 /// | `keylane_busy_keys` | gauge | count | | keys that others wait for, or may |
 /// | `keylane_parked_keys` | gauge | count | subscription | keys that are parked |
 /// | `keylane_running` | gauge | count | subscription | pending futures and blocking calls |
+/// | `keylane_source_lag` | gauge | count | subscription, source | offsets that the frontier of a source is behind what was delivered |
+/// | `keylane_source_window` | gauge | count | subscription, source | deliveries of a source above its frontier |
 /// | `keylane_oldest_waiting_seconds` | gauge | seconds | | how long the key has been busy that has held up others longest; 0 if none has |
 /// | `keylane_workers` | gauge | count | state | workers: `running` a handler, `asleep`, `awake` |
 /// | `keylane_worker_lanes_max` | gauge | count | | lanes that wait for the worker with the most of them |
@@ -140,6 +142,8 @@ metrics! {
     BUSY_KEYS Gauge Count "keylane_busy_keys" "keys that others wait for, or may";
     PARKED_KEYS Gauge Count "keylane_parked_keys" "keys that are parked";
     RUNNING Gauge Count "keylane_running" "pending futures and blocking calls";
+    SOURCE_LAG Gauge Count "keylane_source_lag" "offsets that the frontier of a source is behind what was delivered";
+    SOURCE_WINDOW Gauge Count "keylane_source_window" "deliveries of a source above its frontier";
     OLDEST Gauge Seconds "keylane_oldest_waiting_seconds" "how long the key has been busy that has held up others longest";
     WORKERS Gauge Count "keylane_workers" "workers by state";
     WORKER_LANES Gauge Count "keylane_worker_lanes_max" "lanes that wait for the worker with the most of them";
@@ -341,6 +345,11 @@ impl Telling<'_> {
         self.set(&DEPTH_MAX, &[], deepest as f64);
         let oldest = snapshot.oldest.as_ref().map_or(Duration::ZERO, |key| key.held_for);
         self.set(&OLDEST, &[], oldest.as_secs_f64());
+        for source in &snapshot.sources {
+            let own = [("subscription", source.subscription.as_str()), ("source", &source.name)];
+            self.set(&SOURCE_LAG, &own, source.lag as f64);
+            self.set(&SOURCE_WINDOW, &own, source.window as f64);
+        }
         let workers = &snapshot.workers;
         let running = workers.iter().filter(|worker| worker.running.is_some()).count();
         let asleep = workers.iter().filter(|w| w.running.is_none() && w.asleep).count();
@@ -361,7 +370,7 @@ impl Telling<'_> {
             ("parked_keys", Bound::ParkedKeys),
             ("spares", Bound::Spares),
         ] {
-            let used = snapshot.bounds.contains(&bound);
+            let used = snapshot.bounds.iter().any(|used_up| used_up.bound == bound);
             self.set(&BOUND_USED, &[("bound", name)], f64::from(u8::from(used)));
         }
     }

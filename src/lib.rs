@@ -82,6 +82,7 @@ mod batch;
 mod bell;
 mod block;
 mod blocking;
+mod bound;
 mod bus;
 mod busiest;
 mod busy;
@@ -94,6 +95,7 @@ mod context;
 mod core;
 mod counts;
 mod delivery;
+mod ending;
 pub mod envelope;
 mod error;
 #[cfg(feature = "metrics")]
@@ -102,6 +104,7 @@ mod finished;
 mod gate;
 mod handler;
 mod hash;
+mod holder;
 mod inspect;
 mod lane;
 mod latency;
@@ -129,6 +132,8 @@ mod snapshot;
 mod source;
 mod span;
 mod spawner;
+#[cfg(keylane_loom)]
+mod stage;
 mod status;
 mod submit;
 mod subscriber;
@@ -147,6 +152,7 @@ mod window;
 mod work;
 mod worker;
 
+pub use bound::{Bound, UsedUp};
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
@@ -166,7 +172,7 @@ pub use error::{ConfigError, HandlerError, PushError};
 pub use export::{Exporter, Exporting};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
-pub use inspect::{Bound, BusyKey, Why};
+pub use inspect::{BusyKey, Why};
 pub use latency::Latency;
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
@@ -176,8 +182,8 @@ pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
 pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot,
-    WorkerSnapshot,
+    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot,
+    SubscriptionSnapshot, WorkerSnapshot,
 };
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;
@@ -190,10 +196,14 @@ pub use subscription::{
 #[doc(hidden)]
 pub mod internals {
     pub use crate::bell::Bell;
+    pub use crate::blocking::Blocking;
+    pub use crate::busy::Reply;
+    pub use crate::close::still_running;
     pub use crate::core::Monitor;
     pub use crate::delivery::*;
     pub use crate::finished::*;
     pub use crate::gate::{Admit, Bounds, Gate, ReadySet};
+    pub use crate::handler::{Running, Version};
     pub use crate::hash::{Route, Router, fnv1a32};
     pub use crate::lane::{Lane, Lanes};
     pub use crate::ledger::*;
@@ -204,8 +214,10 @@ pub mod internals {
     pub use crate::queue::{Queue, Single};
     pub use crate::receipt::{End, Promise, receipt};
     pub use crate::registry::{Registry, Snapshot as TableSnapshot};
-    pub use crate::ring::{Restless, Ring, rings};
+    pub use crate::ring::{Batch, Drain, Restless, Ring, rings};
     pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
+    #[cfg(keylane_loom)]
+    pub use crate::stage::Stage;
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};

@@ -1,24 +1,23 @@
 //! Counting how deliveries end: for all of a worker's, and for each subscription.
 
-use crate::attempt::{Step, Visit};
+use crate::attempt::Visit;
 use crate::outcome::Outcome;
+use crate::record::Record;
 use crate::table::Entry;
 use crate::work::Work;
 
 impl Visit<'_> {
-    /// A record was handled.
-    #[inline]
-    pub(crate) fn done(&mut self, entry: &Entry, work: Work) -> Step {
+    /// A record was handled: for its subscription.
+    #[inline(always)]
+    pub(crate) fn handled(&self, entry: &Entry, record: &Record) {
         #[cfg(feature = "metrics")]
         {
-            let counters = &entry.state.counters;
-            counters.handled(self.local.id);
-            if let Some(submitted) = work.record.submitted() {
+            entry.state.counters.handled(self.local.id);
+            if let Some(submitted) = record.submitted() {
                 self.timed(entry, submitted);
             }
         }
-        let _ = entry;
-        self.finish(work, Outcome::Done)
+        let _ = (entry, record);
     }
 
     /// One of the records that are timed was handled.

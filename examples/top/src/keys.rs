@@ -125,7 +125,8 @@ fn why(why: &Value, bound: Option<&Value>) -> String {
     let text = match name {
         "Sync" => "a sync handler runs".to_owned(),
         "Future" => "its future is pending".to_owned(),
-        "Blocking" => "a blocking handler runs or waits for a thread".to_owned(),
+        "Blocking" => "a blocking handler runs".to_owned(),
+        "WaitsForThread" => "it waits for a thread to block".to_owned(),
         "Parked" => "its records wait for the dead letters".to_owned(),
         "DeadLetter" => {
             let sends = detail("sends").and_then(Value::as_u64).unwrap_or(0);
@@ -146,20 +147,18 @@ fn why(why: &Value, bound: Option<&Value>) -> String {
     }
 }
 
-/// A bound's name: `"KeyWaiting"`, or an object of that name, or with it in `bound`.
+/// A bound's name: `"KeyWaiting"`; or an object with the name in `bound`, and what holds it.
 pub fn bound_name(bound: &Value) -> String {
-    match bound {
-        Value::String(name) => name.clone(),
-        Value::Object(fields) => match fields.iter().next() {
-            Some((name, Value::Object(about))) => {
-                let about = about.iter().map(|(field, value)| format!("{field} {value}"));
-                format!("{name} ({})", about.collect::<Vec<_>>().join(", "))
-            }
-            Some((name, value)) => format!("{name} {value}"),
-            None => "a bound".into(),
-        },
-        other => other.to_string(),
-    }
+    let Value::Object(fields) = bound else {
+        return bound.as_str().map_or_else(|| bound.to_string(), str::to_owned);
+    };
+    let text = |field: &str| fields.get(field).and_then(Value::as_str);
+    let key = fields.get("key").and_then(|key| serde_json::from_value::<Vec<u8>>(key.clone()).ok());
+    let key = key.map(|key| key.escape_ascii().to_string());
+    let held = [text("subscription"), text("source"), key.as_deref()];
+    let held: Vec<_> = held.into_iter().flatten().collect();
+    let name = text("bound").unwrap_or("a bound");
+    if held.is_empty() { name.to_owned() } else { format!("{name} ({})", held.join(" ")) }
 }
 
 #[cfg(test)]
@@ -186,15 +185,17 @@ mod tests {
         assert_eq!(rows[0], row("b", "retry in 1.5 s: down; holds up its lane: KeyWaiting"));
         assert_eq!(rows[1], row("p", "parked, 3 followed: no luck"));
         assert_eq!(rows[2], row("h", "free"));
-        assert_eq!(rows[3], row("\\xff", "a blocking handler runs or waits for a thread"));
+        assert_eq!(rows[3], row("\\xff", "a blocking handler runs"));
         assert_eq!(rows.len(), 4);
     }
 
     #[test]
     fn unknown_and_missing_fields_are_no_harm() {
         assert!(shown("{}").is_empty());
-        let rows = shown(r#"{"busy":[{"why":{"New":7},"bound":{"SourceWindow":{"source":"a"}}}]}"#);
+        let rows = shown(
+            r#"{"busy":[{"why":{"New":7},"bound":{"bound":"SourceWindow","source":"a/0","key":[107]}}]}"#,
+        );
         assert_eq!(rows[0].0, "(no key)");
-        assert_eq!(rows[0].1, "New; holds up its lane: SourceWindow (source \"a\")");
+        assert_eq!(rows[0].1, "New; holds up its lane: SourceWindow (a/0 k)");
     }
 }

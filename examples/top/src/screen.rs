@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keylane_top::view::{Lane, View};
+use keylane_top::view::{Lane, Source, View};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -232,15 +232,10 @@ fn draw_side(frame: &mut Frame<'_>, app: &App, view: &View, area: Rect) {
     frame.render_widget(Paragraph::new(lines), area);
 }
 
-/// A source: whatever a snapshot says of it, names first.
-fn source_line(source: &serde_json::Value) -> String {
-    let serde_json::Value::Object(fields) = source else { return source.to_string() };
-    let text = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let known = fields.iter().filter(|(_, value)| !value.is_null());
-    known.map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(" ")
+fn source_line(source: &Source) -> String {
+    let Source { name, subscription, lag, window, window_limit, stopped } = source;
+    let state = if *stopped { " STOPPED" } else { "" };
+    format!("{} {} lag {lag} {window}/{window_limit}{state}", cut(subscription, 12), cut(name, 14))
 }
 
 fn workers_line(view: &View) -> String {
@@ -306,9 +301,9 @@ mod tests {
             .collect();
         let worker = serde_json::json!({"running": {"subscription": "s", "key": [255, 0], "overruns": true}});
         let snapshot = serde_json::json!({
-            "phase": "Running", "lanes": lanes, "busy": busy, "bounds": ["KeyWaiting", {"SourceWindow": 1}],
+            "phase": "Running", "lanes": lanes, "busy": busy, "bounds": ["KeyWaiting", {"bound": "SourceWindow"}],
             "workers": [worker, {}], "subscriptions": [{"name": "s", "stopped_by": {"error": "e"}}],
-            "sources": [{"topic": "t", "lag": 7}, 3]
+            "sources": [{"name": "t/0", "lag": 7}]
         });
         let answer = serde_json::json!({"protocol": 1, "at_nanos": 1, "operable": ["s"], "snapshot": snapshot});
         let mut app = App::new("127.0.0.1:1".into());

@@ -40,7 +40,7 @@ pub struct View {
     pub busiest: Vec<Busiest>,
     pub publishes: BTreeMap<String, u64>,
     pub bounds: Vec<Value>,
-    pub sources: Vec<Value>,
+    pub sources: Vec<Source>,
     pub blocking: (usize, usize),
     pub spares: usize,
 }
@@ -92,6 +92,19 @@ pub struct Subscription {
     pub running: usize,
     pub counts: Counts,
     pub latency: Option<Latency>,
+}
+
+/// A source.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Source {
+    pub name: String,
+    pub subscription: String,
+    pub lag: u64,
+    pub window: usize,
+    pub window_limit: usize,
+    pub stopped: bool,
 }
 
 /// What was counted of a subscription.
