@@ -32,28 +32,13 @@ pub struct SubscriptionCounters {
     pub abandoned: Counter,
     /// Records that a bus has delivered again.
     pub redelivered: Counter,
-    /// Records that were not taken.
-    pub refused: RefusedCounters,
+    /// Records that were not taken, by reason: in the order of `Refusal`.
+    pub refused: [Counter; 5],
     #[cfg(feature = "metrics")]
     handled: Box<[CachePadded<Counter>]>,
     /// How long records took that were handled.
     #[cfg(feature = "metrics")]
     pub latency: crate::latency::Latencies,
-}
-
-/// Records that were not taken, by reason.
-#[derive(Debug, Default)]
-pub struct RefusedCounters {
-    /// The lane was full.
-    pub full: Counter,
-    /// The runtime was closed.
-    pub closed: Counter,
-    /// The subscription had stopped or was removed.
-    pub stopped: Counter,
-    /// The key was empty or too long.
-    pub invalid_key: Counter,
-    /// There was no key.
-    pub no_key: Counter,
 }
 
 /// Publishes by result.
@@ -91,7 +76,8 @@ impl SubscriptionCounters {
 
     /// What was counted.
     pub fn read(&self) -> SubscriptionCounts {
-        let refused = &self.refused;
+        let [full, closed, stopped, invalid_key, no_key] =
+            self.refused.each_ref().map(Counter::get);
         SubscriptionCounts {
             #[cfg(feature = "metrics")]
             handled: Some(self.handled.iter().map(|handled| handled.get()).sum()),
@@ -108,13 +94,7 @@ impl SubscriptionCounters {
             stopped: self.stopped.get(),
             abandoned: self.abandoned.get(),
             redelivered: self.redelivered.get(),
-            refused: RefusedCounts {
-                full: refused.full.get(),
-                closed: refused.closed.get(),
-                stopped: refused.stopped.get(),
-                invalid_key: refused.invalid_key.get(),
-                no_key: refused.no_key.get(),
-            },
+            refused: RefusedCounts { full, closed, stopped, invalid_key, no_key },
         }
     }
 

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
-use crate::counts::RefusedCounters;
 use crate::error::PushError;
 use crate::hash::Route;
+use crate::metrics::Counter;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::ring::Refused;
@@ -107,17 +107,10 @@ impl SubmitError {
 }
 
 impl Refusal {
-    /// Counts one.
+    /// Counts one: there is a counter for each, in their order.
     #[cold]
-    pub(crate) fn count(self, refused: &RefusedCounters) {
-        let counter = match self {
-            Self::Full => &refused.full,
-            Self::Closed => &refused.closed,
-            Self::Stopped => &refused.stopped,
-            Self::InvalidKey => &refused.invalid_key,
-            Self::NoKey => &refused.no_key,
-        };
-        counter.add_shared(1);
+    pub(crate) fn count(self, refused: &[Counter; 5]) {
+        refused[self as usize].add_shared(1);
     }
 }
 
