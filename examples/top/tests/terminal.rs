@@ -217,6 +217,7 @@ fn small_and_changing_terminals_are_drawn() {
 
     let mut small = Terminal::demo(40, 12);
     small.until_shown("256 lanes");
+    small.until("there are keys", |screen| Terminal::chosen(screen).map(|_| ()));
     small.press("\u{1b}[B\u{1b}[Bp");
     small.until("it asks", |screen| screen.contains("Park ").then_some(()));
     small.press("n");
