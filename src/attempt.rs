@@ -267,7 +267,7 @@ impl<'a> Visit<'a> {
         subscription: u32,
         run: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        self.own.status.enter(self.lane, subscription, record);
+        self.own.status.enter(subscription, record);
         let said = guard(run);
         self.own.status.leave();
         said

@@ -150,11 +150,9 @@ impl Visit<'_> {
     /// Keeps the block for the next record.
     #[inline(always)]
     pub(crate) fn recycle(&mut self, record: Record) {
-        if record.is_shared() {
-            // Its drop is a caller's code.
-            return self.recycle_shared(record);
+        if let Err(record) = record.recycle_to(&mut self.local.blocks) {
+            self.recycle_slowly(record);
         }
-        record.recycle_to(&mut self.local.blocks);
     }
 
     /// Tells whoever is to be told.
@@ -174,7 +172,8 @@ impl Visit<'_> {
     }
 
     #[inline(never)]
-    fn recycle_shared(&self, record: Record) {
+    fn recycle_slowly(&self, record: Record) {
+        // The drop of a shared payload is a caller's code.
         if guard(|| record.recycle()).is_err() {
             self.own.counters.panics.add(1);
         }

@@ -75,12 +75,19 @@ impl Last {
 const NO_KEY: u32 = u32::MAX;
 
 impl Status {
-    /// An attempt begins. For the worker.
+    /// The worker's next attempts are at records of this lane. For the worker.
     #[inline]
-    pub fn enter(&self, lane: u32, subscription: u32, record: &Record) {
+    pub fn hold(&self, lane: u32) {
         // Pairs with the fence in `seen`: whoever reads a field of this turn finds that the last one has ended.
         fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
+    }
+
+    /// An attempt begins. For the worker.
+    #[inline]
+    pub fn enter(&self, subscription: u32, record: &Record) {
+        // As in `hold`.
+        fence(Ordering::Release);
         self.subscription.store(subscription, Ordering::Relaxed);
         match record.short_key() {
             Some((len, words)) => {
@@ -209,19 +216,20 @@ mod tests {
     fn what_runs_is_seen_and_what_has_ended_is_not() {
         let status = Status::default();
         assert_eq!(status.seen(), None);
-        status.enter(7, 3, &Record::new([9; 70], ""));
+        status.hold(7);
+        status.enter(3, &Record::new([9; 70], ""));
         let seen = status.seen().unwrap();
         assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
         status.set_stuck(Duration::from_millis(3));
         assert!(status.is_stuck() && status.ran() == Duration::from_millis(3));
         status.leave();
         assert!(!status.is_stuck() && status.seen().is_none());
-        status.enter(7, 3, &Record::keyless(""));
+        status.enter(3, &Record::keyless(""));
         assert_eq!(status.seen().unwrap().key, None);
         status.leave();
         let key: Vec<u8> = (1..=70).collect();
         for len in 0..=70 {
-            status.enter(7, 3, &Record::new(&key[..len], "payload"));
+            status.enter(3, &Record::new(&key[..len], "payload"));
             assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
             status.leave();
             let last = status.last();

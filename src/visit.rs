@@ -25,6 +25,7 @@ pub(crate) fn visit(
     let mut private =
         lane.take_private(&mut token).unwrap_or_else(|| Private::new(core.bounds(), RUNNING));
     let own = &core.workers[local.id];
+    own.status.hold(number);
     let mut visit = Visit {
         core,
         own,
@@ -265,7 +266,7 @@ impl Visit<'_> {
             Busy::Future { mut attempt, running, work, number, deadline } => {
                 let waker = self.waker(slot);
                 let mut cx = std::task::Context::from_waker(&waker);
-                self.own.status.enter(self.lane, work.subscription, &work.record);
+                self.own.status.enter(work.subscription, &work.record);
                 let polled = attempt.poll(&mut cx);
                 self.own.status.leave();
                 match polled {

@@ -62,21 +62,29 @@ impl Worker {
 
     /// Visits the next lane. False if there is none.
     pub(crate) fn turn(&mut self) -> bool {
-        let bell = self.core.lanes.bell(self.local.id);
-        let (turns, queued) = (&mut self.turns, &mut self.queued);
-        bell.collect(|lane| queue(turns, queued, lane));
-        while let Some(lane) = self.turns.pop_front() {
-            let token = bell.take(lane);
-            // Also if it was taken meanwhile: it may come back.
-            if token.is_some() || !weak!("worker_queued") {
-                self.queued[lane as usize] = false;
-            }
-            if let Some(token) = token {
-                self.visit(token);
-                return true;
+        // What became ready stands behind what has its turn already: it is looked for when that is done, or
+        // comes round again.
+        while !self.turns.is_empty() || self.collect() {
+            while let Some(lane) = self.turns.pop_front() {
+                let token = self.core.lanes.bell(self.local.id).take(lane);
+                // Also if it was taken meanwhile: it may come back.
+                if token.is_some() || !weak!("worker_queued") {
+                    self.queued[lane as usize] = false;
+                }
+                if let Some(token) = token {
+                    self.visit(token);
+                    return true;
+                }
             }
         }
         false
+    }
+
+    /// Gives every lane a turn that has become ready. False if there is none.
+    fn collect(&mut self) -> bool {
+        let (turns, queued) = (&mut self.turns, &mut self.queued);
+        self.core.lanes.bell(self.local.id).collect(|lane| queue(turns, queued, lane));
+        !turns.is_empty()
     }
 
     /// Takes a lane from a worker that is held up, and visits it. False if there is none.
