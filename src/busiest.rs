@@ -121,7 +121,7 @@ mod tests {
     use crate::status::Status;
 
     fn key(status: &Status, key: &str) -> Last {
-        status.enter(0, 1, &crate::Record::new(key, ""));
+        status.enter(1, &crate::Record::new(key, ""));
         status.leave();
         status.last()
     }

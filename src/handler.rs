@@ -154,11 +154,8 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         // Dropping a future runs a caller's code. The box is emptied under guard and then goes quietly.
         let (future, span) = (&mut self.future, std::mem::replace(&mut self.span, Span::none()));
-        let _ = guard(move || {
-            span.in_scope(|| future.as_mut().clear());
-            // The end of a span is a caller's code too.
-            drop(span);
-        });
+        // The end of a span is a caller's code too: it goes with the closure.
+        let _ = guard(move || span.in_scope(|| future.as_mut().clear()));
     }
 }
 

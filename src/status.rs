@@ -235,9 +235,9 @@ mod tests {
             let last = status.last();
             assert_eq!(last.seen().key.as_deref(), Some(&key[..len.min(64)]));
             // What an earlier, longer key has left behind does not count.
-            status.enter(7, 3, &Record::new([0xff; 64], ""));
+            status.enter(3, &Record::new([0xff; 64], ""));
             status.leave();
-            status.enter(7, 3, &Record::new(&key[..len], ""));
+            status.enter(3, &Record::new(&key[..len], ""));
             status.leave();
             assert_eq!(status.last(), last);
         }
