@@ -1,0 +1,33 @@
+//! Everything that takes part.
+
+mod channels;
+mod disruptor;
+pub mod go;
+pub mod keylane;
+mod polled;
+mod stealing;
+mod tokio;
+
+use crate::arm::Arm;
+
+/// keylane one by one, which ratios are of.
+pub const OURS: &dyn Arm = &keylane::OneByOne;
+/// keylane in batches.
+pub const BATCH: &dyn Arm = &keylane::Batches;
+
+/// The peers that are Rust.
+pub fn peers() -> Vec<&'static dyn Arm> {
+    vec![
+        &tokio::Lanes,
+        &tokio::Workers,
+        &channels::Crossbeam,
+        &channels::Flume,
+        &channels::Kanal,
+        &channels::Crossfire,
+        &channels::Std,
+        &disruptor::Disruptor,
+        &stealing::Stealing,
+        &polled::Lanes,
+        &polled::Workers,
+    ]
+}

@@ -1,0 +1,98 @@
+//! How many records a second, each peer in turns with keylane.
+
+use serde_json::Value;
+
+use crate::load::{Draw, Handle};
+use crate::options::Options;
+use crate::record::{self, Recorder};
+use crate::round::{Contender, Job, Load, Table, duel, everybody};
+
+/// Records of a no-op round: some tens of milliseconds.
+const COUNT: usize = 200_000;
+
+/// No-op, uniform and Zipf, one producer.
+pub fn quick(options: &Options, recorder: &mut Recorder) {
+    for draw in [Draw::Uniform, Draw::Zipf] {
+        job(Job::new(draw, COUNT / 2), options.rounds.unwrap_or(5), recorder);
+    }
+}
+
+/// The grid.
+pub fn full(options: &Options, recorder: &mut Recorder) -> Vec<Table> {
+    let rounds = options.rounds.unwrap_or(9);
+    jobs().into_iter().map(|wanted| job(wanted, rounds, recorder)).collect()
+}
+
+fn jobs() -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for draw in [Draw::Uniform, Draw::Zipf] {
+        let noop = Job::new(draw, COUNT);
+        jobs.extend([1, 8, 32].map(|burst| Job { burst, ..noop }));
+        jobs.push(Job { producers: 2, ..noop });
+        jobs.push(Job { producers: 2, workers: 2, ..noop });
+        let micro = Job { handle: Handle::Micro, count: COUNT / 8, ..noop };
+        jobs.extend([1, 2].map(|workers| Job { workers, ..micro }));
+    }
+    jobs
+}
+
+/// One in a thousand blocks for a millisecond: with the same two threads for all, and as each arm likes it best.
+pub fn blocking(options: &Options, recorder: &mut Recorder) {
+    let rounds = options.rounds.unwrap_or(9);
+    for draw in [Draw::Uniform, Draw::Zipf] {
+        let block = Job { handle: Handle::Block, workers: 2, ..Job::new(draw, 20_000) };
+        job(block, rounds, recorder);
+        job(Job { own_best: true, count: 100_000, ..block }, rounds, recorder);
+    }
+}
+
+/// Measures a job and puts its lines.
+pub fn job(job: Job, rounds: usize, recorder: &mut Recorder) -> Table {
+    let load = Load::new(job);
+    let table = duel(&load, &everybody(), rounds);
+    let lines = record::throughput(&job, &table);
+    let title = format!("\n{}: {} records a round", job.name(), job.count);
+    for (place, line) in lines.iter().enumerate() {
+        let title = if place == 0 { title.as_str() } else { "" };
+        recorder.put(line, &format!("{title}{}{}", if place == 0 { "\n" } else { "" }, words(line)));
+    }
+    table
+}
+
+fn words(line: &Value) -> String {
+    let arm = line["arm"].as_str().unwrap_or("");
+    if let Some(why) = line["not_run"].as_str() {
+        return format!("  {arm:<20} not run: {why}");
+    }
+    let rate = line["msgs_per_s"].as_f64().unwrap_or(0.0) / 1e6;
+    let ratio = |ratio: &str, spread: &str| match line[ratio].as_f64() {
+        None => "    –              ".to_owned(),
+        Some(median) => {
+            let [low, high] = [0, 1].map(|end| line[spread][end].as_f64().unwrap_or(f64::NAN));
+            format!("{median:>6.2} [{low:.2}–{high:.2}]")
+        }
+    };
+    let mut words = format!(
+        "  {arm:<20} {rate:>7.2} M/s  {:<20} {:<20}",
+        ratio("ratio", "spread"),
+        ratio("batch_ratio", "batch_spread")
+    );
+    if line["violations"].as_u64() != Some(0) {
+        words += &format!(" VIOLATIONS {}", line["violations"]);
+    }
+    if line["discarded"].as_u64() != Some(0) {
+        words += &format!(" ({} discarded)", line["discarded"]);
+    }
+    format!("{words} {} threads; {}", line["threads"], line["form"].as_str().unwrap_or(""))
+}
+
+/// The arms of a latency table, with their capacity.
+pub fn capacities(table: &Table) -> Vec<(Contender, f64)> {
+    let ours = (Contender::Here(crate::arms::OURS), table.ours.rate());
+    let peers = table.peers.iter().filter_map(|peer| {
+        let duel = peer.as_ref().ok().filter(|duel| duel.violations == 0)?;
+        let who = everybody().into_iter().find(|who| who.name() == duel.name)?;
+        Some((who, duel.rate()))
+    });
+    std::iter::once(ours).chain(peers).collect()
+}
