@@ -21,8 +21,6 @@ pub enum Draw {
     Uniform,
     /// By Zipf's law with exponent 0.99: the likeliest key is drawn about once in ten.
     Zipf,
-    /// One key in eight consecutive lanes' worth of them: the latency of a lane that rests.
-    OneKey,
 }
 
 impl Draw {
@@ -30,7 +28,6 @@ impl Draw {
         match self {
             Self::Uniform => "uniform",
             Self::Zipf => "zipf",
-            Self::OneKey => "one-key",
         }
     }
 }
@@ -63,14 +60,14 @@ pub struct Item {
 }
 
 impl Item {
-    #[inline]
-    pub fn number(self) -> u32 {
-        self.key & !BLOCKS
+    /// The `place`-th record of key `number`.
+    pub fn new(number: usize, place: u32) -> Self {
+        Self { key: number as u32, place }
     }
 
     #[inline]
-    pub fn blocks(self) -> bool {
-        self.key & BLOCKS != 0
+    pub fn number(self) -> u32 {
+        self.key & !BLOCKS
     }
 
     /// The key's bytes.
@@ -146,10 +143,9 @@ pub fn streams(draw: Draw, producers: usize, burst: usize, count: usize) -> Vec<
             (0..count / producers)
                 .map(|sent| {
                     if sent % burst.max(1) == 0 {
-                        let drawn = match (&law, draw) {
-                            (Some(law), _) => shuffled[pick(law, random.unit())] as usize,
-                            (None, Draw::OneKey) => 7,
-                            (None, _) => random.below(KEYS),
+                        let drawn = match &law {
+                            Some(law) => shuffled[pick(law, random.unit())] as usize,
+                            None => random.below(KEYS),
                         };
                         number = drawn - drawn % producers + producer;
                     }
@@ -182,9 +178,7 @@ fn pick(law: &[f64], unit: f64) -> usize {
 /// Which key has which rank.
 fn shuffled(random: &mut Random) -> Vec<u32> {
     let mut keys: Vec<u32> = (0..KEYS as u32).collect();
-    for last in (1..KEYS).rev() {
-        keys.swap(last, random.below(last + 1));
-    }
+    random.shuffle(&mut keys);
     keys
 }
 
@@ -205,6 +199,12 @@ impl Random {
 
     pub fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.next()) * end as u128) >> 64) as usize
+    }
+
+    pub fn shuffle<T>(&mut self, values: &mut [T]) {
+        for last in (1..values.len()).rev() {
+            values.swap(last, self.below(last + 1));
+        }
     }
 
     pub fn unit(&mut self) -> f64 {

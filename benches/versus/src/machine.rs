@@ -20,6 +20,41 @@ impl Stolen {
     }
 }
 
+/// `rounds` rounds from which nobody stole more than 1 %, of four times as many at most; and how many were discarded.
+pub fn rounds<T>(rounds: usize, mut round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
+    let (mut kept, mut discarded) = (Vec::new(), 0);
+    for turn in 0..rounds * 4 {
+        let stolen = Stolen::begin();
+        let result = round(turn);
+        if stolen.too_much() {
+            discarded += 1;
+        } else {
+            kept.push(result);
+        }
+        if kept.len() == rounds {
+            break;
+        }
+    }
+    (kept, discarded)
+}
+
+/// The first two cores this process may use, if there are two.
+pub fn two_cores() -> Option<[core_affinity::CoreId; 2]> {
+    let cores = core_affinity::get_core_ids()?;
+    Some([*cores.first()?, *cores.get(1)?])
+}
+
+/// Runs on a thread of its own, pinned to `core`: the caller stays where it may.
+pub fn pinned<T: Send>(core: core_affinity::CoreId, run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            core_affinity::set_for_current(core);
+            run()
+        });
+        thread.join().expect("it does not panic")
+    })
+}
+
 /// Stolen, and all together.
 fn times() -> Option<[u64; 2]> {
     let text = fs::read_to_string("/proc/stat").ok()?;

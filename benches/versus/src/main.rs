@@ -4,6 +4,8 @@
 mod arm;
 mod arms;
 mod histogram;
+mod latency;
+mod limits;
 mod load;
 mod machine;
 mod options;
@@ -40,6 +42,32 @@ fn main() -> ExitCode {
     };
     if options.quick {
         throughput::quick(&options, &mut recorder);
+    } else {
+        full(&options, &mut recorder);
     }
     ExitCode::SUCCESS
+}
+
+/// Everything, or the parts that were asked for.
+fn full(options: &Options, recorder: &mut Recorder) {
+    recorder.put(&machine::describe(), "");
+    let parts: [(&str, fn(&Options, &mut Recorder)); 10] = [
+        ("throughput", throughput::full),
+        ("blocking", throughput::blocking),
+        ("latency", latency::full),
+        ("hop", limits::hop::full),
+        ("wake", limits::wake::full),
+        ("curves", limits::curves::full),
+        ("skew", limits::skew::full),
+        ("isolation", limits::isolation::full),
+        ("successor", limits::successor::full),
+        ("swap", limits::swap::full),
+    ];
+    for (name, part) in parts {
+        if options.wants(name) {
+            let begin = std::time::Instant::now();
+            part(options, recorder);
+            eprintln!("{name}: {:.0} s", begin.elapsed().as_secs_f64());
+        }
+    }
 }

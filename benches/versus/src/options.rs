@@ -7,6 +7,7 @@ pub const USAGE: &str = "usage: cargo bench --bench versus -- [OPTION…]
   --quick            no-op, uniform and Zipf, one producer: under a minute
   --json             lines of JSON instead of words
   --rounds N         turns of each peer with keylane (9; quick: 5)
+  --arms NAME,…      these peers alone
   --only PART,…      throughput, blocking, latency, hop, wake, curves, skew, isolation, successor, swap
   --record FILE      where lines go (full runs: benches/versus/results/DATE.jsonl)
   --render [FILE]    measures nothing: tables and plots of PERFORMANCE.md from FILE, or from the newest record";
@@ -18,6 +19,7 @@ pub struct Options {
     pub json: bool,
     pub rounds: Option<usize>,
     pub only: Option<Vec<String>>,
+    pub arms: Option<Vec<String>>,
     pub record: Option<PathBuf>,
     /// Render, and from which file.
     pub render: Option<Option<PathBuf>>,
@@ -42,6 +44,9 @@ impl Options {
                         return Err(format!("no part is called {unknown}"));
                     }
                     options.only = Some(parts);
+                }
+                "--arms" => {
+                    options.arms = Some(value("--arms")?.split(',').map(str::to_owned).collect());
                 }
                 "--record" => options.record = Some(value("--record")?.into()),
                 "--render" => {

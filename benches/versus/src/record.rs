@@ -26,6 +26,13 @@ impl Recorder {
         Ok(Self { file, json })
     }
 
+    /// Says what comes next, to a person.
+    pub fn title(&self, words: &str) {
+        if !self.json {
+            println!("{words}");
+        }
+    }
+
     /// Records a line; prints it, or in words what it says.
     pub fn put(&mut self, line: &Value, words: &str) {
         if self.json {

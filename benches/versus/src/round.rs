@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
-use crate::arm::{About, Arm, LANES, Shape};
+use crate::arm::{About, Arm, Feed, LANES, Shape};
 use crate::arms::{self, go};
 use crate::load::{Draw, Handle, Item, now, streams};
-use crate::machine::Stolen;
+use crate::machine;
 use crate::sink::{Sink, Verdict};
 use crate::stats::{interval, median};
 
@@ -21,15 +21,23 @@ pub struct Job {
     pub workers: usize,
     pub lanes: usize,
     pub own_best: bool,
+    /// Records in flight at most, as a consumer's acks allow them; `None`: as many as the arm takes.
+    pub window: Option<usize>,
     /// Records that are timed; half as many go before them, untimed.
     pub count: usize,
 }
+
+/// Unless a job says otherwise.
+const WINDOW: usize = 4_096;
+/// Records between two looks at how many are in flight.
+const STRETCH: usize = 500;
 
 impl Job {
     /// One producer, one worker, burst 1, no-op.
     pub fn new(draw: Draw, count: usize) -> Self {
         let handle = Handle::Nothing;
-        Self { draw, handle, burst: 1, producers: 1, workers: 1, lanes: LANES, own_best: false, count }
+        let window = Some(WINDOW);
+        Self { draw, handle, burst: 1, producers: 1, workers: 1, lanes: LANES, own_best: false, window, count }
     }
 
     pub fn name(&self) -> String {
@@ -38,6 +46,9 @@ impl Job {
         name += &if *own_best { "/own-best".into() } else { format!("/{workers}w") };
         if *lanes != LANES {
             name += &format!("/{lanes}-lanes");
+        }
+        if self.window.is_none() {
+            name += "/flood";
         }
         name
     }
@@ -123,7 +134,7 @@ pub fn run(arm: &dyn Arm, load: &Load) -> Measured {
     let produce = |producer: usize| {
         let mut feed = pool.feed(producer);
         let (before, timed) = load.streams[producer].split_at(load.warm);
-        feed.all(before);
+        send(&mut *feed, before, 0, load, &sink);
         start.wait();
         if !sink.wait(warm) {
             over.store(true, Ordering::Relaxed);
@@ -132,7 +143,7 @@ pub fn run(arm: &dyn Arm, load: &Load) -> Measured {
         if producer == 0 {
             *begin.lock().expect("nobody panics") = Some(Instant::now());
         }
-        feed.all(timed);
+        send(&mut *feed, timed, warm, load, &sink);
     };
     std::thread::scope(|scope| {
         let produce = &produce;
@@ -146,6 +157,20 @@ pub fn run(arm: &dyn Arm, load: &Load) -> Measured {
     let seconds = begin.elapsed().as_secs_f64();
     pool.stop();
     Measured { rate: load.timed() as f64 / seconds, verdict: sink.verdict(&load.streams) }
+}
+
+/// A producer's part of a round: in stretches, so that no more than the job's window is in flight.
+fn send(feed: &mut dyn Feed, items: &[Item], before: u64, load: &Load, sink: &Sink) {
+    let Some(window) = load.job.window else { return feed.all(items) };
+    let producers = load.job.producers;
+    let mut sent = 0;
+    for items in items.chunks(STRETCH) {
+        sent += items.len();
+        // All producers' records together, as if the others were as far as this one.
+        let wanted = (sent * producers).saturating_sub(window);
+        sink.reach(before + wanted as u64);
+        feed.all(items);
+    }
 }
 
 /// Latencies of a round at a fixed rate.
@@ -259,12 +284,7 @@ fn one_duel(
         discarded: 0,
     };
     let three = [Contender::Here(arms::OURS), Contender::Here(arms::BATCH), peer];
-    // A machine that is stolen from all the time still comes to an end.
-    for turn in 0..rounds * 4 {
-        if duel.rates.len() == rounds {
-            break;
-        }
-        let stolen = Stolen::begin();
+    let (turns, discarded) = machine::rounds(rounds, |turn| -> Result<_, String> {
         let mut rates = [0.0; 3];
         for place in 0..3 {
             let who = (place + turn) % 3;
@@ -277,17 +297,18 @@ fn one_duel(
                 _ => duel.violations += violations,
             }
         }
-        if stolen.too_much() {
-            duel.discarded += 1;
-            ours.discarded += 1;
-            batch.discarded += 1;
-            continue;
-        }
-        ours.rates.push(rates[0]);
-        batch.rates.push(rates[1]);
-        duel.rates.push(rates[2]);
-        duel.ratios.push(rates[0] / rates[2]);
-        duel.batch_ratios.push(rates[1] / rates[2]);
+        Ok(rates)
+    });
+    duel.discarded = discarded;
+    ours.discarded += discarded;
+    batch.discarded += discarded;
+    for turn in turns {
+        let [one, many, peer] = turn?;
+        ours.rates.push(one);
+        batch.rates.push(many);
+        duel.rates.push(peer);
+        duel.ratios.push(one / peer);
+        duel.batch_ratios.push(many / peer);
     }
     Ok(duel)
 }
@@ -295,7 +316,7 @@ fn one_duel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arm::{Feed, Pool};
+    use crate::arm::Pool;
     use crate::record;
 
     /// What is wrong with an arm.

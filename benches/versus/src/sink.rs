@@ -127,6 +127,22 @@ impl Sink {
         self.counts[..used].iter().map(|count| count.0.load(Ordering::Acquire)).sum()
     }
 
+    /// Waits until `count` are handled, with as little disturbance as that can be done.
+    #[inline]
+    pub fn reach(&self, count: u64) {
+        for looks in 0_u32.. {
+            if self.total() >= count {
+                return;
+            }
+            // Not at once again: each look takes the handlers' lines from them.
+            if looks < 100 {
+                (0..64).for_each(|_| std::hint::spin_loop());
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     /// Waits until `count` are handled. False if nothing happens any more.
     pub fn wait(&self, count: u64) -> bool {
         let (mut before, mut since) = (0, now());

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::load::{Draw, Handle};
 use crate::options::Options;
 use crate::record::{self, Recorder};
-use crate::round::{Contender, Job, Load, Table, duel, everybody};
+use crate::round::{Contender, Job, Load, duel, everybody};
 
 /// Records of a no-op round: some tens of milliseconds.
 const COUNT: usize = 200_000;
@@ -13,14 +13,14 @@ const COUNT: usize = 200_000;
 /// No-op, uniform and Zipf, one producer.
 pub fn quick(options: &Options, recorder: &mut Recorder) {
     for draw in [Draw::Uniform, Draw::Zipf] {
-        job(Job::new(draw, COUNT / 2), options.rounds.unwrap_or(5), recorder);
+        job(Job::new(draw, COUNT / 2), options, options.rounds.unwrap_or(5), recorder);
     }
 }
 
 /// The grid.
-pub fn full(options: &Options, recorder: &mut Recorder) -> Vec<Table> {
+pub fn full(options: &Options, recorder: &mut Recorder) {
     let rounds = options.rounds.unwrap_or(9);
-    jobs().into_iter().map(|wanted| job(wanted, rounds, recorder)).collect()
+    jobs().into_iter().for_each(|wanted| job(wanted, options, rounds, recorder));
 }
 
 fn jobs() -> Vec<Job> {
@@ -28,6 +28,7 @@ fn jobs() -> Vec<Job> {
     for draw in [Draw::Uniform, Draw::Zipf] {
         let noop = Job::new(draw, COUNT);
         jobs.extend([1, 8, 32].map(|burst| Job { burst, ..noop }));
+        jobs.push(Job { window: None, ..noop });
         jobs.push(Job { producers: 2, ..noop });
         jobs.push(Job { producers: 2, workers: 2, ..noop });
         let micro = Job { handle: Handle::Micro, count: COUNT / 8, ..noop };
@@ -41,22 +42,26 @@ pub fn blocking(options: &Options, recorder: &mut Recorder) {
     let rounds = options.rounds.unwrap_or(9);
     for draw in [Draw::Uniform, Draw::Zipf] {
         let block = Job { handle: Handle::Block, workers: 2, ..Job::new(draw, 20_000) };
-        job(block, rounds, recorder);
-        job(Job { own_best: true, count: 100_000, ..block }, rounds, recorder);
+        job(block, options, rounds, recorder);
+        job(Job { own_best: true, count: 100_000, ..block }, options, rounds, recorder);
     }
 }
 
 /// Measures a job and puts its lines.
-pub fn job(job: Job, rounds: usize, recorder: &mut Recorder) -> Table {
+pub fn job(job: Job, options: &Options, rounds: usize, recorder: &mut Recorder) {
     let load = Load::new(job);
-    let table = duel(&load, &everybody(), rounds);
+    let table = duel(&load, &peers(options), rounds);
     let lines = record::throughput(&job, &table);
-    let title = format!("\n{}: {} records a round", job.name(), job.count);
-    for (place, line) in lines.iter().enumerate() {
-        let title = if place == 0 { title.as_str() } else { "" };
-        recorder.put(line, &format!("{title}{}{}", if place == 0 { "\n" } else { "" }, words(line)));
-    }
-    table
+    recorder.title(&format!("\n{}: {} records a round", job.name(), job.count));
+    lines.iter().for_each(|line| recorder.put(line, &words(line)));
+}
+
+/// Everybody, unless only some were asked for.
+pub fn peers(options: &Options) -> Vec<Contender> {
+    let asked = |who: &Contender| {
+        options.arms.as_ref().is_none_or(|arms| arms.iter().any(|arm| arm == who.name()))
+    };
+    everybody().into_iter().filter(asked).collect()
 }
 
 fn words(line: &Value) -> String {
@@ -84,15 +89,4 @@ fn words(line: &Value) -> String {
         words += &format!(" ({} discarded)", line["discarded"]);
     }
     format!("{words} {} threads; {}", line["threads"], line["form"].as_str().unwrap_or(""))
-}
-
-/// The arms of a latency table, with their capacity.
-pub fn capacities(table: &Table) -> Vec<(Contender, f64)> {
-    let ours = (Contender::Here(crate::arms::OURS), table.ours.rate());
-    let peers = table.peers.iter().filter_map(|peer| {
-        let duel = peer.as_ref().ok().filter(|duel| duel.violations == 0)?;
-        let who = everybody().into_iter().find(|who| who.name() == duel.name)?;
-        Some((who, duel.rate()))
-    });
-    std::iter::once(ours).chain(peers).collect()
 }

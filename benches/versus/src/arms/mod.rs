@@ -3,6 +3,7 @@
 mod channels;
 mod disruptor;
 pub mod go;
+mod inline;
 pub mod keylane;
 mod polled;
 mod stealing;
@@ -10,6 +11,8 @@ mod tokio;
 
 use crate::arm::Arm;
 
+/// Nothing but the machine.
+pub const FLOOR: &dyn Arm = &inline::Inline;
 /// keylane one by one, which ratios are of.
 pub const OURS: &dyn Arm = &keylane::OneByOne;
 /// keylane in batches.
