@@ -15,10 +15,7 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         let buckets = (POWERS + 1) << FINE;
-        Self {
-            buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
-            most: AtomicU64::new(0),
-        }
+        Self { buckets: (0..buckets).map(|_| AtomicU64::new(0)).collect(), most: AtomicU64::new(0) }
     }
 }
 

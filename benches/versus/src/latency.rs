@@ -22,7 +22,8 @@ pub fn full(options: &Options, recorder: &mut Recorder) {
     let floor = Contender::Here(arms::FLOOR);
     for share in [0.1, 0.5, 0.8] {
         let rate = slowest * share;
-        let same: Vec<_> = arms.iter().map(|&(who, _)| (who, rate)).chain([(floor, rate)]).collect();
+        let same: Vec<_> =
+            arms.iter().map(|&(who, _)| (who, rate)).chain([(floor, rate)]).collect();
         table("slowest", share, &same, rounds, recorder);
     }
     for share in [0.1, 0.5, 0.8] {
@@ -48,13 +49,7 @@ fn capacities(options: &Options) -> Vec<(Contender, f64)> {
         .collect()
 }
 
-fn table(
-    of: &str,
-    share: f64,
-    arms: &[(Contender, f64)],
-    rounds: usize,
-    recorder: &mut Recorder,
-) {
+fn table(of: &str, share: f64, arms: &[(Contender, f64)], rounds: usize, recorder: &mut Recorder) {
     recorder.title(&format!("\nlatency at {:.0} % of the {of} capacity (ns)", share * 100.0));
     let loads: Vec<Load> = arms
         .iter()

@@ -150,7 +150,8 @@ pub fn streams(draw: Draw, producers: usize, burst: usize, count: usize) -> Vec<
                         number = drawn - drawn % producers + producer;
                     }
                     places[number] += 1;
-                    let blocks = if sent % BLOCKING_EVERY == BLOCKING_EVERY / 2 { BLOCKS } else { 0 };
+                    let blocks =
+                        if sent % BLOCKING_EVERY == BLOCKING_EVERY / 2 { BLOCKS } else { 0 };
                     Item { key: number as u32 | blocks, place: places[number] }
                 })
                 .collect()

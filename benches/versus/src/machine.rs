@@ -20,10 +20,10 @@ impl Stolen {
     }
 }
 
-/// `rounds` rounds from which nobody stole more than 1 %, of four times as many at most; and how many were discarded.
+/// `rounds` rounds from which nobody stole more than 1 %, of twice as many at most; and how many were discarded.
 pub fn rounds<T>(rounds: usize, mut round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
     let (mut kept, mut discarded) = (Vec::new(), 0);
-    for turn in 0..rounds * 4 {
+    for turn in 0..rounds * 2 {
         let stolen = Stolen::begin();
         let result = round(turn);
         if stolen.too_much() {
@@ -58,8 +58,13 @@ pub fn pinned<T: Send>(core: core_affinity::CoreId, run: impl FnOnce() -> T + Se
 /// Stolen, and all together.
 fn times() -> Option<[u64; 2]> {
     let text = fs::read_to_string("/proc/stat").ok()?;
-    let times: Vec<u64> =
-        text.lines().next()?.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect();
+    let times: Vec<u64> = text
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|time| time.parse().ok())
+        .collect();
     // The last two, a guest's, are in the first two already.
     Some([*times.get(7)?, times.iter().take(8).sum()])
 }
@@ -71,12 +76,15 @@ pub fn describe() -> Value {
         Some(line.split_once(':')?.1.trim().to_owned())
     });
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let load = fs::read_to_string("/proc/loadavg").ok();
+    let load = load.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
     json!({
         "table": "run",
         "date": said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
         "commit": said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
         "cpu": cpu,
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "load": load,
         "kernel": kernel.map(|text| text.trim().to_owned()),
         "rustc": said("rustc", &["--version"]),
         "go": said("go", &["version"]),

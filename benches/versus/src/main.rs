@@ -3,6 +3,7 @@
 
 mod arm;
 mod arms;
+mod check;
 mod histogram;
 mod latency;
 mod limits;
@@ -10,6 +11,7 @@ mod load;
 mod machine;
 mod options;
 mod record;
+mod render;
 mod round;
 mod sink;
 mod stats;
@@ -33,7 +35,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut recorder = match Recorder::new(options.record.as_deref(), options.json) {
+    if let Some(file) = &options.render {
+        return ended(render::render(file.as_deref()));
+    }
+    if let Some(file) = &options.check {
+        return ended(
+            check::check(file).map(|lines| println!("{lines} arms and jobs, each complete")),
+        );
+    }
+    let mut recorder = match Recorder::new(options.record_to().as_deref(), options.json) {
         Ok(recorder) => recorder,
         Err(error) => {
             eprintln!("cannot record: {error}");
@@ -48,9 +58,26 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn ended(result: Result<(), String>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Everything, or the parts that were asked for.
 fn full(options: &Options, recorder: &mut Recorder) {
-    recorder.put(&machine::describe(), "");
+    let described = machine::describe();
+    recorder.put(&described, "");
+    if described["load"].as_f64() > Some(0.5) {
+        eprintln!(
+            "the machine is busy (load {}): these figures are not for the record",
+            described["load"]
+        );
+    }
     let parts: [(&str, fn(&Options, &mut Recorder)); 10] = [
         ("throughput", throughput::full),
         ("blocking", throughput::blocking),

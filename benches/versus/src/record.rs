@@ -51,7 +51,9 @@ pub fn throughput(job: &Job, table: &Table) -> Vec<Value> {
     let mut lines = vec![own(job, &table.ours), own(job, &table.batch)];
     lines.extend(table.peers.iter().map(|peer| match peer {
         Ok(duel) => against(job, duel),
-        Err((arm, why)) => json!({ "table": "throughput", "arm": arm, "job": job.name(), "not_run": why }),
+        Err((arm, why)) => {
+            json!({ "table": "throughput", "arm": arm, "job": job.name(), "not_run": why })
+        }
     }));
     lines
 }

@@ -1,6 +1,5 @@
 //! One round of one arm, judged; and rounds in turns, as ratios.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
@@ -37,7 +36,17 @@ impl Job {
     pub fn new(draw: Draw, count: usize) -> Self {
         let handle = Handle::Nothing;
         let window = Some(WINDOW);
-        Self { draw, handle, burst: 1, producers: 1, workers: 1, lanes: LANES, own_best: false, window, count }
+        Self {
+            draw,
+            handle,
+            burst: 1,
+            producers: 1,
+            workers: 1,
+            lanes: LANES,
+            own_best: false,
+            window,
+            count,
+        }
     }
 
     pub fn name(&self) -> String {
@@ -129,16 +138,14 @@ pub fn run(arm: &dyn Arm, load: &Load) -> Measured {
     let pool = arm.start(&load.job.shape(), &sink);
     let producers = load.streams.len();
     let warm = (load.warm * producers) as u64;
-    let (start, over) = (Barrier::new(producers), AtomicBool::new(false));
+    let start = Barrier::new(producers);
     let begin = Mutex::new(None);
     let produce = |producer: usize| {
         let mut feed = pool.feed(producer);
         let (before, timed) = load.streams[producer].split_at(load.warm);
         send(&mut *feed, before, 0, load, &sink);
         start.wait();
-        if !sink.wait(warm) {
-            over.store(true, Ordering::Relaxed);
-        }
+        sink.wait(warm);
         start.wait();
         if producer == 0 {
             *begin.lock().expect("nobody panics") = Some(Instant::now());
@@ -168,7 +175,10 @@ fn send(feed: &mut dyn Feed, items: &[Item], before: u64, load: &Load, sink: &Si
         sent += items.len();
         // All producers' records together, as if the others were as far as this one.
         let wanted = (sent * producers).saturating_sub(window);
-        sink.reach(before + wanted as u64);
+        if !sink.reach(before + wanted as u64) {
+            // So much was lost that the rest would wait for ever: the judge will say so.
+            return;
+        }
         feed.all(items);
     }
 }
@@ -259,8 +269,7 @@ pub fn duel(load: &Load, peers: &[Contender], rounds: usize) -> Table {
     let (mut ours, mut batch) = (own(arms::OURS), own(arms::BATCH));
     let peers = peers.iter().map(|&peer| {
         let about = peer.about(&shape).map_err(|why| (peer.name(), why))?;
-        one_duel(load, peer, about, rounds, &mut ours, &mut batch)
-            .map_err(|why| (peer.name(), why))
+        one_duel(load, peer, about, rounds, &mut ours, &mut batch).map_err(|why| (peer.name(), why))
     });
     let peers = peers.collect();
     Table { ours, batch, peers }

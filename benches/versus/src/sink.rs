@@ -127,20 +127,17 @@ impl Sink {
         self.counts[..used].iter().map(|count| count.0.load(Ordering::Acquire)).sum()
     }
 
-    /// Waits until `count` are handled, with as little disturbance as that can be done.
+    /// Waits until `count` are handled, with as little disturbance as that can be done. False if nothing happens.
     #[inline]
-    pub fn reach(&self, count: u64) {
-        for looks in 0_u32.. {
+    pub fn reach(&self, count: u64) -> bool {
+        for _ in 0..100 {
             if self.total() >= count {
-                return;
+                return true;
             }
             // Not at once again: each look takes the handlers' lines from them.
-            if looks < 100 {
-                (0..64).for_each(|_| std::hint::spin_loop());
-            } else {
-                std::thread::yield_now();
-            }
+            (0..64).for_each(|_| std::hint::spin_loop());
         }
+        self.wait(count)
     }
 
     /// Waits until `count` are handled. False if nothing happens any more.

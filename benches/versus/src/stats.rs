@@ -21,7 +21,8 @@ pub fn interval(values: &[f64]) -> [f64; 2] {
     let mut random = Random::new(0xb007_57a9);
     let mut medians: Vec<f64> = (0..2_000)
         .map(|_| {
-            let resample: Vec<f64> = values.iter().map(|_| values[random.below(values.len())]).collect();
+            let resample: Vec<f64> =
+                values.iter().map(|_| values[random.below(values.len())]).collect();
             median(&resample)
         })
         .collect();

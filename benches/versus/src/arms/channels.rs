@@ -184,7 +184,8 @@ impl Channel for Kanal {
 
 impl Channel for Crossfire {
     const NAME: &'static str = "crossfire";
-    const FORM: &'static str = "bounded_blocking (spsc with one producer, else mpsc), detect_backoff_cfg, recv";
+    const FORM: &'static str =
+        "bounded_blocking (spsc with one producer, else mpsc), detect_backoff_cfg, recv";
     type Sender = OneOrMore<
         crossfire::Tx<crossfire::spsc::Array<Message>>,
         crossfire::MTx<crossfire::mpsc::Array<Message>>,

@@ -1,5 +1,6 @@
 //! disruptor-rs: a ring for each worker thread, with its managed, busily spinning processor.
 
+use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 
 use disruptor::{BusySpin, Producer, build_multi_producer, build_single_producer};
@@ -11,11 +12,8 @@ use crate::sink::Sink;
 
 pub struct Disruptor;
 
-/// What stands in the ring.
-struct Event {
-    payload: [u8; PAYLOAD],
-    key: &'static [u8],
-}
+/// What stands in the ring: what other peers carry.
+struct Event(Message);
 
 impl Arm for Disruptor {
     fn name(&self) -> &'static str {
@@ -24,10 +22,14 @@ impl Arm for Disruptor {
 
     fn about(&self, shape: &Shape) -> Result<About, String> {
         if shape.own_best {
-            return Err("its processors are one thread a ring, each spinning: more of them do not help".into());
+            return Err(
+                "its processors are one thread a ring, each spinning: more of them do not help"
+                    .into(),
+            );
         }
         let slots = SLOTS / shape.workers;
-        let kind = if shape.producers == 1 { "build_single_producer" } else { "build_multi_producer" };
+        let kind =
+            if shape.producers == 1 { "build_single_producer" } else { "build_multi_producer" };
         let each = if shape.workers == 1 { ", batch_publish of up to 64" } else { "" };
         let form = format!("a thread and a ring of {slots} each, {kind}, BusySpin{each}");
         Ok(About { threads: shape.workers, form })
@@ -35,7 +37,7 @@ impl Arm for Disruptor {
 
     fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
         let slots = SLOTS / shape.workers;
-        let factory = || Event { payload: [0; PAYLOAD], key: b"" };
+        let factory = || Event(Message { key: b"", payload: [0; PAYLOAD] });
         let mut producers: Vec<Vec<_>> = (0..shape.producers).map(|_| Vec::new()).collect();
         if shape.producers == 1 {
             producers[0].extend((0..shape.workers).map(|_| {
@@ -58,7 +60,7 @@ impl Arm for Disruptor {
 
 fn processor(sink: &Arc<Sink>) -> impl FnMut(&Event, i64, bool) + Send + 'static {
     let sink = sink.clone();
-    move |event, _, _| sink.handle(&event.payload)
+    move |event, _, _| sink.handle(&event.0.payload)
 }
 
 struct Rings<P> {
@@ -94,9 +96,9 @@ struct Publish<P> {
 impl<P: Producer<Event>> Feed for Publish<P> {
     #[inline]
     fn one(&mut self, item: Item, stamp: u64) {
-        let Message { key, payload } = Message::new(item, stamp);
-        let ring = crate::load::lane(key, self.lanes) % self.rings.len();
-        self.rings[ring].publish(|event| *event = Event { payload, key });
+        let message = Message::new(item, stamp);
+        let ring = message.lane(self.lanes) % self.rings.len();
+        self.rings[ring].publish(|event| event.0 = message);
     }
 
     fn all(&mut self, items: &[Item]) {
@@ -106,9 +108,9 @@ impl<P: Producer<Event>> Feed for Publish<P> {
         for items in items.chunks(64) {
             ring.batch_publish(items.len(), |events| {
                 for (event, item) in events.zip(items) {
-                    let Message { key, payload } = Message::new(*item, 0);
-                    std::hint::black_box(crate::load::lane(key, self.lanes));
-                    *event = Event { payload, key };
+                    event.0 = Message::new(*item, 0);
+                    // Others have to know it; one ring does not, but its service has more than one.
+                    black_box(event.0.lane(self.lanes));
                 }
             });
         }

@@ -50,12 +50,16 @@ impl Mode {
         child()?;
         let way = match self {
             Self::Reused => "messages reused (2 a key), no result",
-            Self::Built => "message, result channel, headers, key and time made for each, results not waited for",
+            Self::Built => {
+                "message, result channel, headers, key and time made for each, results not waited for"
+            }
             Self::Wait => "made for each, each result waited for",
             Self::New => "a new message each, no result",
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let form = format!("{WORKERS} goroutines with a channel of {SLOTS} each, GOMAXPROCS {threads}; {way}");
+        let form = format!(
+            "{WORKERS} goroutines with a channel of {SLOTS} each, GOMAXPROCS {threads}; {way}"
+        );
         Ok(About { threads, form })
     }
 }
@@ -137,8 +141,8 @@ impl Link {
         self.input.flush().map_err(gone)?;
         let mut line = String::new();
         self.output.read_line(&mut line).map_err(gone)?;
-        let answer: Value =
-            serde_json::from_str(&line).map_err(|error| format!("the Go child said {line:?}: {error}"))?;
+        let answer: Value = serde_json::from_str(&line)
+            .map_err(|error| format!("the Go child said {line:?}: {error}"))?;
         match answer["error"].as_str() {
             Some(error) => Err(error.to_owned()),
             None => Ok(answer),

@@ -1,9 +1,9 @@
-//! keylane as a user gets it: defaults, except for the number of workers and of lanes.
+//! keylane as a user gets it: defaults, except for the number of workers, of lanes and of spare threads.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use keylane::{Handled, Handler, Record, Runtime, Subscriber, Subscription};
+use keylane::{Config, Handled, Handler, Record, Runtime, Subscriber, Subscription};
 
 use crate::arm::{About, Arm, Feed, Pool, Shape};
 use crate::load::Item;
@@ -51,7 +51,10 @@ fn about(shape: &Shape, way: &str) -> Result<About, String> {
         );
         return Ok(About { threads: workers + BLOCKING, form });
     }
-    Ok(About { threads: *workers, form: format!("{lanes} lanes × 1,000, {way}, sync handler") })
+    Ok(About {
+        threads: *workers,
+        form: format!("{lanes} lanes × 1,000, {way}, sync handler, no spare threads"),
+    })
 }
 
 /// Threads for what blocks, where the arm may choose.
@@ -90,10 +93,11 @@ impl Ours {
     }
 }
 
-/// A runtime for a round. Of the blocking job with the same threads for all, no spare ones.
-pub fn runtime(shape: &Shape) -> Runtime {
-    let builder = Runtime::builder().workers(shape.workers).lanes(shape.lanes);
-    builder.build().expect("a runtime")
+/// A runtime for a round. It may start spare threads only where every arm may have as many as it likes.
+fn runtime(shape: &Shape) -> Runtime {
+    let config = Config::default().workers(shape.workers).lanes(shape.lanes);
+    let config = if shape.own_best { config } else { config.spares(0) };
+    Runtime::builder().config(config).build().expect("a runtime")
 }
 
 impl Pool for Ours {

@@ -24,7 +24,10 @@ impl Arm for Lanes {
 
     fn about(&self, shape: &Shape) -> Result<About, String> {
         refuse_own_best(shape)?;
-        let form = format!("{} queues of 1,000, each thread scans its share, yields after an empty scan", shape.lanes);
+        let form = format!(
+            "{} queues of 1,000, each thread scans its share, yields after an empty scan",
+            shape.lanes
+        );
         Ok(About { threads: shape.workers, form })
     }
 
@@ -51,7 +54,11 @@ impl Arm for Workers {
 }
 
 fn refuse_own_best(shape: &Shape) -> Result<(), String> {
-    if shape.own_best { Err("it polls: more threads than cores do not help".into()) } else { Ok(()) }
+    if shape.own_best {
+        Err("it polls: more threads than cores do not help".into())
+    } else {
+        Ok(())
+    }
 }
 
 struct Polled {

@@ -40,7 +40,8 @@ impl Arm for Workers {
 
     fn about(&self, shape: &Shape) -> Result<About, String> {
         let tasks = threads(shape);
-        let form = format!("{tasks} tasks, each with a channel of {}; recv_many(256)", SLOTS / tasks);
+        let form =
+            format!("{tasks} tasks, each with a channel of {}; recv_many(256)", SLOTS / tasks);
         let blocking = if shape.own_best { tasks } else { 0 };
         Ok(About { threads: shape.workers + blocking, form: form + blocks(shape) })
     }

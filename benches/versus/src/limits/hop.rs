@@ -34,7 +34,8 @@ struct Lines {
 /// floor, is taken off.
 pub fn full(options: &Options, recorder: &mut Recorder) {
     let Some([here, there]) = two_cores() else {
-        return recorder.put(&json!({ "table": "hop", "not_run": "one core" }), "\nhop: not run, one core");
+        return recorder
+            .put(&json!({ "table": "hop", "not_run": "one core" }), "\nhop: not run, one core");
     };
     let (turns, discarded) =
         pinned(here, || rounds(options.rounds.unwrap_or(31), |_| one_round(there.id)));
@@ -46,7 +47,10 @@ pub fn full(options: &Options, recorder: &mut Recorder) {
             "table": "hop", "lane": name, "ns": figure(&of(place)), "floors": figure(&over(place)),
             "rounds": turns.len(), "discarded": discarded,
         });
-        recorder.put(&line, &format!("  {name:<6} {} ns  {} floors", said(&of(place)), said(&over(place))));
+        recorder.put(
+            &line,
+            &format!("  {name:<6} {} ns  {} floors", said(&of(place)), said(&over(place))),
+        );
     }
 }
 

@@ -73,7 +73,8 @@ fn round(trouble: Trouble, bad: bool) -> [f64; 2] {
     let seen = latency.clone();
     // Key 0 is the bad one; its records carry no time.
     let see = move |record: &Record| {
-        let stamp = record.payload().first_chunk::<8>().map_or(0, |stamp| u64::from_le_bytes(*stamp));
+        let stamp =
+            record.payload().first_chunk::<8>().map_or(0, |stamp| u64::from_le_bytes(*stamp));
         if stamp != 0 {
             seen.add(now().saturating_sub(stamp));
         }
@@ -102,7 +103,8 @@ fn round(trouble: Trouble, bad: bool) -> [f64; 2] {
             if see(record) && bad { Err(HandlerError::retryable("not yet")) } else { Ok(()) }
         }),
     };
-    let policy = Subscription::new("orders").retry(Retry::fixed(Duration::from_millis(1)).forever());
+    let policy =
+        Subscription::new("orders").retry(Retry::fixed(Duration::from_millis(1)).forever());
     let orders = runtime.subscribe_handler(policy.skip(), handler).expect("subscribed");
     let begin = now() + 200_000;
     for sent in 0..COUNT {

@@ -23,7 +23,8 @@ pub fn full(options: &Options, recorder: &mut Recorder) {
     let stream = vec![stream()];
     let (turns, discarded) =
         rounds(options.rounds.unwrap_or(3).min(5), |_| [ours(&stream), modulo(&stream)]);
-    let forms = ["blocking handler, 30 threads", "30 threads, a crossbeam-channel each, key modulo 30"];
+    let forms =
+        ["blocking handler, 30 threads", "30 threads, a crossbeam-channel each, key modulo 30"];
     for (place, arm) in ["keylane", "threads-by-modulo"].into_iter().enumerate() {
         let ratios: Vec<f64> = turns.iter().map(|turn| turn[place].0).collect();
         let violations: u64 = turns.iter().map(|turn| turn[place].1).sum();
@@ -71,13 +72,15 @@ fn judged(begin: Instant, busy: &AtomicU64, sink: &Sink, stream: &[Vec<Item>]) -
 
 fn ours(stream: &[Vec<Item>]) -> (f64, u64) {
     let (sink, busy) = (Arc::new(Sink::new(Handle::Nothing)), Arc::new(AtomicU64::new(0)));
-    let runtime = Runtime::builder().config(Config::default().workers(1).blocking_threads(AT_ONCE)).build();
+    let runtime =
+        Runtime::builder().config(Config::default().workers(1).blocking_threads(AT_ONCE)).build();
     let runtime = runtime.expect("a runtime");
     let (seen, spent) = (sink.clone(), busy.clone());
-    let orders = runtime.subscribe_blocking(Subscription::new("orders"), move |record: RecordRef| {
-        work(&seen, &spent, record.payload());
-        Ok(())
-    });
+    let orders =
+        runtime.subscribe_blocking(Subscription::new("orders"), move |record: RecordRef| {
+            work(&seen, &spent, record.payload());
+            Ok(())
+        });
     let orders = orders.expect("subscribed");
     let begin = Instant::now();
     for item in &stream[0] {

@@ -108,7 +108,8 @@ fn round(kind: Kind) -> [f64; 2] {
     for sent in (WAITING..=COUNT).step_by(WAITING as usize) {
         // Between batches there is a gap that is not a successor's.
         meeting.ended.store(0, Ordering::Release);
-        let mut batch: Vec<Record> = (0..WAITING).map(|_| Record::new("order-42", [7; 64])).collect();
+        let mut batch: Vec<Record> =
+            (0..WAITING).map(|_| Record::new("order-42", [7; 64])).collect();
         orders.submit_batch(&mut batch).expect("taken");
         while meeting.handled.load(Ordering::Acquire) < sent {
             if kind == Kind::Pending {

@@ -22,7 +22,8 @@ const SETTLED: u64 = 100_000;
 
 pub fn full(options: &Options, recorder: &mut Recorder) {
     let Some([here, there]) = two_cores() else {
-        return recorder.put(&json!({ "table": "wake", "not_run": "one core" }), "\nwake: not run, one core");
+        return recorder
+            .put(&json!({ "table": "wake", "not_run": "one core" }), "\nwake: not run, one core");
     };
     let count = options.rounds.unwrap_or(31).max(31);
     let (turns, discarded) = pinned(here, || {
