@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -20,19 +21,29 @@ impl Stolen {
     }
 }
 
-/// `rounds` rounds from which nobody stole more than 1 %, of twice as many at most; and how many were discarded.
-pub fn rounds<T>(rounds: usize, mut round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
+/// `rounds` rounds from which nobody stole more than 1 %, of four times as many at most; and how many were discarded.
+pub fn rounds<T>(rounds: usize, round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
+    rounds_until(rounds, None, round)
+}
+
+/// The same; after `until` none that is discarded is repeated.
+pub fn rounds_until<T>(
+    rounds: usize,
+    until: Option<Instant>,
+    mut round: impl FnMut(usize) -> T,
+) -> (Vec<T>, usize) {
     let (mut kept, mut discarded) = (Vec::new(), 0);
-    for turn in 0..rounds * 2 {
+    for turn in 0..rounds * 4 {
+        let late = until.is_some_and(|until| Instant::now() > until);
+        if kept.len() == rounds || late && turn >= rounds {
+            break;
+        }
         let stolen = Stolen::begin();
         let result = round(turn);
         if stolen.too_much() {
             discarded += 1;
         } else {
             kept.push(result);
-        }
-        if kept.len() == rounds {
-            break;
         }
     }
     (kept, discarded)

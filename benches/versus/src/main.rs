@@ -68,6 +68,9 @@ fn ended(result: Result<(), String>) -> ExitCode {
     }
 }
 
+/// What measures one part and puts its lines.
+type Part = fn(&Options, &mut Recorder);
+
 /// Everything, or the parts that were asked for.
 fn full(options: &Options, recorder: &mut Recorder) {
     let described = machine::describe();
@@ -78,7 +81,7 @@ fn full(options: &Options, recorder: &mut Recorder) {
             described["load"]
         );
     }
-    let parts: [(&str, fn(&Options, &mut Recorder)); 10] = [
+    let parts: [(&str, Part); 10] = [
         ("throughput", throughput::full),
         ("blocking", throughput::blocking),
         ("latency", latency::full),

@@ -59,6 +59,10 @@ pub fn throughput(job: &Job, table: &Table) -> Vec<Value> {
 }
 
 fn own(job: &Job, duel: &Duel) -> Value {
+    if duel.rates.is_empty() {
+        let why = "there is no round with a peer that counts";
+        return json!({ "table": "throughput", "arm": duel.name, "job": job.name(), "not_run": why });
+    }
     let mut line = line(job, duel);
     let rate = duel.rate();
     let [low, high] = crate::stats::interval(&duel.rates);

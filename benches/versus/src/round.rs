@@ -27,7 +27,7 @@ pub struct Job {
 }
 
 /// Unless a job says otherwise.
-const WINDOW: usize = 4_096;
+const WINDOW: usize = 2_048;
 /// Records between two looks at how many are in flight.
 const STRETCH: usize = 500;
 
@@ -254,8 +254,9 @@ pub struct Table {
     pub peers: Vec<Result<Duel, (&'static str, String)>>,
 }
 
-/// Every peer in turns with keylane, `rounds` turns each; which of the three goes first moves on every turn.
-pub fn duel(load: &Load, peers: &[Contender], rounds: usize) -> Table {
+/// Every peer in turns with keylane, `rounds` turns each; which of the three goes first moves on every turn. After
+/// `until` no discarded turn is repeated.
+pub fn duel(load: &Load, peers: &[Contender], rounds: usize, until: Option<Instant>) -> Table {
     let shape = load.job.shape();
     let own = |arm: &'static dyn Arm| Duel {
         name: arm.name(),
@@ -269,7 +270,8 @@ pub fn duel(load: &Load, peers: &[Contender], rounds: usize) -> Table {
     let (mut ours, mut batch) = (own(arms::OURS), own(arms::BATCH));
     let peers = peers.iter().map(|&peer| {
         let about = peer.about(&shape).map_err(|why| (peer.name(), why))?;
-        one_duel(load, peer, about, rounds, &mut ours, &mut batch).map_err(|why| (peer.name(), why))
+        one_duel(load, peer, about, (rounds, until), &mut ours, &mut batch)
+            .map_err(|why| (peer.name(), why))
     });
     let peers = peers.collect();
     Table { ours, batch, peers }
@@ -279,7 +281,7 @@ fn one_duel(
     load: &Load,
     peer: Contender,
     about: About,
-    rounds: usize,
+    (rounds, until): (usize, Option<Instant>),
     ours: &mut Duel,
     batch: &mut Duel,
 ) -> Result<Duel, String> {
@@ -293,7 +295,7 @@ fn one_duel(
         discarded: 0,
     };
     let three = [Contender::Here(arms::OURS), Contender::Here(arms::BATCH), peer];
-    let (turns, discarded) = machine::rounds(rounds, |turn| -> Result<_, String> {
+    let (turns, discarded) = machine::rounds_until(rounds, until, |turn| -> Result<_, String> {
         let mut rates = [0.0; 3];
         for place in 0..3 {
             let who = (place + turn) % 3;
@@ -318,6 +320,9 @@ fn one_duel(
         duel.rates.push(peer);
         duel.ratios.push(one / peer);
         duel.batch_ratios.push(many / peer);
+    }
+    if duel.rates.is_empty() {
+        return Err(format!("others had the processor in all {discarded} rounds"));
     }
     Ok(duel)
 }
@@ -408,7 +413,7 @@ mod tests {
         static BROKEN: Broken = Broken(Fault::Swaps);
         static SOUND: Broken = Broken(Fault::None);
         let load = Load::new(Job { burst: 2, ..Job::new(Draw::Uniform, 2_000) });
-        let table = duel(&load, &[Contender::Here(&BROKEN), Contender::Here(&SOUND)], 3);
+        let table = duel(&load, &[Contender::Here(&BROKEN), Contender::Here(&SOUND)], 3, None);
         let lines = record::throughput(&load.job, &table);
         let of = |place: usize| &lines[2 + place];
         assert!(of(0)["violations"].as_u64() > Some(0), "{}", of(0));

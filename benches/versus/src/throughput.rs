@@ -1,5 +1,7 @@
 //! How many records a second, each peer in turns with keylane.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::load::{Draw, Handle};
@@ -10,17 +12,22 @@ use crate::round::{Contender, Job, Load, duel, everybody};
 /// Records of a no-op round: some tens of milliseconds.
 const COUNT: usize = 200_000;
 
+/// After this the quick form repeats no turn: it ends within a minute.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// No-op, uniform and Zipf, one producer.
 pub fn quick(options: &Options, recorder: &mut Recorder) {
+    let until = Some(Instant::now() + PATIENCE);
+    let rounds = options.rounds.unwrap_or(5);
     for draw in [Draw::Uniform, Draw::Zipf] {
-        job(Job::new(draw, COUNT / 2), options, options.rounds.unwrap_or(5), recorder);
+        job(Job::new(draw, COUNT / 2), options, (rounds, until), recorder);
     }
 }
 
 /// The grid.
 pub fn full(options: &Options, recorder: &mut Recorder) {
     let rounds = options.rounds.unwrap_or(9);
-    jobs().into_iter().for_each(|wanted| job(wanted, options, rounds, recorder));
+    jobs().into_iter().for_each(|wanted| job(wanted, options, (rounds, None), recorder));
 }
 
 fn jobs() -> Vec<Job> {
@@ -42,15 +49,20 @@ pub fn blocking(options: &Options, recorder: &mut Recorder) {
     let rounds = options.rounds.unwrap_or(9);
     for draw in [Draw::Uniform, Draw::Zipf] {
         let block = Job { handle: Handle::Block, workers: 2, ..Job::new(draw, 20_000) };
-        job(block, options, rounds, recorder);
-        job(Job { own_best: true, count: 100_000, ..block }, options, rounds, recorder);
+        job(block, options, (rounds, None), recorder);
+        job(Job { own_best: true, count: 100_000, ..block }, options, (rounds, None), recorder);
     }
 }
 
 /// Measures a job and puts its lines.
-pub fn job(job: Job, options: &Options, rounds: usize, recorder: &mut Recorder) {
+fn job(
+    job: Job,
+    options: &Options,
+    (rounds, until): (usize, Option<Instant>),
+    recorder: &mut Recorder,
+) {
     let load = Load::new(job);
-    let table = duel(&load, &peers(options), rounds);
+    let table = duel(&load, &peers(options), rounds, until);
     let lines = record::throughput(&job, &table);
     recorder.title(&format!("\n{}: {} records a round", job.name(), job.count));
     lines.iter().for_each(|line| recorder.put(line, &words(line)));

@@ -1,5 +1,4 @@
-//! A bounded channel for each worker thread, which owns its share of the lanes: ordered, for what is in one channel
-//! stays in order. A channel for each of 256 lanes, selected over, is slower for all of them.
+//! A bounded channel for each worker thread, which owns its share of the lanes: what is in one channel stays in order.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -11,8 +10,14 @@ use crate::sink::Sink;
 
 /// Threads of the blocking job, where the arm may choose.
 const BLOCKING: usize = 64;
-/// Messages of all channels together; tried 1,024 to 65,536, see README.md.
-pub const SLOTS: usize = 16_384;
+/// Messages of all channels together: more than are in flight, so that none is ever full unless it is flooded, and
+/// few enough to stay in the processor's caches.
+const SLOTS: usize = 16_384;
+
+/// Messages of each of `count` channels.
+pub fn slots(count: usize) -> usize {
+    (SLOTS / count).max(1_000)
+}
 
 pub fn threads(shape: &Shape) -> usize {
     if shape.own_best { BLOCKING } else { shape.workers }
@@ -42,7 +47,7 @@ macro_rules! channels {
 
             fn about(&self, shape: &Shape) -> Result<About, String> {
                 let threads = threads(shape);
-                let form = format!("a thread and a channel of {} each: {}", SLOTS / threads, Self::FORM);
+                let form = format!("a thread and a channel of {} each: {}", slots(threads), Self::FORM);
                 Ok(About { threads, form })
             }
 
@@ -67,7 +72,7 @@ impl<C: Channel> Threads<C> {
         let count = threads(shape);
         let mut senders: Vec<Vec<C::Sender>> = (0..shape.producers).map(|_| Vec::new()).collect();
         let threads = (0..count).map(|_| {
-            let (opened, receiver) = C::open(SLOTS / count, shape.producers);
+            let (opened, receiver) = C::open(slots(count), shape.producers);
             senders.iter_mut().zip(opened).for_each(|(senders, sender)| senders.push(sender));
             let sink = sink.clone();
             std::thread::spawn(move || {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use disruptor::{BusySpin, Producer, build_multi_producer, build_single_producer};
 
 use crate::arm::{About, Arm, Feed, Pool, Shape};
-use crate::arms::channels::SLOTS;
+use crate::arms::channels::slots;
 use crate::load::{Item, Message, PAYLOAD};
 use crate::sink::Sink;
 
@@ -27,7 +27,7 @@ impl Arm for Disruptor {
                     .into(),
             );
         }
-        let slots = SLOTS / shape.workers;
+        let slots = slots(shape.workers).next_power_of_two();
         let kind =
             if shape.producers == 1 { "build_single_producer" } else { "build_multi_producer" };
         let each = if shape.workers == 1 { ", batch_publish of up to 64" } else { "" };
@@ -36,7 +36,7 @@ impl Arm for Disruptor {
     }
 
     fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
-        let slots = SLOTS / shape.workers;
+        let slots = slots(shape.workers).next_power_of_two();
         let factory = || Event(Message { key: b"", payload: [0; PAYLOAD] });
         let mut producers: Vec<Vec<_>> = (0..shape.producers).map(|_| Vec::new()).collect();
         if shape.producers == 1 {

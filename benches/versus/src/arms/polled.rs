@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use crossbeam_queue::ArrayQueue;
 
 use crate::arm::{About, Arm, Feed, Pool, Shape};
-use crate::arms::channels::{SLOTS, threads};
+use crate::arms::channels::{slots, threads};
 use crate::load::{Item, Message};
 use crate::sink::Sink;
 
@@ -43,13 +43,13 @@ impl Arm for Workers {
 
     fn about(&self, shape: &Shape) -> Result<About, String> {
         refuse_own_best(shape)?;
-        let form = format!("a thread and a queue of {} each, polled", SLOTS / shape.workers);
+        let form = format!("a thread and a queue of {} each, polled", slots(shape.workers));
         Ok(About { threads: shape.workers, form })
     }
 
     fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
         let queues = threads(shape);
-        Box::new(Polled::new(shape, sink, queues, SLOTS / queues))
+        Box::new(Polled::new(shape, sink, queues, slots(queues)))
     }
 }
 

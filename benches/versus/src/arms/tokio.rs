@@ -6,7 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 use crate::arm::{About, Arm, Feed, Pool, Shape};
-use crate::arms::channels::{SLOTS, threads};
+use crate::arms::channels::{slots, threads};
 use crate::load::{Item, Message};
 use crate::sink::Sink;
 
@@ -41,14 +41,14 @@ impl Arm for Workers {
     fn about(&self, shape: &Shape) -> Result<About, String> {
         let tasks = threads(shape);
         let form =
-            format!("{tasks} tasks, each with a channel of {}; recv_many(256)", SLOTS / tasks);
+            format!("{tasks} tasks, each with a channel of {}; recv_many(256)", slots(tasks));
         let blocking = if shape.own_best { tasks } else { 0 };
         Ok(About { threads: shape.workers + blocking, form: form + blocks(shape) })
     }
 
     fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
         let tasks = threads(shape);
-        Box::new(Tasks::new(shape, sink, tasks, SLOTS / tasks))
+        Box::new(Tasks::new(shape, sink, tasks, slots(tasks)))
     }
 }
 

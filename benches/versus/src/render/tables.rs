@@ -74,7 +74,7 @@ fn arms(recorded: &Recorded) -> String {
         row.extend(cells);
         table.row(&row);
     }
-    table.titled("**Who takes part** (burst 1, one producer, one worker, 4,096 in flight)")
+    table.titled("**Who takes part** (burst 1, one producer, one worker, 2,048 in flight)")
 }
 
 /// Records a second, in millions; or that it does not count.
