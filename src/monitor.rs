@@ -7,8 +7,8 @@ use crate::clock::Time;
 use crate::core::Core;
 use crate::notice::Notice;
 use crate::parker::Parker;
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, weak};
 use crate::worker;
 
 /// Quiet looks, each after twice the time of the one before, until it sleeps without a limit.
@@ -25,7 +25,8 @@ struct Watched {
     late: bool,
 }
 
-struct Monitor {
+/// The monitor, driven by its thread or look by look.
+pub(crate) struct Monitor {
     core: Arc<Core>,
     watched: Vec<Watched>,
     quiet: u32,
@@ -36,8 +37,7 @@ struct Monitor {
 /// # Errors
 /// If the system gives no thread.
 pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
-    let watched = vec![Watched::default(); core.workers.len()];
-    let mut monitor = Monitor { core: core.clone(), watched, quiet: 0 };
+    let mut monitor = Monitor::new(core);
     core.spawner.spawn("mon", move || {
         while !monitor.core.exits() {
             let next = monitor.look();
@@ -57,8 +57,14 @@ pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
 }
 
 impl Monitor {
+    /// A monitor that has not looked yet.
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        let watched = vec![Watched::default(); core.workers.len()];
+        Self { core: core.clone(), watched, quiet: 0 }
+    }
+
     /// Looks once; returns when to look again, `None` if only when called.
-    fn look(&mut self) -> Option<Time> {
+    pub(crate) fn look(&mut self) -> Option<Time> {
         let now = self.core.clock.now();
         self.core.timers.fire(now, |lane| self.core.lanes.wake(lane));
         if self.watch(now) {
@@ -106,7 +112,10 @@ impl Monitor {
             if turn.is_multiple_of(2) || ran < self.core.config.overrun {
                 continue;
             }
-            status.set_stuck(ran);
+            // First this: who is woken for its lanes takes them from a worker that he sees stuck.
+            if !weak!("monitor_stuck") {
+                status.set_stuck(ran);
+            }
             status.ask();
             self.report(id, ran);
             held_up |= !self.core.lanes.bell(id).is_quiet();
@@ -156,13 +165,16 @@ impl Monitor {
             .zip(&core.workers)
             .find(|(bell, worker)| bell.is_parked() && !worker.ended.load(Ordering::Acquire));
         if let Some((bell, _)) = sleeper {
-            return bell.wake();
+            if !weak!("monitor_wake_sleeper") {
+                bell.wake();
+            }
+            return;
         }
         let free = |id: &usize| {
             let worker = &core.workers[*id];
             worker.started.load(Ordering::Acquire)
                 && !worker.ended.load(Ordering::Acquire)
-                && !worker.status.is_stuck()
+                && (!worker.status.is_stuck() || weak!("monitor_free"))
         };
         if (0..core.workers.len()).any(|id| free(&id)) {
             // It is at work on other lanes, and comes round to these.

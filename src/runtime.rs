@@ -209,8 +209,7 @@ impl Runtime {
         let name: Arc<str> = subscription.name.as_str().into();
         let policy = Arc::new(subscription);
         let version = Version::new(handler);
-        // What is not taken is dropped after the table's lock: its drop is a caller's code.
-        let _kept = (policy.clone(), version.clone(), dead_letter.clone());
+        let _kept = (policy.clone(), version.clone(), dead_letter.clone()); // a caller's: not dropped under the lock
         let (_, entry) = core.change(|table| {
             if table.subscriptions.iter().flatten().any(|entry| entry.name == name) {
                 return Err(SubscribeError::AlreadySubscribed(name.to_string()));
@@ -223,6 +222,7 @@ impl Runtime {
             let entry = Arc::new(Entry {
                 id: id as u32,
                 generation,
+                salt: core.router.salt(generation),
                 name: name.clone(),
                 policy,
                 dead_letter,
@@ -409,8 +409,7 @@ impl Builder {
             tokio: self.tokio,
         };
         let blocking = {
-            let spawner = spawner.clone();
-            let threads = config.blocking_threads;
+            let (spawner, threads) = (spawner.clone(), config.blocking_threads);
             Blocking::new(threads, config.blocking_idle, move |run| spawner.spawn("blk", run))
         };
         let parker = Parker::new();
@@ -419,6 +418,7 @@ impl Builder {
             workers: workers as u32,
             monitor: parker.unparker(),
             blocking,
+            not_pinned: plan.declined.clone(),
             on_notice: self.on_notice.unwrap_or_else(|| Box::new(|notice| log::warn!("{notice}"))),
             spawner,
         };
