@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::round::{Duel, Job, Table};
+use crate::round::{Duel, Job, Table, has_lanes};
 
 /// Where lines go.
 pub struct Recorder {
@@ -98,6 +98,7 @@ fn line(job: &Job, duel: &Duel) -> Value {
         "rounds": duel.rates.len(),
         "discarded": duel.discarded,
         "threads": duel.about.threads,
+        "lanes": has_lanes(duel.name),
         "form": duel.about.form,
     })
 }

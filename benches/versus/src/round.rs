@@ -125,7 +125,14 @@ pub struct Measured {
     pub verdict: Verdict,
 }
 
-/// keylane, and all that it is held against.
+/// Whether an arm has lanes, so that a lane that is slow or full leaves others alone: keylane, peers with a queue
+/// for each lane or key, the Go pool. Others have one queue for all that a worker does.
+pub fn has_lanes(arm: &str) -> bool {
+    ["keylane", "go-pool", "stealing"].iter().any(|name| arm.starts_with(name))
+        || arm.ends_with("-lanes")
+}
+
+/// All that keylane is held against.
 pub fn everybody() -> Vec<Contender> {
     let rust = arms::peers().into_iter().map(Contender::Here);
     let go = go::Mode::ALL.into_iter().map(Contender::Child);

@@ -1,4 +1,5 @@
-//! A bounded channel for each worker thread, which owns its share of the lanes: what is in one channel stays in order.
+//! Bounded channels: one for each lane, scanned by the lanes' worker thread; or one for each worker thread, which
+//! then owns its share of the lanes: what is in one channel stays in order, and behind whatever else is in it.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,6 @@ pub fn threads(shape: &Shape) -> usize {
 
 /// A kind of channel.
 pub trait Channel: Sync + 'static {
-    const NAME: &'static str;
     const FORM: &'static str;
     type Sender: Send + 'static;
     type Receiver: Send + 'static;
@@ -33,32 +33,68 @@ pub trait Channel: Sync + 'static {
     /// A sender for each producer.
     fn open(slots: usize, producers: usize) -> (Vec<Self::Sender>, Self::Receiver);
     fn send(sender: &Self::Sender, message: Message);
+    /// What is there, up to a quantum: how many; `None` once the senders are gone.
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize>;
     /// Until the senders are gone.
     fn receive(receiver: Self::Receiver, each: impl FnMut(&Message));
 }
 
+/// Slots of a lane, as keylane's.
+const LANE: usize = 1_000;
+/// Messages of a lane before the next has its turn.
+const QUANTUM: usize = 64;
+
 macro_rules! channels {
-    ($($kind:ident),+) => {$(
+    ($($kind:ident, $lanes:ident, $name:literal);+) => {$(
         pub struct $kind;
+        pub struct $lanes;
+
         impl Arm for $kind {
             fn name(&self) -> &'static str {
-                Self::NAME
+                $name
             }
 
             fn about(&self, shape: &Shape) -> Result<About, String> {
                 let threads = threads(shape);
-                let form = format!("a thread and a channel of {} each: {}", slots(threads), Self::FORM);
+                let slots = slots(threads);
+                let form = format!("a thread and a channel of {slots} each: {}", Self::FORM);
                 Ok(About { threads, form })
             }
 
             fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
-                Box::new(Threads::<Self>::new(shape, sink))
+                let count = threads(shape);
+                Box::new(Threads::<Self>::new(shape, sink, count, count, slots(count)))
+            }
+        }
+
+        impl Arm for $lanes {
+            fn name(&self) -> &'static str {
+                concat!($name, "-lanes")
+            }
+
+            fn about(&self, shape: &Shape) -> Result<About, String> {
+                if shape.own_best {
+                    return Err("it polls: more threads than cores do not help".into());
+                }
+                let lanes = shape.lanes;
+                let form = format!("{lanes} channels of {LANE}, each thread scans its share by try_recv");
+                Ok(About { threads: shape.workers, form })
+            }
+
+            fn start(&self, shape: &Shape, sink: &Arc<Sink>) -> Box<dyn Pool> {
+                Box::new(Threads::<$kind>::new(shape, sink, shape.lanes, shape.workers, LANE))
             }
         }
     )+};
 }
 
-channels!(Crossbeam, Flume, Kanal, Crossfire, Std);
+channels!(
+    Crossbeam, CrossbeamLanes, "crossbeam-channel";
+    Flume, FlumeLanes, "flume";
+    Kanal, KanalLanes, "kanal";
+    Crossfire, CrossfireLanes, "crossfire";
+    Std, StdLanes, "sync_channel"
+);
 
 struct Threads<C: Channel> {
     /// For each producer, its senders to all threads, until it takes them.
@@ -68,21 +104,67 @@ struct Threads<C: Channel> {
 }
 
 impl<C: Channel> Threads<C> {
-    fn new(shape: &Shape, sink: &Arc<Sink>) -> Self {
-        let count = threads(shape);
+    /// So many channels, dealt to so many threads.
+    fn new(shape: &Shape, sink: &Arc<Sink>, channels: usize, threads: usize, slots: usize) -> Self {
         let mut senders: Vec<Vec<C::Sender>> = (0..shape.producers).map(|_| Vec::new()).collect();
-        let threads = (0..count).map(|_| {
-            let (opened, receiver) = C::open(slots(count), shape.producers);
+        let mut dealt: Vec<Vec<C::Receiver>> = (0..threads).map(|_| Vec::new()).collect();
+        for channel in 0..channels {
+            let (opened, receiver) = C::open(slots, shape.producers);
             senders.iter_mut().zip(opened).for_each(|(senders, sender)| senders.push(sender));
+            dealt[channel % threads].push(receiver);
+        }
+        let alone = channels == threads;
+        let threads = dealt.into_iter().map(|mut receivers| {
             let sink = sink.clone();
-            std::thread::spawn(move || {
-                C::receive(receiver, |message| sink.handle(&message.payload));
+            std::thread::spawn(move || match receivers.pop() {
+                Some(only) if alone => C::receive(only, |message| sink.handle(&message.payload)),
+                last => {
+                    receivers.extend(last);
+                    scan::<C>(&mut receivers, &sink);
+                }
             })
         });
         let threads = threads.collect();
         let senders = Mutex::new(senders.into_iter().map(Some).collect());
         Self { senders, threads, lanes: shape.lanes }
     }
+}
+
+/// Scans until the senders of all are gone; gives way after a scan that found nothing.
+fn scan<C: Channel>(receivers: &mut [C::Receiver], sink: &Sink) {
+    let mut idle = 0_u32;
+    loop {
+        let (mut found, mut gone) = (0, 0);
+        for receiver in &mut *receivers {
+            match C::take(receiver, |message| sink.handle(&message.payload)) {
+                Some(count) => found += count,
+                None => gone += 1,
+            }
+        }
+        if gone == receivers.len() {
+            return;
+        }
+        idle = if found > 0 { 0 } else { idle + 1 };
+        match idle {
+            0..64 => std::hint::spin_loop(),
+            _ => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Takes by `one`, which says whether there was none or will be none.
+fn several(
+    mut one: impl FnMut() -> Result<Message, bool>,
+    mut each: impl FnMut(&Message),
+) -> Option<usize> {
+    for count in 0..QUANTUM {
+        match one() {
+            Ok(message) => each(&message),
+            Err(true) if count == 0 => return None,
+            Err(_) => return Some(count),
+        }
+    }
+    Some(QUANTUM)
 }
 
 impl<C: Channel> Pool for Threads<C> {
@@ -114,7 +196,6 @@ impl<C: Channel> Feed for Senders<C> {
 }
 
 impl Channel for Crossbeam {
-    const NAME: &'static str = "crossbeam-channel";
     const FORM: &'static str = "bounded, recv";
     type Sender = crossbeam_channel::Sender<Message>;
     type Receiver = crossbeam_channel::Receiver<Message>;
@@ -129,6 +210,11 @@ impl Channel for Crossbeam {
         sender.send(message).expect("the thread lives");
     }
 
+    #[inline]
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize> {
+        several(|| receiver.try_recv().map_err(|e| e.is_disconnected()), each)
+    }
+
     fn receive(receiver: Self::Receiver, mut each: impl FnMut(&Message)) {
         while let Ok(message) = receiver.recv() {
             each(&message);
@@ -137,7 +223,6 @@ impl Channel for Crossbeam {
 }
 
 impl Channel for Flume {
-    const NAME: &'static str = "flume";
     const FORM: &'static str = "bounded, recv then drain";
     type Sender = flume::Sender<Message>;
     type Receiver = flume::Receiver<Message>;
@@ -152,6 +237,14 @@ impl Channel for Flume {
         sender.send(message).expect("the thread lives");
     }
 
+    #[inline]
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize> {
+        several(
+            || receiver.try_recv().map_err(|e| matches!(e, flume::TryRecvError::Disconnected)),
+            each,
+        )
+    }
+
     fn receive(receiver: Self::Receiver, mut each: impl FnMut(&Message)) {
         while let Ok(message) = receiver.recv() {
             each(&message);
@@ -161,7 +254,6 @@ impl Channel for Flume {
 }
 
 impl Channel for Kanal {
-    const NAME: &'static str = "kanal";
     const FORM: &'static str = "bounded, recv then drain_into";
     type Sender = kanal::Sender<Message>;
     type Receiver = kanal::Receiver<Message>;
@@ -176,6 +268,11 @@ impl Channel for Kanal {
         sender.send(message).expect("the thread lives");
     }
 
+    #[inline]
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize> {
+        several(|| receiver.try_recv().map_err(|_| true)?.ok_or(false), each)
+    }
+
     fn receive(receiver: Self::Receiver, mut each: impl FnMut(&Message)) {
         let mut many = Vec::with_capacity(1_024);
         while let Ok(message) = receiver.recv() {
@@ -188,7 +285,6 @@ impl Channel for Kanal {
 }
 
 impl Channel for Crossfire {
-    const NAME: &'static str = "crossfire";
     const FORM: &'static str =
         "bounded_blocking (spsc with one producer, else mpsc), detect_backoff_cfg, recv";
     type Sender = OneOrMore<
@@ -220,6 +316,20 @@ impl Channel for Crossfire {
         assert!(sent, "the thread lives");
     }
 
+    #[inline]
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize> {
+        match receiver {
+            OneOrMore::One(receiver) => several(
+                || receiver.try_recv().map_err(|e| e == crossfire::TryRecvError::Disconnected),
+                each,
+            ),
+            OneOrMore::More(receiver) => several(
+                || receiver.try_recv().map_err(|e| e == crossfire::TryRecvError::Disconnected),
+                each,
+            ),
+        }
+    }
+
     fn receive(receiver: Self::Receiver, mut each: impl FnMut(&Message)) {
         match receiver {
             OneOrMore::One(receiver) => {
@@ -243,7 +353,6 @@ pub enum OneOrMore<A, B> {
 }
 
 impl Channel for Std {
-    const NAME: &'static str = "sync_channel";
     const FORM: &'static str = "std, recv";
     type Sender = std::sync::mpsc::SyncSender<Message>;
     type Receiver = std::sync::mpsc::Receiver<Message>;
@@ -256,6 +365,14 @@ impl Channel for Std {
     #[inline]
     fn send(sender: &Self::Sender, message: Message) {
         sender.send(message).expect("the thread lives");
+    }
+
+    #[inline]
+    fn take(receiver: &mut Self::Receiver, each: impl FnMut(&Message)) -> Option<usize> {
+        several(
+            || receiver.try_recv().map_err(|e| e == std::sync::mpsc::TryRecvError::Disconnected),
+            each,
+        )
     }
 
     fn receive(receiver: Self::Receiver, mut each: impl FnMut(&Message)) {

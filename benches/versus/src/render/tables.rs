@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Recorded;
 use super::markdown::Table;
+use crate::round::has_lanes;
 
 /// Everything between the marks. `drawn` are the plots' paths and titles.
 pub fn all(recorded: &Recorded, source: &str, drawn: &[(String, &str)]) -> String {
@@ -70,11 +71,11 @@ fn arms(recorded: &Recorded) -> String {
                 text(&line["form"]),
             ],
         };
-        let mut row = vec![text(&line["arm"])];
+        let mut row = vec![called(&text(&line["arm"]))];
         row.extend(cells);
         table.row(&row);
     }
-    table.titled("**Who takes part** (burst 1, one producer, one worker, 2,048 in flight)")
+    table.titled("**Who takes part** (burst 1, one producer, one worker, 2,048 in flight; † one queue a worker, no lanes: what is slow or full there holds up all that the worker does)")
 }
 
 /// Records a second, in millions; or that it does not count.
@@ -106,8 +107,10 @@ fn ratios(recorded: &Recorded, prefix: &str, ratio: &str, spread: &str, title: &
     let mut columns = vec!["peer"];
     columns.extend(shorts.iter().map(String::as_str));
     let mut table = Table::new(&columns);
+    // Those with lanes first.
+    arms.sort_by_key(|arm| !has_lanes(arm));
     for arm in arms {
-        let mut row = vec![arm.clone()];
+        let mut row = vec![called(&arm)];
         row.extend(jobs.iter().map(|job| {
             let line = lines
                 .clone()
@@ -151,7 +154,7 @@ fn blocking(recorded: &Recorded, suffix: &str, title: &str) -> String {
                 if own { String::new() } else { cell(line, ratio, spread) }
             };
             table.row(&[
-                arm.clone(),
+                called(&arm),
                 line["threads"].to_string(),
                 mega(line),
                 ratio("ratio", "spread"),
@@ -275,6 +278,11 @@ fn micros(nanos: &Value) -> String {
         let micros = nanos / 1e3;
         if micros < 100.0 { format!("{micros:.1}") } else { format!("{micros:.0}") }
     })
+}
+
+/// A peer that has no lanes is marked.
+fn called(arm: &str) -> String {
+    if has_lanes(arm) { arm.to_owned() } else { format!("{arm} †") }
 }
 
 fn text(value: &Value) -> String {
