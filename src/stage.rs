@@ -33,6 +33,7 @@ impl Stage {
             clock,
             workers,
             monitor: Parker::new().unparker(),
+            not_pinned: None,
             blocking: Blocking::new(1, Duration::ZERO, |_| Ok(())),
             on_notice: Box::new(|_| ()),
             spawner: Spawner {
