@@ -54,7 +54,7 @@ impl Lane {
 
     /// What a worker does with a lane: drains it, wakes those who wait for room, and puts it to rest.
     fn drain(&self, mut token: Token) {
-        loop {
+        for _ in 0..50 {
             self.look(&mut token);
             while let Some(message) = self.ring.pop(&mut token) {
                 self.log.with(&mut token, |log| log.push(message));
@@ -73,6 +73,7 @@ impl Lane {
                 }
             }
         }
+        panic!("the holder finds no message and cannot rest");
     }
 
     /// Handles the work beside the ring: 100 + its number in the log, once.
@@ -254,7 +255,7 @@ fn producers_that_drain(
         produced.extend(others.into_iter().map(|thread| thread.join().unwrap()));
 
         passed.here_if(produced.iter().filter(|(_, drains)| *drains > 0).count() > 1);
-        wrapped.here_if(lane.ring.tail() > lane.ring.limit() as u64);
+        wrapped.here_if(lane.ring.head() > lane.ring.limit() as u64);
         let log = lane.finish();
         let total: usize = produced.iter().map(|(accepted, _)| accepted.len()).sum();
         assert_eq!(log.len(), total, "each message is handled once");
@@ -343,6 +344,7 @@ fn a_batch_is_in_one_piece_and_what_has_no_room_stays() {
     static FULL: Reached = Reached::new("nothing of the batch was taken");
     check_within(3, || {
         let lane = Lane::new(2);
+        let token = lane.token();
         let there = lane.clone();
         let other = thread::spawn(move || {
             let alone = there.push(1).is_ok();
@@ -351,9 +353,7 @@ fn a_batch_is_in_one_piece_and_what_has_no_room_stays() {
         let mut batch = VecDeque::from([10, 11]);
         let taken = match lane.ring.push_batch(&mut batch) {
             Ok((count, token)) => {
-                if let Some(token) = token {
-                    lane.drain(token);
-                }
+                assert!(token.is_none(), "it is here");
                 count
             }
             Err(refused) => {
@@ -362,6 +362,7 @@ fn a_batch_is_in_one_piece_and_what_has_no_room_stays() {
                 0
             }
         };
+        lane.drain(token);
         assert_eq!(batch, &[10, 11][taken..]);
         PART.here_if(taken == 1);
         let others = other.join().unwrap();
@@ -402,6 +403,37 @@ fn wakers(came_out: &'static Reached, kept: &'static Reached) -> impl Fn() + Sen
         log.sort_unstable();
         assert_eq!(log, [100, 101], "a wake-up was lost");
     }
+}
+
+// convict: ring_anew
+// convict: ring_empty
+#[test]
+fn ring_anew_ring_empty_a_ring_that_rested_empty_begins_anew() {
+    static ANEW: Reached = Reached::new("a producer found the ring at rest behind its beginning");
+    static BOTH: Reached = Reached::new("two messages were in before the first was looked at");
+    check_within(3, || {
+        let lane = Lane::new(2);
+        lane.push(1).unwrap(); // and taken: the ring rests at its third position
+        let there = lane.clone();
+        let producer = thread::spawn(move || {
+            let token = there.ring.push(2).expect("there is room for both");
+            token.into_iter().for_each(|token| there.drain(token));
+        });
+        let token = lane.ring.push(3).expect("there is room for both");
+        if token.is_some() {
+            ANEW.here();
+            if lane.ring.len() == 2 {
+                BOTH.here();
+            }
+        }
+        token.into_iter().for_each(|token| lane.drain(token));
+        producer.join().unwrap();
+        let mut log = lane.finish();
+        log.sort_unstable();
+        assert_eq!(log, [1, 2, 3]);
+    });
+    ANEW.assert();
+    BOTH.assert();
 }
 
 // convict: ring_wake
@@ -586,12 +618,32 @@ fn full_lane(
 
 // convict: ring_wait
 #[test]
-fn ring_wait_nobody_sleeps_beside_a_lane_at_rest() {
+fn ring_wait_nobody_sleeps_beside_a_blocked_lane_that_has_room() {
     static PARKED: Reached = Reached::new("the producer slept");
     static STRAIGHT: Reached = Reached::new("the producer had no need to sleep");
-    check_within(3, full_lane(&PARKED, &STRAIGHT));
+    static OUT: Reached = Reached::new("the producer took the token out of the blocked lane");
+    check_within(3, || {
+        let lane = Lane::new(2);
+        let mut token = lane.token();
+        assert!(lane.push(1).is_ok() && lane.push(2).is_ok());
+        let there = lane.clone();
+        let producer =
+            thread::spawn(move || if there.submit(3) { PARKED.here() } else { STRAIGHT.here() });
+        // The second cannot go on, and now there is room.
+        assert_eq!(lane.ring.pop(&mut token), Some(1));
+        match lane.ring.rest_blocked(token) {
+            Ok(()) => {}
+            Err(Restless { token, .. }) => lane.drain(token),
+        }
+        producer.join().unwrap();
+        OUT.here_if(lane.ring.is_at_rest());
+        lane.ring.wake().into_iter().for_each(|token| lane.drain(token));
+        let log = lane.finish();
+        assert_eq!(log, [2, 3]);
+    });
     PARKED.assert();
     STRAIGHT.assert();
+    OUT.assert();
 }
 
 // convict: ring_ignores_wait

@@ -22,8 +22,12 @@ impl<M> Ring<M> {
     #[inline]
     pub fn drain<'a>(&'a self, token: &'a mut Token) -> Drain<'a, M> {
         self.assert_own(token);
-        // Relaxed: only the token's holder stores it, and tokens move with release and acquire.
-        Drain { ring: self, head: self.head.load(Ordering::Relaxed), _token: token }
+        let head = self.begin();
+        if head != self.consumer.head.load(Ordering::Relaxed) {
+            // It begins anew: for whoever waits until `head` is past what there was.
+            self.consumer.head.store(head, Ordering::Release);
+        }
+        Drain { ring: self, head, _token: token }
     }
 
     /// As [`Drain::pop`], once.
@@ -77,7 +81,7 @@ impl<M> Drain<'_, M> {
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
         self.head = head + 1;
         // Release pairs with the acquires in `claim`: the slot may be filled again.
-        ring.head.store(self.head, unless(weak!("ring_head"), Ordering::Release));
+        ring.consumer.head.store(self.head, unless(weak!("ring_head"), Ordering::Release));
         Some(take(message))
     }
 }

@@ -1,14 +1,19 @@
 //! A lane's bounded ring: many producers, one consumer (whoever has the lane's [`Token`]).
 //!
 //! ```text
-//! tail  = pos << 4 | WAKE | CLOSED | WAIT | IDLE     written by producers, and by the consumer at rest
+//! tail  = pos << 5 | EMPTY | WAKE | CLOSED | WAIT | IDLE     written by producers, and by the consumer at rest
 //! head  = pos                                        written by the consumer only
 //! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is published
 //! ```
 //! A producer claims a position with one compare-exchange on `tail`, so a full ring gives the message
 //! back; then it writes the message and publishes it with one store. All hand-offs of the lane are
 //! read-modify-writes of that one word, whose modification order decides every race: there is no
-//! fence and nothing sequentially consistent. (Positions have 60 bits: more than anyone will push.)
+//! fence and nothing sequentially consistent.
+//!
+//! A ring that rests empty begins anew at its first slot: the exchange that puts the token to rest also moves
+//! `pos` up to the next multiple of the slots. So a lane that is mostly empty lives in its first few slots, which stay
+//! in the caches, and its other slots take no memory. (Positions have 59 bits. That is 2⁴⁹ rests of a ring of 1,024: at
+//! a million a second, 17 years.)
 //!
 //! The flags: see `word`. `weak!` names what is left out where a model must convict the change.
 
@@ -26,7 +31,7 @@ pub use self::producer::Batch;
 pub(crate) use self::producer::Refused;
 use self::slab::{Slab, Slots};
 pub use self::word::Restless;
-use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest};
+use self::word::{CLOSED, EMPTY, IDLE, SHIFT, WAIT, WAKE, against_rest};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, unless, weak};
 use crate::token::{Family, Token};
@@ -40,11 +45,20 @@ struct Producers {
     free_until: AtomicU64,
 }
 
+/// Written by the token's holder only.
+#[derive(Debug)]
+struct Consumer {
+    head: AtomicU64,
+    /// Where the ring begins anew if the token has come out of an empty rest; else not above `head`. For the
+    /// token's holders.
+    anew: AtomicU64,
+}
+
 /// The bounded ring of one lane.
 #[derive(Debug)]
 pub struct Ring<M> {
     producers: CachePadded<Producers>,
-    head: CachePadded<AtomicU64>,
+    consumer: CachePadded<Consumer>,
     slots: Slots<M>,
     /// Positions are folded into slots by this mask; at least `limit` slots.
     mask: u64,
@@ -78,10 +92,10 @@ pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     let slab = Arc::new(Slab::<M>::new(total));
     let rings = (0..lanes).map(|lane| Ring {
         producers: CachePadded::new(Producers {
-            tail: AtomicU64::new(IDLE),
+            tail: AtomicU64::new(IDLE | EMPTY),
             free_until: AtomicU64::new(slots as u64),
         }),
-        head: CachePadded::new(AtomicU64::new(0)),
+        consumer: CachePadded::new(Consumer { head: AtomicU64::new(0), anew: AtomicU64::new(0) }),
         slots: Slots::new(slab.clone(), lane as usize * stride),
         mask: stride as u64 - 1,
         limit: slots as u64,
@@ -100,7 +114,7 @@ impl<M> Ring<M> {
     /// How many messages it seems to hold. May be stale at once.
     #[inline]
     pub fn len(&self) -> usize {
-        let head = self.head.load(Ordering::Relaxed);
+        let head = self.begin();
         let tail = self.producers.tail.load(Ordering::Relaxed) >> SHIFT;
         // Read at two instants: the difference is what it may be, held within what can be.
         tail.saturating_sub(head).min(self.limit) as usize
@@ -111,23 +125,33 @@ impl<M> Ring<M> {
         self.len() == 0
     }
 
-    /// The position after the newest claimed one.
+    /// The position that `head` will have reached when all that is in it now has been taken.
     pub fn tail(&self) -> u64 {
         // Acquire pairs with the release in `claim`: what the producer did before its push is seen.
-        self.producers.tail.load(Ordering::Acquire) >> SHIFT
+        let tail = self.producers.tail.load(Ordering::Acquire);
+        // Nothing is in it, and `head` comes up to `pos` only with the next message.
+        if tail & EMPTY != 0 { 0 } else { tail >> SHIFT }
     }
 
-    /// The position of the oldest message not taken.
+    /// The position of the oldest message not taken, or below if nobody has looked since the ring began anew.
     pub fn head(&self) -> u64 {
         // Acquire pairs with the release in `pop`: what the consumer did before it is seen.
-        self.head.load(Ordering::Acquire)
+        self.consumer.head.load(Ordering::Acquire)
+    }
+
+    /// Where the token's holder goes on.
+    #[inline]
+    fn begin(&self) -> u64 {
+        let Consumer { head, anew } = &*self.consumer;
+        // Relaxed: only the token's holder stores them, and tokens move with release and acquire.
+        head.load(Ordering::Relaxed).max(anew.load(Ordering::Relaxed))
     }
 
     /// Whether the token rests here and no message waits. Can change at once unless the ring is closed.
     pub fn is_at_rest(&self) -> bool {
         // Acquire pairs with the release of `rest`: what the last holder did is seen.
         let tail = self.producers.tail.load(Ordering::Acquire);
-        tail & (IDLE | WAKE) == IDLE && tail >> SHIFT == self.head.load(Ordering::Relaxed)
+        tail & (IDLE | WAKE) == IDLE && (tail & EMPTY != 0 || tail >> SHIFT == self.begin())
     }
 
     /// Whether pushes are refused for good.
@@ -147,9 +171,19 @@ impl<M> Ring<M> {
     /// Gives the token back with the reason.
     #[inline]
     pub fn rest(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |flags, pos, head| {
+        let head = self.begin();
+        let anew = (head + self.mask) & !self.mask;
+        // Before the exchange: whoever takes the token out must find it. Undone if there is none.
+        if !weak!("ring_anew") {
+            self.consumer.anew.store(anew, Ordering::Relaxed);
+        }
+        let rested = self.rest_if(token, anew << SHIFT | EMPTY, |flags, pos| {
             flags == 0 && (pos == head || weak!("ring_ignores_claims"))
-        })
+        });
+        if rested.is_err() {
+            self.consumer.anew.store(head, Ordering::Relaxed);
+        }
+        rested
     }
 
     /// Puts the token to rest even over messages: the consumer cannot go on before `wake` is called.
@@ -159,25 +193,32 @@ impl<M> Ring<M> {
     /// # Errors
     /// Gives the token back if there has been a wake, or producers wait though there is room.
     pub fn rest_blocked(&self, token: Token) -> Result<(), Restless> {
-        self.rest_if(token, |flags, pos, head| {
+        let head = self.begin();
+        self.rest_if(token, 0, |flags, pos| {
             let no_room = self.room(pos, head) == 0 || weak!("ring_rest_room");
             flags == 0 || flags == WAIT && no_room
         })
     }
 
+    /// Puts the token to rest, as long as `may` says so of the flags and `pos`; `anew`: with this position and EMPTY.
     #[inline]
-    fn rest_if(&self, token: Token, may: impl Fn(u64, u64, u64) -> bool) -> Result<(), Restless> {
+    fn rest_if(
+        &self,
+        token: Token,
+        anew: u64,
+        may: impl Fn(u64, u64) -> bool,
+    ) -> Result<(), Restless> {
         self.assert_own(&token);
-        let head = self.head.load(Ordering::Relaxed);
         // A load first: an exchange that fails still takes the line from the producers.
         let mut tail = self.producers.tail.load(Ordering::Relaxed);
-        while may(tail & against_rest(), tail >> SHIFT, head) {
+        while may(tail & against_rest(), tail >> SHIFT) {
+            let kept = if anew == 0 { tail } else { tail & (CLOSED | WAIT | WAKE) | anew };
             // Release pairs with the acquires in `claim` and `wake`: what this holder did happens before
             // what the next one does; and in `set_wait`: who waits sees the room that there is. A claim
             // that came first makes the exchange fail.
             match self.producers.tail.compare_exchange(
                 tail,
-                tail | IDLE,
+                kept | IDLE,
                 unless(weak!("ring_rest"), Ordering::Release),
                 Ordering::Relaxed,
             ) {
@@ -279,13 +320,13 @@ impl<M> Ring<M> {
     /// Drops what was not taken. For whoever drops the ring, and so has it alone: hence relaxed.
     fn clear(&self) {
         loop {
-            let head = self.head.load(Ordering::Relaxed);
+            let head = self.begin();
             let slot = self.slots.get(head & self.mask);
             if slot.seq.load(Ordering::Relaxed) != head + 1 {
                 return;
             }
             // Before the message goes: should its drop panic, it is not dropped again.
-            self.head.store(head + 1, Ordering::Relaxed);
+            self.consumer.head.store(head + 1, Ordering::Relaxed);
             // SAFETY: nobody else is here; the message is in and the head has moved past it.
             drop(slot.message.with(|place| unsafe { (*place).assume_init_read() }));
         }

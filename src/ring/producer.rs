@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Ring;
-use super::word::{CLOSED, SHIFT, kept_by_claim};
+use super::word::{CLOSED, EMPTY, SHIFT, kept_by_claim};
 use crate::error::PushError;
 use crate::sync::atomic::Ordering;
 use crate::sync::{unless, weak};
@@ -122,16 +122,21 @@ impl<M> Ring<M> {
             }
             let pos = tail >> SHIFT;
             if producers.free_until.load(Ordering::Relaxed) < pos + want {
-                // Acquire pairs with the release in `pop`: the messages are out of their slots.
-                let free = self.head.load(Ordering::Acquire) + self.limit;
+                // An empty ring begins anew at `pos`, whatever the consumer's `head` still says. Else: acquire
+                // pairs with the release in `pop`: the messages are out of their slots.
+                let empty = tail & EMPTY != 0 && !weak!("ring_empty");
+                let head = if empty { pos } else { self.consumer.head.load(Ordering::Acquire) };
+                // The highest counts: one that was late would have others look where `head` is behind.
+                // Release pairs with the acquire in `try_claim`.
+                let ordering = unless(weak!("ring_cache"), Ordering::Release);
+                let free = (head + self.limit)
+                    .max(producers.free_until.fetch_max(head + self.limit, ordering));
                 if free <= pos {
                     if producers.tail.load(Ordering::Relaxed) != tail {
                         continue;
                     }
                     return Err(Refused::Full);
                 }
-                let ordering = unless(weak!("ring_cache"), Ordering::Release);
-                producers.free_until.store(free, ordering);
             }
             if let Some((pos, count)) = self.try_claim(tail, want) {
                 return Ok((pos, count, tail));

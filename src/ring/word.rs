@@ -1,7 +1,8 @@
-//! The tail's word: the position after the newest claimed one, and four flags.
+//! The tail's word: the position after the newest claimed one, and five flags.
 //!
 //! | bit | set by | cleared by | while set |
 //! |---|---|---|---|
+//! | EMPTY | the consumer, with IDLE | the next claim | nothing is in it, and `pos` is where it begins anew |
 //! | IDLE | the consumer, putting its token to rest | the producer or waker that takes the token out | nobody drains |
 //! | WAIT | a producer that found the ring full, before it sleeps | the consumer, before it wakes them | no rest while there is room |
 //! | CLOSED | `close` | never | pushes are refused |
@@ -14,9 +15,10 @@ pub(super) const IDLE: u64 = 1;
 pub(super) const WAIT: u64 = 2;
 pub(super) const CLOSED: u64 = 4;
 pub(super) const WAKE: u64 = 8;
-pub(super) const SHIFT: u32 = 4;
+pub(super) const EMPTY: u64 = 16;
+pub(super) const SHIFT: u32 = 5;
 
-/// The flags that a push leaves as they are; IDLE it clears, and over CLOSED there is none.
+/// The flags that a push leaves as they are; IDLE and EMPTY it clears, and over CLOSED there is none.
 #[inline(always)]
 pub(super) fn kept_by_claim() -> u64 {
     if weak!("ring_drops_wait") {
