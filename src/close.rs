@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock, Time};
+use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::{Census, Command, Core};
 use crate::handler::Version;
@@ -179,7 +179,6 @@ struct Rest {
     census: Option<Arc<Census>>,
     /// In real time, when lanes may be asked again.
     again: Time,
-    clock: SystemClock,
 }
 
 /// The least pause between two questions to all lanes: whoever waits is called more often.
@@ -305,7 +304,7 @@ impl Rest {
     /// What may have been pushed by now.
     fn of(core: &Core) -> Self {
         let tails = core.lanes.iter().map(|lane| lane.ring().tail()).collect();
-        Self { tails, census: None, again: Time::ZERO, clock: SystemClock::new() }
+        Self { tails, census: None, again: Time::ZERO }
     }
 
     /// Whether nothing of the subscription is queued or under way.
@@ -321,8 +320,9 @@ impl Rest {
         // All of it has left the rings. Every lane is asked, since a holder's visit may be under way: its
         // answer comes after that, and after what it was told to release.
         let Some(asked) = &self.census else {
-            if self.clock.now() >= self.again {
-                self.again = self.clock.now().after(PAUSE);
+            let now = core.machine_clock.now();
+            if now >= self.again {
+                self.again = now.after(PAUSE);
                 self.census = Some(ask(core, entry));
             }
             return false;

@@ -80,6 +80,7 @@ mod batch;
 mod bell;
 mod block;
 mod blocking;
+mod builder;
 mod bus;
 mod busy;
 mod clock;
@@ -138,6 +139,7 @@ mod window;
 mod work;
 mod worker;
 
+pub use builder::Builder;
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
@@ -160,7 +162,7 @@ pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
 pub use receipt::{Receipt, WaitError};
 pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
-pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
+pub use runtime::{BuildError, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
     LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot, WorkerSnapshot,

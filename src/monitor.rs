@@ -25,10 +25,19 @@ struct Watched {
     late: bool,
 }
 
-struct Monitor {
+/// The monitor, driven by its thread or step by step.
+pub(crate) struct Monitor {
     core: Arc<Core>,
     watched: Vec<Watched>,
     quiet: u32,
+}
+
+/// What the monitor does after a turn.
+pub(crate) enum Next {
+    /// It sleeps until it is called, or this has come on the runtime's clock.
+    Sleep(Option<Time>),
+    /// It sleeps for a moment of real time: somebody waits.
+    Doze(Duration),
 }
 
 /// Starts the monitor.
@@ -36,27 +45,38 @@ struct Monitor {
 /// # Errors
 /// If the system gives no thread.
 pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
-    let watched = vec![Watched::default(); core.workers.len()];
-    let mut monitor = Monitor { core: core.clone(), watched, quiet: 0 };
+    let mut monitor = Monitor::new(core);
     core.spawner.spawn("mon", move || {
-        while !monitor.core.exits() {
-            let next = monitor.look();
-            let core = &monitor.core;
-            if core.watchers.is_empty() {
-                parker.park_until(&*core.clock, next);
-            } else {
-                // Whoever waits looks again by itself, but is called in any case: in real time, since the
-                // clock may stand still.
-                core.watchers.notify();
-                parker.park(Some(CALL));
+        let core = monitor.core.clone();
+        while !core.exits() {
+            match monitor.turn() {
+                Next::Sleep(until) => parker.park_until(&*core.clock, until),
+                Next::Doze(moment) => parker.park(Some(moment)),
             }
             core.monitor.rise();
         }
-        monitor.core.watchers.wake_all(|| ());
+        core.watchers.wake_all(|| ());
     })
 }
 
 impl Monitor {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        let watched = vec![Watched::default(); core.workers.len()];
+        Self { core: core.clone(), watched, quiet: 0 }
+    }
+
+    /// Looks once. After its sleep the caller has it `rise`.
+    pub(crate) fn turn(&mut self) -> Next {
+        let next = self.look();
+        if self.core.watchers.is_empty() {
+            return Next::Sleep(next);
+        }
+        // Whoever waits looks again by itself, but is called in any case: in real time, since the clock may
+        // stand still.
+        self.core.watchers.notify();
+        Next::Doze(CALL)
+    }
+
     /// Looks once; returns when to look again, `None` if only when called.
     fn look(&mut self) -> Option<Time> {
         let now = self.core.clock.now();

@@ -17,7 +17,7 @@ const LAYERS: &[(u8, &str)] = &[
     (2, "registry table gate bell"),
     (3, "lane"),
     (4, "busy core attempt letters command visit worker monitor"),
-    (5, "submit batch source subscriber close shutdown snapshot runtime"),
+    (5, "submit batch source subscriber close shutdown snapshot runtime builder"),
     (6, "bus bus/error bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/"),
     (8, "connect testing/"),
