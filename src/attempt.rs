@@ -143,6 +143,11 @@ impl<'a> Visit<'a> {
                 let running = Arc::new(Running::new(&entry.version));
                 let timed = entry.policy.deadline.is_some();
                 work.record.set_attempt(number);
+                let source = match &work.completion {
+                    Completion::Source(token) => self.table.source(token.source, token.epoch),
+                    _ => None,
+                };
+                let source = source.map(|source| source.state.clone());
                 let call = {
                     let (core, reply, handle, running) =
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
@@ -150,8 +155,11 @@ impl<'a> Visit<'a> {
                     let (subscription, state) = (entry.name.clone(), entry.state.clone());
                     move || {
                         let Some(core) = core.upgrade() else { return };
-                        let said = if core.phase() == STOPPED || !state.is_open() || !reply.start()
-                        {
+                        // What a lane looks at before it starts a record, again: it may have waited long.
+                        let shut = core.phase() == STOPPED
+                            || !state.is_open()
+                            || source.is_some_and(|source| source.is_stopped());
+                        let said = if shut || !reply.start() {
                             Said::NotStarted
                         } else {
                             if timed {

@@ -8,6 +8,7 @@ use crate::attempt::{Local, Step, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
+use crate::outcome::Outcome;
 use crate::table::Table;
 use crate::token::Token;
 use crate::work::Work;
@@ -354,6 +355,12 @@ impl Visit<'_> {
     }
 
     pub(crate) fn release_busy(&mut self, busy: Busy) -> Step {
+        if let Busy::Blocking { reply, .. } = &busy
+            && matches!(reply.take(), Some(Said::Ended(Ok(Ok(())))))
+        {
+            // It was handled, and only this lane did not know yet.
+            return self.finish(busy.into_work(), Outcome::Done);
+        }
         let work = busy.into_work();
         self.release(work)
     }

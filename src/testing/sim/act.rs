@@ -349,7 +349,13 @@ pub(super) fn put_away(world: &World) {
     if world.judge.borrow().life == node.life {
         world.judge.borrow_mut().crashed();
     }
-    drop(std::mem::take(&mut *world.waits.borrow_mut()));
+    let waits = std::mem::take(&mut *world.waits.borrow_mut());
+    for own in &waits {
+        if let Wait::Submit { number, .. } = own.wait {
+            world.judge.borrow_mut().refused(number, true);
+        }
+    }
+    drop(waits);
     for partition in 0..PARTITIONS {
         let source = world.feeds.borrow_mut()[partition].source.take();
         drop(source);

@@ -65,7 +65,7 @@ pub(super) fn assign(world: &World, partition: usize) -> bool {
     let mut judge = world.judge.borrow_mut();
     let epoch = judge.epochs.len() as u32;
     let frontier = stored.frontier();
-    judge.epochs.push(Epoch { resumed: stored, stopped: false, over: false });
+    judge.epochs.push(Epoch { resumed: stored, stopped: super::judge::Stopped::No, over: false });
     drop(judge);
     let mut feeds = world.feeds.borrow_mut();
     let feed = &mut feeds[partition];
@@ -142,7 +142,8 @@ fn deliver(world: &World, partition: usize) -> bool {
             return true;
         }
         Some(Err(Undelivered::Full(back))) => {
-            feed.full = Some(lane);
+            // Where one without a key goes, only the runtime knows.
+            feed.full = (back.key().is_some()).then_some(lane);
             back
         }
         Some(Err(Undelivered::Ledger(DeliverError::AlreadyFinished, back))) => {

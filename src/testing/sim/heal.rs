@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::judge::State;
+use super::judge::{State, Stopped};
 use super::script::{FED, Item, Play, SUBSCRIPTIONS, Via};
 use super::verdict::Invariant;
 use super::world::{Wait, World};
@@ -26,6 +26,9 @@ pub(super) fn run(world: &Rc<World>) {
     }
     heal(world);
     settle(world);
+    if world.is_over() {
+        return;
+    }
     for key in 0..PROBES {
         let item = Item { key, plays: [Play::Ok; 3] };
         for to in 0..FED[0] {
@@ -187,7 +190,7 @@ fn repair(world: &Rc<World>) {
         match own {
             None => act::subscribe(world, of),
             Some((subscriber, generation, leaving)) => {
-                if world.judge.borrow().generations[generation as usize].stopped && !leaving {
+                if world.judge.borrow().generations[generation as usize].stopped != Stopped::No && !leaving {
                     act::remove(world, of, None);
                 } else {
                     subscriber.parked().iter().for_each(|parked| subscriber.resume(&parked.key));
@@ -200,7 +203,7 @@ fn repair(world: &Rc<World>) {
             let feeds = world.feeds.borrow();
             (feeds[partition].source.is_none(), feeds[partition].epoch)
         };
-        let stopped = !none && world.judge.borrow().epochs[epoch as usize].stopped;
+        let stopped = !none && world.judge.borrow().epochs[epoch as usize].stopped != Stopped::No;
         if stopped {
             broker::revoke(world, partition, true);
         }

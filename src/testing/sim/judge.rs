@@ -64,8 +64,8 @@ pub(super) struct Delivery {
     pub(super) panicked: bool,
     /// A skip by hand may have ended it.
     pub(super) skipped: bool,
-    /// The receipt's word was checked.
-    pub(super) receipted: bool,
+    /// Its lane may not know yet how it ended.
+    pub(super) loose: bool,
 }
 
 /// One life of a subscription in one runtime.
@@ -75,9 +75,9 @@ pub(super) struct Generation {
     pub(super) life: u32,
     pub(super) policy: Policy,
     pub(super) version: u32,
-    /// No older version runs any more.
-    pub(super) floor: u32,
-    pub(super) stopped: bool,
+    /// Versions that run no more.
+    pub(super) replaced: Vec<u32>,
+    pub(super) stopped: Stopped,
     pub(super) removed: bool,
     /// Its removal has been answered.
     pub(super) gone: bool,
@@ -90,8 +90,17 @@ pub(super) struct Generation {
 pub(super) struct Epoch {
     /// It covers what the position it began with covers.
     pub(super) resumed: crate::position::Stored,
-    pub(super) stopped: bool,
+    pub(super) stopped: Stopped,
     pub(super) over: bool,
+}
+
+/// Whether a failure has stopped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    No,
+    /// The blocking call that failed has ended; its lane may not know yet.
+    Soon,
+    Yes,
 }
 
 /// How far the runtime's close is.
@@ -177,8 +186,8 @@ impl Judge {
             life,
             policy,
             version: 0,
-            floor: 0,
-            stopped: false,
+            replaced: Vec::new(),
+            stopped: Stopped::No,
             removed: false,
             gone: false,
             seen: [0; KEYS as usize],
@@ -207,7 +216,7 @@ impl Judge {
             version: 0,
             panicked: false,
             skipped: false,
-            receipted: false,
+            loose: false,
         });
         number
     }
@@ -234,9 +243,12 @@ impl Judge {
     /// Whether anything of it may still be started.
     pub(super) fn is_open(&self, delivery: &Delivery) -> bool {
         let generation = &self.generations[delivery.generation as usize];
-        let open = |epoch: u32| !self.epochs[epoch as usize].over && !self.epochs[epoch as usize].stopped;
+        let open = |epoch: u32| {
+            let epoch = &self.epochs[epoch as usize];
+            !epoch.over && epoch.stopped == Stopped::No
+        };
         generation.life == self.life
-            && !generation.stopped
+            && generation.stopped == Stopped::No
             && !generation.removed
             && delivery.epoch.is_none_or(open)
     }
@@ -276,15 +288,16 @@ impl Judge {
     }
 
     /// An attempt starts. `parked`: its key is listed as parked.
-    pub(super) fn started(&mut self, number: u32, version: u32, attempt: u32, parked: bool) {
+    pub(super) fn started(&mut self, number: u32, version: u32, attempt: u32, blocking: bool, parked: bool) {
         let delivery = &self.deliveries[number as usize];
         let generation = &self.generations[delivery.generation as usize];
         let (key, state, life) = (delivery.key, delivery.state, self.life);
-        let (gone, stopped, floor) = (generation.removed, generation.stopped, generation.floor);
+        let (gone, stopped) = (generation.removed, generation.stopped == Stopped::Yes);
+        let replaced = generation.replaced.contains(&version);
         let (alive, due, phase) = (generation.life == life, delivery.attempts + 1, self.phase);
         let epoch = delivery.epoch.map(|epoch| &self.epochs[epoch as usize]);
         let over = epoch.is_some_and(|epoch| epoch.over);
-        let halted = stopped || epoch.is_some_and(|epoch| epoch.stopped);
+        let halted = stopped || epoch.is_some_and(|epoch| epoch.stopped == Stopped::Yes);
         let offset = self.known[delivery.record as usize].log.map_or(0, |(_, offset)| offset);
         let again = epoch.is_some_and(|epoch| epoch.resumed.is_finished(offset));
         let of = || format!("delivery {number} of key {key}");
@@ -295,23 +308,24 @@ impl Judge {
         self.demand(may, Invariant::I7, || format!("{} starts, being {state:?}", of()));
         self.demand(attempt == due, Invariant::I7, || format!("{}: attempt {attempt} after {}", of(), due - 1));
         self.demand(phase != Phase::Stopped, Invariant::I15, || format!("{} starts after the stop", of()));
-        let retries = attempt > 1 && matches!(phase, Phase::Closing(_));
+        // A blocking call may have waited for a thread since.
+        let retries = attempt > 1 && !blocking && matches!(phase, Phase::Closing(_));
         self.demand(!retries, Invariant::I15, || format!("{} is tried again during the close", of()));
         self.demand(!gone, Invariant::I20, || format!("{} starts after its removal", of()));
         self.demand(!over, Invariant::I4, || format!("{} starts though its assignment is over", of()));
         self.demand(!halted, Invariant::I3, || format!("{} starts after the failure that stops it", of()));
         self.demand(!again, Invariant::I6, || format!("{} was finished by the position it began with", of()));
-        let let_through = parked && attempt == 1;
+        let let_through = parked && attempt == 1 && !blocking;
         self.demand(!let_through, Invariant::I3, || format!("{} starts though its key is parked", of()));
-        self.demand(version >= floor, Invariant::I19, || {
-            format!("{} starts with handler {version} after the swap to {floor}", of())
+        self.demand(!replaced, Invariant::I19, || {
+            format!("{} starts with handler {version} after its swap has ended", of())
         });
         self.demand_turn(number, "starts");
         let now = self.now;
         let delivery = &mut self.deliveries[number as usize];
         (delivery.state, delivery.attempts, delivery.began) = (State::Running, attempt, now);
         (delivery.version, delivery.ready, delivery.panicked) = (version, None, false);
-        (delivery.blocking, delivery.skipped) = (false, false);
+        (delivery.blocking, delivery.skipped) = (blocking, false);
         let (record, generation) = (delivery.record, delivery.generation);
         self.known[record as usize].plays += 1;
         if key == KEYLESS {
@@ -332,6 +346,7 @@ impl Judge {
             // Left behind by a close.
             return;
         }
+        let (blocking, record) = (delivery.blocking, delivery.record);
         let removed = self.generations[delivery.generation as usize].removed;
         let policy = self.generations[delivery.generation as usize].policy;
         self.demand(state == State::Running, Invariant::I7, || {
@@ -341,11 +356,17 @@ impl Judge {
         let expired = policy.deadline > 0 && self.now >= delivery_deadline(&self.deliveries[number as usize], deadline);
         let closing = self.phase != Phase::Running;
         self.deliveries[number as usize].panicked = how == Ended::Panicked;
+        let late = matches!(self.phase, Phase::Closing(at) if self.now >= at);
+        if blocking && (removed || late || self.phase == Phase::Stopped) {
+            // It may have been left behind.
+            self.known[record as usize].unsure = true;
+            return self.back(number);
+        }
         match how {
             Ended::Done => return self.finished(number),
             Ended::Dropped if !expired => {
                 // Only the end of all, or of its subscription, drops a future that is in time.
-                let may = removed || self.phase == Phase::Stopped || matches!(self.phase, Phase::Closing(at) if self.now >= at);
+                let may = removed || self.phase == Phase::Stopped || late;
                 self.demand(may, Invariant::I7, || format!("the attempt of delivery {number} was dropped"));
                 return self.back(number);
             }
@@ -356,6 +377,8 @@ impl Judge {
                 return self.left(number);
             }
             let by = self.now.after(Duration::from_micros(policy.pause.into()));
+            // The pause after a blocking call begins when its lane knows.
+            self.deliveries[number as usize].loose = blocking;
             return self.set(number, State::Retry(by));
         }
         if removed {
@@ -365,7 +388,11 @@ impl Judge {
             return self.back(number);
         }
         match policy.after {
-            After::Skip => self.finished(number),
+            After::Skip => {
+                // Until its lane knows how the call ended, it may still come back.
+                self.known[record as usize].unsure |= blocking;
+                self.finished(number);
+            }
             After::Stop => self.halt(number),
             After::DeadLetter | After::Park => self.set(number, State::Letter(Some(self.now))),
         }
@@ -374,9 +401,10 @@ impl Judge {
     /// A failure stops what the delivery came from.
     pub(super) fn halt(&mut self, number: u32) {
         let delivery = &self.deliveries[number as usize];
+        let stopped = if delivery.blocking { Stopped::Soon } else { Stopped::Yes };
         match delivery.epoch {
-            Some(epoch) => self.epochs[epoch as usize].stopped = true,
-            None => self.generations[delivery.generation as usize].stopped = true,
+            Some(epoch) => self.epochs[epoch as usize].stopped = stopped,
+            None => self.generations[delivery.generation as usize].stopped = stopped,
         }
         self.left(number);
     }

@@ -69,8 +69,7 @@ fn begin(life: u32, version: u32, kind: Kind, record: &Record) -> Option<(Rc<Wor
     judge.demand(whole, Invariant::I22, || format!("delivery {number} starts with another content"));
     let plays = judge.known[id as usize].plays;
     let play = judge.known[id as usize].item.plays.get(plays).copied().unwrap_or(Play::Ok);
-    judge.started(number, version, record.attempt(), parked);
-    judge.deliveries[number as usize].blocking = kind == Kind::Blocking;
+    judge.started(number, version, record.attempt(), kind == Kind::Blocking, parked);
     drop(judge);
     let play = if world.healed.get() { Play::Ok } else { play };
     Some((world, number, play))

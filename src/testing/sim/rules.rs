@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::judge::{Judge, Phase, State};
+use super::judge::{Judge, Phase, State, Stopped};
 use super::script::{KEYLESS, Setup};
 use super::verdict::Invariant;
 use crate::clock::Time;
@@ -14,6 +14,7 @@ impl Judge {
     /// Everybody sleeps, and would until time moves on or something comes from outside. `parked`: whether a
     /// key of a generation is listed as parked.
     pub(super) fn quiet(&mut self, setup: &Setup, parked: impl Fn(u32, u32) -> bool) {
+        self.known_by_now();
         let mut lanes = vec![(0_usize, false); setup.lanes];
         for index in 0..self.live.len() {
             let delivery = &self.deliveries[self.live[index] as usize];
@@ -69,7 +70,7 @@ impl Judge {
                         && self.now > delivery.began.after(deadline);
                     match (late, over) {
                         (true, _) => (Invariant::I11, format!("{} is ready and not polled", of())),
-                        (_, true) => (Invariant::I21, format!("{} runs past its deadline", of())),
+                        (_, true) => (Invariant::I21, format!("{} runs past its deadline at {:?}", of(), self.now)),
                         _ => continue,
                     }
                 }
@@ -78,6 +79,23 @@ impl Judge {
             return self.convict(said.0, said.1);
         }
         self.skips.clear();
+    }
+
+    /// What lanes have learnt by now.
+    fn known_by_now(&mut self) {
+        let stopped = self.generations.iter_mut().map(|generation| &mut generation.stopped);
+        let stopped = stopped.chain(self.epochs.iter_mut().map(|epoch| &mut epoch.stopped));
+        stopped.filter(|stopped| **stopped == Stopped::Soon).for_each(|stopped| *stopped = Stopped::Yes);
+        for index in 0..self.live.len() {
+            let delivery = &mut self.deliveries[self.live[index] as usize];
+            let policy = &self.generations[delivery.generation as usize].policy;
+            if std::mem::take(&mut delivery.loose)
+                && let State::Retry(by) = &mut delivery.state
+                && by.as_nanos() < u64::MAX
+            {
+                *by = self.now.after(Duration::from_micros(policy.pause.into()));
+            }
+        }
     }
 
     /// Whether it is to be tried again.
@@ -104,7 +122,11 @@ impl Judge {
         });
         for &(offset, record) in log {
             let known = &self.known[record as usize];
-            if known.terminal || known.unsure || !stored.is_finished(offset) {
+            if known.terminal || !stored.is_finished(offset) {
+                continue;
+            }
+            if known.unsure {
+                self.known[record as usize].terminal = true;
                 continue;
             }
             let delivery = known.delivery.map(|number| &self.deliveries[number as usize]);
@@ -122,7 +144,7 @@ impl Judge {
     /// The swap to `version` has ended.
     pub(super) fn swapped(&mut self, generation: u32, version: u32) {
         let own = &mut self.generations[generation as usize];
-        own.floor = own.floor.max(version);
+        own.replaced.push(version - 1);
         let old = |number: &&u32| {
             let delivery = &self.deliveries[**number as usize];
             delivery.generation == generation && delivery.state == State::Running && delivery.version + 1 == version
@@ -137,14 +159,12 @@ impl Judge {
     pub(super) fn returned(&mut self, number: u32, whole: bool) {
         let state = self.deliveries[number as usize].state;
         let record = self.deliveries[number as usize].record;
-        let may = !matches!(state, State::Ended | State::Refused | State::Offered)
-            && (state != State::Back || self.known[record as usize].unsure || !self.known[record as usize].terminal);
+        let known = &mut self.known[record as usize];
+        let may = known.unsure || !matches!(state, State::Ended | State::Refused | State::Offered);
+        known.terminal &= !known.unsure;
         self.demand(may, Invariant::I7, || format!("delivery {number} comes back, being {state:?}"));
         self.demand(whole, Invariant::I10, || format!("delivery {number} comes back as another record"));
         self.back(number);
-        let delivery = &mut self.deliveries[number as usize];
-        let twice = std::mem::replace(&mut delivery.receipted, true) && delivery.epoch.is_none();
-        let _ = twice;
     }
 
     /// What is left of a generation when nothing of it may be: of those that were submitted in process.

@@ -104,11 +104,13 @@ impl World {
     pub(super) fn new(script: Script, traces: bool, nest: fn(&Rc<Self>) -> bool) -> Rc<Self> {
         let now = Arc::new(AtomicU64::new(1_000_000));
         let node = Node::build(0, script.seed, &script.setup, &now);
+        let mut judge = Judge::new();
+        judge.set_now(Time::from_nanos(now.load(Ordering::Relaxed)));
         Rc::new(Self {
             played: Cell::new(0),
             random: RefCell::new(Random::new(mix(script.seed) ^ 0x71e5)),
             now,
-            judge: RefCell::new(Judge::new()),
+            judge: RefCell::new(judge),
             node: RefCell::new(node),
             feeds: RefCell::new((0..PARTITIONS).map(Feed::new).collect()),
             subscribed: RefCell::default(),
@@ -151,6 +153,9 @@ impl World {
 
     /// Notes what happens, for the trace.
     pub(super) fn note(&self, what: u64, number: u64, text: impl FnOnce() -> String) {
+        if self.judge.try_borrow().is_ok_and(|judge| judge.conviction.is_some()) {
+            return;
+        }
         let seen = mix(self.trace.get() ^ mix(what << 32 ^ number)) ^ self.now.load(Ordering::Relaxed);
         self.trace.set(seen);
         if let Some(lines) = &mut *self.lines.borrow_mut() {
