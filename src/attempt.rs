@@ -275,7 +275,8 @@ impl<'a> Visit<'a> {
         let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
         let _ = guard(|| drop(error));
         if let Some(pause) = pause {
-            if self.core.phase() >= CLOSING || !entry.state.is_open() {
+            // Of a source that is gone another may have the record already: its key does not wait.
+            if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
                 return self.release(work);
             }
             self.counters().retries.add(1);

@@ -106,7 +106,7 @@ impl Visit<'_> {
                     let error = format!("{} (dead letter refused: {text})", failure.error).into();
                     return self.stop(entry, work, Failure { error, ..failure });
                 }
-                if self.core.phase() >= CLOSING || !entry.state.is_open() {
+                if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
                     return self.release(work);
                 }
                 let random = self.random();

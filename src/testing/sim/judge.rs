@@ -278,6 +278,16 @@ impl Judge {
             .find(|&earlier| self.blocks(&self.deliveries[earlier as usize]))
     }
 
+    /// Whether an earlier one of its key may keep it waiting.
+    pub(super) fn may_wait(&self, number: u32) -> bool {
+        let delivery = &self.deliveries[number as usize];
+        self.queues[queue(delivery.generation, delivery.key)]
+            .iter()
+            .take_while(|&&earlier| earlier != number)
+            .map(|&earlier| &self.deliveries[earlier as usize])
+            .any(|earlier| earlier.skipped || self.blocks(earlier))
+    }
+
     fn demand_turn(&mut self, number: u32, does: &str) {
         let Some(earlier) = self.before(number) else { return };
         let state = self.deliveries[earlier as usize].state;
@@ -362,14 +372,17 @@ impl Judge {
             self.known[record as usize].unsure = true;
             return self.back(number);
         }
+        self.deliveries[number as usize].loose = blocking;
         match how {
             Ended::Done => return self.finished(number),
-            Ended::Dropped if !expired => {
-                // Only the end of all, or of its subscription, drops a future that is in time.
-                let may = removed || self.phase == Phase::Stopped || late;
-                self.demand(may, Invariant::I7, || format!("the attempt of delivery {number} was dropped"));
+            // The end of all, or of its subscription, drops a future; else only its deadline does.
+            Ended::Dropped if removed || late || self.phase == Phase::Stopped => {
+                self.known[record as usize].unsure |= expired;
                 return self.back(number);
             }
+            Ended::Dropped => self.demand(expired, Invariant::I7, || {
+                format!("the attempt of delivery {number} was dropped")
+            }),
             _ => {}
         }
         if how != Ended::Fatal && attempts < policy.attempts {
@@ -377,8 +390,6 @@ impl Judge {
                 return self.left(number);
             }
             let by = self.now.after(Duration::from_micros(policy.pause.into()));
-            // The pause after a blocking call begins when its lane knows.
-            self.deliveries[number as usize].loose = blocking;
             return self.set(number, State::Retry(by));
         }
         if removed {
@@ -388,11 +399,7 @@ impl Judge {
             return self.back(number);
         }
         match policy.after {
-            After::Skip => {
-                // Until its lane knows how the call ended, it may still come back.
-                self.known[record as usize].unsure |= blocking;
-                self.finished(number);
-            }
+            After::Skip => self.finished(number),
             After::Stop => self.halt(number),
             After::DeadLetter | After::Park => self.set(number, State::Letter(Some(self.now))),
         }

@@ -15,6 +15,18 @@ impl Judge {
     /// key of a generation is listed as parked.
     pub(super) fn quiet(&mut self, setup: &Setup, parked: impl Fn(u32, u32) -> bool) {
         self.known_by_now();
+        for number in self.live.clone() {
+            let delivery = &self.deliveries[number as usize];
+            if let State::Retry(by) | State::Letter(Some(by)) = delivery.state
+                && delivery.skipped
+                && self.now > by
+                && self.is_open(delivery)
+                && self.phase == Phase::Running
+            {
+                // It was: else it would have been tried again.
+                self.finished(number);
+            }
+        }
         let mut lanes = vec![(0_usize, false); setup.lanes];
         for index in 0..self.live.len() {
             let delivery = &self.deliveries[self.live[index] as usize];
@@ -49,7 +61,7 @@ impl Judge {
                 State::Queued => {
                     let bound = lanes[lane].0 >= setup.lane_waiting || lanes[lane].1;
                     let shut = parked(delivery.generation, key);
-                    if bound || shut || self.before(number).is_some() {
+                    if bound || shut || self.may_wait(number) {
                         continue;
                     }
                     let name = if self.live.iter().any(held) { Invariant::I21 } else { Invariant::I11 };
@@ -86,8 +98,7 @@ impl Judge {
         let stopped = self.generations.iter_mut().map(|generation| &mut generation.stopped);
         let stopped = stopped.chain(self.epochs.iter_mut().map(|epoch| &mut epoch.stopped));
         stopped.filter(|stopped| **stopped == Stopped::Soon).for_each(|stopped| *stopped = Stopped::Yes);
-        for index in 0..self.live.len() {
-            let delivery = &mut self.deliveries[self.live[index] as usize];
+        for delivery in &mut self.deliveries {
             let policy = &self.generations[delivery.generation as usize].policy;
             if std::mem::take(&mut delivery.loose)
                 && let State::Retry(by) = &mut delivery.state
@@ -159,7 +170,10 @@ impl Judge {
     pub(super) fn returned(&mut self, number: u32, whole: bool) {
         let state = self.deliveries[number as usize].state;
         let record = self.deliveries[number as usize].record;
+        // Until its lane knows how a blocking call ended, its record may still come back.
+        let loose = self.deliveries[number as usize].loose;
         let known = &mut self.known[record as usize];
+        known.unsure |= loose;
         let may = known.unsure || !matches!(state, State::Ended | State::Refused | State::Offered);
         known.terminal &= !known.unsure;
         self.demand(may, Invariant::I7, || format!("delivery {number} comes back, being {state:?}"));
@@ -207,7 +221,8 @@ impl Judge {
         };
         let letter = matches!(outcome, Outcome::DeadLettered(_) | Outcome::Parked);
         let name = if letter { Invariant::I8 } else { Invariant::I7 };
-        self.demand(right || known_unsure(self, number), name, || {
+        let loose = delivery_loose(self, number);
+        self.demand(right || loose || known_unsure(self, number), name, || {
             format!("the receipt of delivery {number} says {outcome:?} after {attempts} attempts, {state:?}")
         });
         if skipped && matches!(outcome, Outcome::Skipped(_)) && state != State::Ended {
@@ -243,6 +258,10 @@ impl Judge {
     pub(super) fn set_now(&mut self, now: Time) {
         self.now = now;
     }
+}
+
+fn delivery_loose(judge: &Judge, number: u32) -> bool {
+    judge.deliveries[number as usize].loose
 }
 
 fn known_unsure(judge: &Judge, number: u32) -> bool {

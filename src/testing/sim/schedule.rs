@@ -196,6 +196,14 @@ fn quiet(world: &World) {
     let mut judge = world.judge.borrow_mut();
     judge.close_is_due();
     judge.quiet(setup, |generation, key| play::is_parked(world, generation, key));
+    if let (Some(conviction), Some(lines)) = (&judge.conviction, &mut *world.lines.borrow_mut()) {
+        lines.push(format!("everybody sleeps: {conviction}"));
+        for (number, lane) in core.lanes.iter().enumerate() {
+            let (queued, held) = (lane.ring().len(), lane.counters.held.get());
+            let (keys, rests) = (lane.counters.keys.get(), lane.ring().is_at_rest());
+            lines.push(format!("lane {number}: {queued} queued, {held} held of {keys} keys, rests: {rests}"));
+        }
+    }
     if judge.phase != Phase::Running {
         return;
     }
