@@ -18,7 +18,7 @@ checks=(
     fmt clippy doc features
     cargo-test convict layering behaviours golden
     quickstart footprint benches
-    loom san fuzz
+    loom sim san fuzz
     package msrv minimal-versions public-deps
 )
 full=(loom-full fuzz-long)

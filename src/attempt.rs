@@ -7,14 +7,15 @@ use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
 use crate::error::HandlerError;
-use crate::handler::{Attempt, Handled, Kind, Running, Started};
+use crate::handler::{Handled, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::subscription::{After, error_text};
 use crate::sync::{Arc, Weak};
-use crate::table::{Entry, Table, deadline_passed};
+use crate::table::{Entry, Table};
 use crate::unwind::{Panicked, guard};
 use crate::work::{Completion, Work};
 
@@ -103,11 +104,13 @@ impl<'a> Visit<'a> {
     #[inline]
     pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
         let entry = self.table.subscription(work.subscription, work.generation)?;
-        if !entry.state.is_open() || self.core.phase() == STOPPED {
+        let stopped = self.core.phase() == STOPPED && !sabotage!(StartsAfterStop);
+        if !entry.state.is_open() || stopped {
             return None;
         }
         if let Completion::Source(token) = &work.completion
             && self.table.source(token.source, token.epoch).is_none_or(|s| s.state.is_stopped())
+            && !sabotage!(EpochNotFenced)
         {
             return None;
         }
@@ -231,8 +234,14 @@ impl<'a> Visit<'a> {
         slot: u32,
     ) -> Step {
         match said {
+            Ok(Ok(())) if sabotage!(HandledTwice) && number == 1 => {
+                self.again(slot);
+                let (due, error) = (self.now(), "".into());
+                Step::Busy(Busy::Retry { work, number, due, error })
+            }
             Ok(Ok(())) => self.finish(work, Outcome::Done),
             Ok(Err(error)) => self.failed(entry, work, number, error, slot),
+            Err(_) if sabotage!(PanicLoses) => Step::Ended,
             Err(panicked) => {
                 self.counters().panics.add(1);
                 self.failed(entry, work, number, HandlerError::retryable(panicked), slot)
@@ -280,6 +289,10 @@ impl<'a> Visit<'a> {
                 return self.release(work);
             }
             self.counters().retries.add(1);
+            if sabotage!(RetryPassed) {
+                let _ = self.core.lanes.push(self.lane, work);
+                return Step::Ended;
+            }
             let due = self.now_after().after(pause);
             if pause.is_zero() {
                 self.again(slot);
@@ -316,6 +329,9 @@ impl<'a> Visit<'a> {
     pub(crate) fn release(&mut self, work: Work) -> Step {
         let shut = self.open_entry(&work).is_some();
         self.counters().outcomes.abandoned.add(1);
+        if sabotage!(ReleasedIsFinished) {
+            return self.finish(work, Outcome::Done);
+        }
         self.give_back(work, Outcome::Abandoned);
         if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
     }
@@ -324,7 +340,9 @@ impl<'a> Visit<'a> {
         let (subscription, generation) = (work.subscription, work.generation);
         // A record of a source goes here, and with it a caller's payload.
         let record = guard(|| work.abandon(outcome)).ok().flatten();
-        if let Some(record) = record {
+        if let Some(record) = record
+            && !sabotage!(CloseKeeps)
+        {
             self.core.returned.lock().push(Returned { subscription, generation, record });
         }
     }
@@ -344,12 +362,17 @@ impl<'a> Visit<'a> {
         }
         match work.completion {
             Completion::Untracked => {}
+            Completion::Receipt(promise) if sabotage!(ReceiptUnfilled) => std::mem::forget(promise),
             Completion::Receipt(promise) => {
                 // Whoever waits for it is woken by a waker of the caller's.
                 let _ = guard(|| promise.fulfil(outcome));
             }
             Completion::Source(token) => match self.table.source(token.source, token.epoch) {
                 Some(source) => source.finished.finish(token.slot),
+                None if sabotage!(StaleEpochCounted) => {
+                    let other = self.table.sources.get(token.source as usize);
+                    other.into_iter().flatten().for_each(|other| other.finished.finish(token.slot));
+                }
                 None => counters.stale.add(1),
             },
         }
@@ -411,17 +434,6 @@ impl<'a> Visit<'a> {
         *random ^= *random >> 7;
         *random ^= *random << 17;
         random.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// An async attempt has run too long: it is dropped, and counts as failed.
-    pub(crate) fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
-        drop(attempt);
-        let after = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .and_then(|entry| entry.policy.deadline)
-            .unwrap_or_default();
-        self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::core::{Census, Command, Core};
 use crate::handler::Version;
 use crate::receipt::WaitError;
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::table::Entry;
@@ -86,7 +87,7 @@ impl Swap {
         let Some((version, old)) = &self.changed else { return Err(SwapError::Removed) };
         // Workers first: one that has seen the new table starts no attempt of the old handler.
         let workers = self.core.registry.behind(*version).count();
-        Ok((workers, old.running()))
+        Ok((workers, if sabotage!(SwapWaitsNot) { 0 } else { old.running() }))
     }
 
     /// Waits until the old handler runs no more.
@@ -253,6 +254,7 @@ impl Removal {
             self.stage = remove(core, entry, over);
         }
         match &mut self.stage {
+            Stage::Removed { .. } if sabotage!(RemovalWaitsNot) => true,
             Stage::Draining { .. } => false,
             Stage::Removed { version, last, rest } => {
                 core.registry.all_seen(*version)

@@ -5,6 +5,7 @@ use crate::busy::{Busy, Parked};
 use crate::core::Command;
 use crate::inspect::{Bound, BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
+use crate::sabotage::sabotage;
 use crate::sync::Arc;
 use crate::table::Entry;
 use crate::work::Work;
@@ -87,6 +88,11 @@ impl Visit<'_> {
                 entry.state.resume(key);
             }
             self.private.gate.set_parked(slot, None);
+            if sabotage!(ResumeOutOfTurn)
+                && let Some(work) = self.private.gate.next(slot)
+            {
+                let _ = self.private.gate.wait(slot, work);
+            }
             self.advance(slot);
         }
     }
@@ -125,7 +131,8 @@ impl Visit<'_> {
 
     /// Passes over the record that keeps a key waiting. An attempt under way is not interrupted.
     fn skip(&mut self, hash: u64) {
-        let Some(slot) = self.slot_of(hash) else { return };
+        let another = if sabotage!(SkipsAnother) { self.private.gate.slots().next() } else { None };
+        let Some(slot) = another.or_else(|| self.slot_of(hash)) else { return };
         match self.private.gate.take_busy(slot) {
             Some(Busy::Retry { work, number, error, .. }) => {
                 let failure = Failure { error, attempts: number };

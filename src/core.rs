@@ -18,6 +18,7 @@ use crate::parker::{Parker, Unparker};
 use crate::receipt::End;
 use crate::record::Record;
 use crate::registry::Registry;
+use crate::sabotage::sabotage;
 use crate::spawner::Spawner;
 use crate::status::Status;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -387,7 +388,9 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(core) = self.core.upgrade() {
+        if let Some(core) = self.core.upgrade()
+            && !sabotage!(LostWakeUp)
+        {
             core.lanes.wake_slot(self.lane, self.slot);
         }
     }

@@ -13,6 +13,7 @@ use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
 use crate::ring::{Restless, Ring, rings};
+use crate::sabotage::sabotage;
 use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
@@ -329,6 +330,9 @@ impl<M, P, C> Lane<M, P, C> {
     #[inline]
     pub fn wake_waiting(&self) {
         if self.ring.has_wait() && self.ring.len() < self.ring.limit() {
+            if sabotage!(RoomUnsaid) {
+                return self.ring.clear_wait();
+            }
             self.cold.waiting.wake_all(|| self.ring.clear_wait());
         }
     }

@@ -118,6 +118,8 @@ mod registry;
 mod reply;
 mod ring;
 mod runtime;
+#[cfg_attr(not(keylane_sabotage), allow(dead_code, unused_macros))]
+mod sabotage;
 mod shutdown;
 mod snapshot;
 mod source;

@@ -11,6 +11,7 @@ use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::submit::{Refusal, route, route_keyless, work};
 use crate::sync::Arc;
 use crate::table::{Entry, SourceEntry, SourceState};
@@ -155,6 +156,7 @@ impl Source {
             Err(error) => return Err(Undelivered::Ledger(error, record)),
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
+        let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
             Ok(()) => return Ok(()),
@@ -187,6 +189,7 @@ impl Source {
         let polled = self.core.lanes.poll_push(lane, &mut work, &mut place, &mut cx);
         self.waits = Some((lane, place));
         match (polled, work) {
+            (std::task::Poll::Pending, Some(_)) if sabotage!(FullLaneLoses) => Ok(()),
             (std::task::Poll::Pending, Some(work)) => Err(PushError::Full(work)),
             (std::task::Poll::Ready(Err(_)), Some(work)) => Err(PushError::Closed(work)),
             _ => Ok(()),

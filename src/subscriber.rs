@@ -9,6 +9,7 @@ use crate::handler::{Handler, Version};
 use crate::outcome::Failure;
 use crate::receipt::{Receipt, receipt};
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::source::{Source, SourceOptions};
 use crate::submit::{self, BatchError, SubmitAsync, SubmitError};
 use crate::subscription::ParkedKey;
@@ -215,6 +216,7 @@ impl Subscriber {
 #[cold]
 fn back((refusal, work): (submit::Refusal, Work)) -> SubmitError {
     let Work { record, .. } = work;
+    let record = if sabotage!(AnotherComesBack) { Record::null("another") } else { record };
     SubmitError::new(refusal, record)
 }
 

@@ -8,8 +8,10 @@ use crate::attempt::{Local, Step, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
+use crate::handler::Attempt;
 use crate::outcome::Outcome;
-use crate::table::Table;
+use crate::sabotage::sabotage;
+use crate::table::{Table, deadline_passed};
 use crate::token::Token;
 use crate::work::Work;
 
@@ -47,7 +49,7 @@ pub(crate) fn visit(
             let Some(front) = lane.ring().peek(&token) else { break };
             match visit.private.gate.admit(front.hash) {
                 // What tests must notice: a busy key that holds up its neighbours.
-                _ if cfg!(keylane_weak = "whole_lane_waits") => {
+                _ if cfg!(keylane_weak = "whole_lane_waits") || sabotage!(BusyKeyHoldsLane) => {
                     blocked = true;
                     break;
                 }
@@ -217,7 +219,9 @@ impl Visit<'_> {
             started = true;
             let step = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
                 Some(Parked::Abandoned) => self.release(work),
-                Some(Parked::Key { key, .. }) if work.record.key() == Some(&key[..]) => {
+                Some(Parked::Key { key, .. })
+                    if work.record.key() == Some(&key[..]) && !sabotage!(ParkedLetThrough) =>
+                {
                     self.follow(work, slot)
                 }
                 // Free, or of another key whose hash is the same.
@@ -309,6 +313,17 @@ impl Visit<'_> {
                 }
             }
         }
+    }
+
+    /// An async attempt has run too long: it is dropped, and counts as failed.
+    fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
+        drop(attempt);
+        let after = self
+            .table
+            .subscription(work.subscription, work.generation)
+            .and_then(|entry| entry.policy.deadline)
+            .unwrap_or_default();
+        self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
     }
 
     pub(crate) fn is_due(&mut self, due: Option<crate::clock::Time>) -> bool {

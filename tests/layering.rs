@@ -10,7 +10,7 @@ use std::path::Path;
 /// Every file of `src` and its layer. `name` is a file, `name/` every file of a folder that has no row of
 /// its own. A new file gets a row here; that it is hard to choose one says that the file does two things.
 const LAYERS: &[(u8, &str)] = &[
-    (0, "sync error clock"),
+    (0, "sync error clock sabotage"),
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
     (1, "metrics status window finished delivery armor position ledger envelope/ context unwind"),
     (1, "timer outcome receipt reply subscription handler notice spawner blocking inspect work"),

@@ -99,3 +99,52 @@ fn one_seed() {
         panic!("seed {seed}: {conviction}");
     }
 }
+
+/// What these seeds found once: a finished blocking call given back at a stop (11), one of a taken partition that
+/// started (3), a failed attempt of a taken partition that kept its key waiting (519).
+#[test]
+fn seeds_that_found_a_bug_pass() {
+    for seed in [3, 11, 519] {
+        if let Some(conviction) = simulate(seed, false).conviction {
+            panic!("seed {seed}: {conviction}\n{}", explain(seed));
+        }
+    }
+}
+
+/// `ci/sim.sh`: every deliberate bug is convicted by the invariant that is named for it, and the same seed passes
+/// without it.
+#[cfg(keylane_sabotage)]
+#[test]
+#[ignore = "needs a build of its own: ci/sim.sh"]
+fn every_deliberate_bug_is_convicted() {
+    use keylane::testing::sim::{BUGS, choose};
+    let seeds = number("KEYLANE_SIM_SEEDS", 20_000);
+    let mut missed = Vec::new();
+    println!("{:20} {:5} {:>8}  what was seen", "bug", "by", "seed");
+    for &(bug, what, invariant) in BUGS {
+        choose(Some(bug));
+        let found = (0..seeds).find_map(|seed| {
+            let conviction = simulate(seed, false).conviction?;
+            (format!("{:?}", conviction.invariant) == invariant).then_some((seed, conviction.said))
+        });
+        choose(None);
+        let name = format!("{bug:?}");
+        match found {
+            Some((seed, said)) => {
+                println!("{name:20} {invariant:5} {seed:>8}  {said}");
+                let without = simulate(seed, false).conviction;
+                assert_eq!(without, None, "seed {seed} without {name}");
+            }
+            None => missed.push(format!("{name} ({what}) by {invariant}")),
+        }
+    }
+    assert!(missed.is_empty(), "not convicted in {seeds} seeds:\n{}", missed.join("\n"));
+}
+
+/// Without the private cfg there is nothing to choose from: the runtime has no deliberate bug in it.
+#[cfg(not(keylane_sabotage))]
+#[test]
+fn deliberate_bugs_are_compiled_out() {
+    let text = include_str!("../src/sabotage.rs");
+    assert!(text.contains("cfg!(keylane_sabotage) && "), "`sabotage!` is false without the cfg");
+}

@@ -25,6 +25,8 @@ use std::rc::Rc;
 pub use self::coverage::Coverage;
 pub use self::shrink::shrink;
 pub use self::verdict::{Conviction, Invariant};
+#[cfg(keylane_sabotage)]
+pub use crate::sabotage::{BUGS, Bug, choose};
 use self::script::Script;
 use self::world::World;
 

@@ -13,7 +13,12 @@ use crate::position::Stored;
 impl Judge {
     /// Everybody sleeps, and would until time moves on or something comes from outside. `parked`: whether a
     /// key of a generation is listed as parked.
-    pub(super) fn quiet(&mut self, setup: &Setup, parked: impl Fn(u32, u32) -> bool) {
+    pub(super) fn quiet(
+        &mut self,
+        setup: &Setup,
+        parked: impl Fn(u32, u32) -> bool,
+        is_empty: impl Fn(u32) -> bool,
+    ) {
         self.known_by_now();
         for number in self.live.clone() {
             let delivery = &self.deliveries[number as usize];
@@ -64,7 +69,12 @@ impl Judge {
                     if bound || shut || self.may_wait(number) {
                         continue;
                     }
-                    let name = if self.live.iter().any(held) { Invariant::I21 } else { Invariant::I11 };
+                    let name = match () {
+                        // It was taken, and is nowhere.
+                        () if is_empty(delivery.lane) => Invariant::I1,
+                        () if self.live.iter().any(held) => Invariant::I21,
+                        () => Invariant::I11,
+                    };
                     (name, format!("{} could start and everybody sleeps", of()))
                 }
                 State::Retry(by) if self.now > by && self.goes_on(number) => {

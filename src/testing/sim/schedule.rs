@@ -16,7 +16,7 @@ use crate::clock::Time;
 use crate::parker::Parker;
 
 /// More steps than any simulation takes.
-const MOST: u64 = 200_000;
+const MOST: u64 = 60_000;
 /// How deep threads may be in the middle of something.
 const DEPTH: u32 = 5;
 /// Moments of sleep that a close may take after its deadline.
@@ -195,7 +195,11 @@ fn quiet(world: &World) {
     let core = world.node().core.clone();
     let mut judge = world.judge.borrow_mut();
     judge.close_is_due();
-    judge.quiet(setup, |generation, key| play::is_parked(world, generation, key));
+    let is_empty = |lane: u32| {
+        let lane = core.lanes.get(lane);
+        lane.ring().is_at_rest() && lane.counters.held.get() == 0
+    };
+    judge.quiet(setup, |generation, key| play::is_parked(world, generation, key), is_empty);
     if let (Some(conviction), Some(lines)) = (&judge.conviction, &mut *world.lines.borrow_mut()) {
         lines.push(format!("everybody sleeps: {conviction}"));
         for (number, lane) in core.lanes.iter().enumerate() {
