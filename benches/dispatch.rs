@@ -7,9 +7,9 @@
 //! Producer and workers share the machine's cores: two workers and a producer on two cores fight for them.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use keylane_benches::allocator::MiMalloc;
-use keylane_benches::bed::{Bed, Way, nothing};
-use keylane_benches::load::{Handled, Load};
+use keylane_bench_support::bed::{Bed, Way, nothing};
+use keylane_bench_support::load::{Handled, Load};
+use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;

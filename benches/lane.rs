@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use keylane_benches::allocator::MiMalloc;
-use keylane_benches::lanes::{Laned, Own, Scanned, check, message, run};
+use keylane_bench_support::lanes::{Laned, Own, Scanned, check, message, run};
+use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;

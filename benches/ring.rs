@@ -10,8 +10,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam_queue::ArrayQueue;
 use keylane::internals::{Queue, Single};
-use keylane_benches::allocator::MiMalloc;
-use keylane_benches::lanes::{Message, message};
+use keylane_bench_support::lanes::{Message, message};
+use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;

@@ -13,7 +13,7 @@ rounds=201
 echo "commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown), $(rustc -V), $(uname -sr), $(nproc) cores"
 sed -n 's/^model name[^:]*: //p;T;q' /proc/cpuinfo 2>/dev/null || true
 
-cargo build --locked --release -p keylane-benches --bins
+cargo build --locked --release -p keylane-benches -p keylane-bench-support --bins
 printf '\n== instructions a record (callgrind)\n'
 bash ci/instructions.sh || [ $? = 78 ]
 printf '\n== footprint\n'

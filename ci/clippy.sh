@@ -5,8 +5,8 @@
 need_component clippy cargo clippy --version
 echo "== default features"
 cargo clippy --locked --all-targets -- -D warnings
-echo "== all features, all members"
-cargo clippy --locked --workspace --all-targets --features "$(all_features)" -- -D warnings
+echo "== all features"
+cargo clippy --locked -p keylane -p keylane-bench-support --all-targets --features "$(all_features)" -- -D warnings
 echo "== loom"
 models=()
 for path in tests/loom_*.rs; do

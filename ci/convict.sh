@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
 # Tests that must fail when what they are there for is broken (the loom models' variants: ci/loom.sh).
 #
-# A line `// convict: NAME` above a test in tests/*.rs says: built with `--cfg keylane_weak="NAME"`, the code is
-# broken in one place, and this test must notice.
+# A line `// convict: NAME` above a test in tests/*.rs, or above a name in a list from which a macro makes tests,
+# says: built with `--cfg keylane_weak="NAME"`, the code is broken in one place, and this test must notice.
+# tests/convictions.rs holds the tests of order and isolation to it.
 . "$(dirname "$0")/lib.sh"
 
 wrappers=$target/convict
 mkdir -p "$wrappers"
-limit=${KEYLANE_CONVICT_SECONDS:-300}
+limit=${KL_CONVICT_SECONDS:-300}
 table=
 failures=0
 
 # marked FILE: `NAME test` for each marked test of a file.
 marked() {
-    awk '/^ *\/\/ convict:/ { name = $3 } /^ *fn / && name { sub(/^ *fn /, ""); sub(/\(.*/, ""); print name, $0; name = "" }' "$1"
+    awk '/^ *\/\/ convict:/ { name = $3; next }
+        name && /^ *(fn [a-z0-9_]+\(|[a-z0-9_]+,$)/ {
+            sub(/^ *(fn )?/, ""); sub(/[(,].*/, ""); print name, $0; name = ""
+        }' "$1"
 }
 
 # build FILE: builds one test file and prints the path of its binary.

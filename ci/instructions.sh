@@ -2,7 +2,7 @@
 # What a record costs on the steady path: instructions and locked instructions, on the producer's side and on the
 # worker's, counted by callgrind. And that none of it allocates.
 #
-#   ci/instructions.sh [WAY…]     ways: see benches/bin/steady.rs
+#   ci/instructions.sh [WAY…]     ways: see benches/support/bin/steady.rs
 #
 # Each way runs twice, with 10 and with 30 rounds: the difference is what 20 rounds cost, whatever starting costs.
 . "$(dirname "$0")/lib.sh"
@@ -15,7 +15,7 @@ ways=("$@")
 [ $# -gt 0 ] || ways=(single spread sparse batch grouped ready)
 few=10 many=30
 
-cargo build --locked --release -p keylane-benches --bin steady
+cargo build --locked --release -p keylane-bench-support --bin steady
 steady=$target/release/steady
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

@@ -15,8 +15,8 @@ export CARGO_TARGET_DIR=$target
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 
 # Tools that a check installs for itself.
-tools=${KEYLANE_CACHE:-$HOME/.cache/keylane}/tools
-nightly=${KEYLANE_NIGHTLY:-nightly}
+tools=${KL_CACHE:-$HOME/.cache/keylane}/tools
+nightly=${KL_NIGHTLY:-nightly}
 host=$(rustc -vV | sed -n 's/^host: //p')
 
 not_run() { echo "not run: $*"; exit 77; }

@@ -7,5 +7,5 @@ need_toolchain "$nightly"
 CARGO_TARGET_DIR=$target/public-deps rustup run "$nightly" \
     cargo rustdoc --locked --lib --features "$(public_features)" \
     -- -Z unstable-options --output-format json
-KEYLANE_RUSTDOC_JSON=$target/public-deps/doc/keylane.json \
+KL_RUSTDOC_JSON=$target/public-deps/doc/keylane.json \
     cargo test --locked --features "$(all_features)" --test public_deps -- --include-ignored --nocapture

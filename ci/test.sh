@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Every check, one after the other, with a table at the end.
 #
-#   ./ci/test.sh             all checks
+#   ./ci/test.sh             all checks of the crate
 #   ./ci/test.sh NAME…       only these (names: the table, or ./ci/test.sh --list)
+#   ./ci/test.sh --members   also those of the benches and of the terminal view, which build what only they need
 #   ./ci/test.sh --full      also those that take long: the long loom models, longer fuzzing
 #
 # Each check is a script of its own, ci/NAME.sh. One that cannot run says `not run: <why>`; with CI=true
@@ -11,16 +12,17 @@
 . "$(dirname "$0")/lib.sh"
 
 # A check that takes longer hangs.
-limit=${KEYLANE_CHECK_SECONDS:-1800}
+limit=${KL_CHECK_SECONDS:-1800}
 
 # Cheap and telling first. Those that share a build stand together.
 checks=(
     fmt clippy doc features
     cargo-test convict layering behaviours golden
-    quickstart footprint benches
+    quickstart footprint instructions
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
+members=(members benches)
 full=(loom-full fuzz-long)
 
 # The command of a check that is not just ci/NAME.sh.
@@ -36,12 +38,13 @@ command_of() {
 selected=()
 for argument; do
     case $argument in
-        --full) checks+=("${full[@]}"); limit=${KEYLANE_CHECK_SECONDS:-14400} ;;
-        --list) printf '%s\n' "${checks[@]}" "${full[@]}"; exit ;;
+        --members) checks+=("${members[@]}") ;;
+        --full) checks+=("${full[@]}"); limit=${KL_CHECK_SECONDS:-14400} ;;
+        --list) printf '%s\n' "${checks[@]}" "${members[@]}" "${full[@]}"; exit ;;
         -*) echo "unknown option $argument" >&2; exit 2 ;;
         *)
-            printf '%s\n' "${checks[@]}" "${full[@]}" | grep -qxF -- "$argument" \
-                || { echo "unknown check $argument; there are: ${checks[*]} ${full[*]}" >&2; exit 2; }
+            printf '%s\n' "${checks[@]}" "${members[@]}" "${full[@]}" | grep -qxF -- "$argument" \
+                || { echo "unknown check $argument; there are: ${checks[*]} ${members[*]} ${full[*]}" >&2; exit 2; }
             selected+=("$argument")
             ;;
     esac

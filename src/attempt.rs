@@ -1,19 +1,19 @@
-//! From a record to its outcome: attempts, the failure policy, the dead letters.
+//! From a record to its attempts.
 
 use std::task::{Context, Waker};
 
 use crate::blocking::About;
 use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
-use crate::core::{CLOSING, Core, RUNNING, Returned, STOPPED, SlotWaker};
+use crate::core::{Core, STOPPED, SlotWaker, WorkerShared};
 use crate::error::HandlerError;
-use crate::handler::{Handled, Kind, Running, Started};
+use crate::handler::{Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::Outcome;
+use crate::pool::Magazine;
 use crate::record::Record;
 use crate::sabotage::sabotage;
-use crate::subscription::{After, error_text};
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, Table};
 use crate::unwind::{Panicked, guard};
@@ -23,6 +23,8 @@ use crate::work::{Completion, Work};
 pub(crate) struct Local {
     pub(crate) id: usize,
     pub(crate) core: Weak<Core>,
+    /// Blocks of records that have ended.
+    pub(crate) blocks: Magazine,
     /// Spreads backoffs; no record of it matters.
     pub(crate) random: u64,
 }
@@ -30,6 +32,8 @@ pub(crate) struct Local {
 /// A visit to a lane, by the holder of its token.
 pub(crate) struct Visit<'a> {
     pub(crate) core: &'a Core,
+    /// What others may know of the worker that visits.
+    pub(crate) own: &'a WorkerShared,
     pub(crate) table: &'a Table,
     pub(crate) local: &'a mut Local,
     pub(crate) private: &'a mut Private,
@@ -52,19 +56,50 @@ pub(crate) enum Step {
     Later(Work),
 }
 
+/// A record that is not handled yet.
+pub(crate) enum Unhandled<'a> {
+    /// It has not been started.
+    New(Work),
+    /// Its first attempt failed.
+    Failed(&'a Arc<Entry>, Work, Result<HandlerError, Panicked>),
+}
+
 impl<'a> Visit<'a> {
-    /// Starts a record. Its key is free, or it is next of its key in `slot`.
-    #[inline]
-    pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
-        let Some(entry) = self.open_entry(&work) else { return self.refuse(work) };
-        if let Kind::Sync(handle) = &entry.version.handler.0 {
-            // The common case, in a straight line.
-            return match self.call(&work, 1, || handle(&work.record)) {
-                Ok(Ok(())) => self.finish(work, Outcome::Done),
-                failed => self.settle(entry, work, 1, failed, slot),
-            };
+    /// Handles a record whose key is free, if its handler is a sync one and all goes well; else what became of it
+    /// comes back, or the record itself, if somebody has to look closer.
+    ///
+    /// Only while the lane has not heard that the runtime has stopped: whoever stops it asks every worker to end
+    /// its visit, so that is not looked at for each record.
+    #[inline(always)]
+    pub(crate) fn handle(&mut self, work: Work) -> Result<(), Unhandled<'a>> {
+        let Some(entry) = self.taking_entry(&work) else { return Err(Unhandled::New(work)) };
+        let Kind::Sync(handle) = &entry.version.handler.0 else {
+            return Err(Unhandled::New(work));
+        };
+        // In pieces, so that only the record is in memory.
+        let Work { record, hash, subscription, generation, completion } = work;
+        let work = |record, completion| Work { record, hash, subscription, generation, completion };
+        match self.call(&record, subscription, 1, || handle(&record)) {
+            Ok(Ok(())) => {
+                self.own.counters.outcomes.done.add(1);
+                match completion {
+                    Completion::Untracked => {}
+                    completion => self.tell(completion, Outcome::Done),
+                }
+                self.recycle(record);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Unhandled::Failed(entry, work(record, completion), Ok(error))),
+            Err(panicked) => Err(Unhandled::Failed(entry, work(record, completion), Err(panicked))),
         }
-        self.attempt(entry, work, 1, slot)
+    }
+
+    /// Starts a record. Its key is free, or it is next of its key in `slot`.
+    pub(crate) fn start(&mut self, work: Work, slot: u32) -> Step {
+        match self.open_entry(&work) {
+            Some(entry) => self.attempt(entry, work, 1, slot),
+            None => self.refuse(work),
+        }
     }
 
     /// A record that may not be started, as far as this visit's table says. It may be younger than that: a
@@ -94,18 +129,16 @@ impl<'a> Visit<'a> {
         self.open_entry(work).is_none() && !self.is_ahead(work)
     }
 
-    /// Whether this visit's table is the newest.
-    #[cold]
-    pub(crate) fn is_current(&self) -> bool {
-        std::ptr::eq(&*self.core.registry.load(), self.table)
+    /// The subscription of a record that may be started: it is here and open, and so is the source.
+    pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
+        let stopped = self.core.phase() == STOPPED && !sabotage!(StartsAfterStop);
+        if stopped { None } else { self.taking_entry(work) }
     }
 
-    /// The subscription of a record that may be started: it is here and open, and so is the source.
-    #[inline]
-    pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
+    #[inline(always)]
+    fn taking_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
         let entry = self.table.subscription(work.subscription, work.generation)?;
-        let stopped = self.core.phase() == STOPPED && !sabotage!(StartsAfterStop);
-        if !entry.state.is_open() || stopped {
+        if !entry.state.is_open() {
             return None;
         }
         if let Completion::Source(token) = &work.completion
@@ -118,18 +151,27 @@ impl<'a> Visit<'a> {
     }
 
     /// Makes an attempt at a record.
-    fn attempt(&mut self, entry: &Arc<Entry>, work: Work, number: u32, slot: u32) -> Step {
+    pub(crate) fn attempt(
+        &mut self,
+        entry: &Arc<Entry>,
+        work: Work,
+        number: u32,
+        slot: u32,
+    ) -> Step {
         match &entry.version.handler.0 {
             Kind::Sync(handle) => {
-                let said = self.call(&work, number, || handle(&work.record));
+                let said =
+                    self.call(&work.record, work.subscription, number, || handle(&work.record));
                 self.settle(entry, work, number, said, slot)
             }
             Kind::Async(starts) => {
                 let waker = self.waker(slot);
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
-                let started = self
-                    .call(&work, number, || starts.start(record, &mut Context::from_waker(&waker)));
+                let mut cx = Context::from_waker(&waker);
+                let started = self.call(&work.record, work.subscription, number, || {
+                    starts.start(record, &mut cx)
+                });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
                     Ok(Started::Pending(attempt)) => {
@@ -202,182 +244,31 @@ impl<'a> Visit<'a> {
     }
 
     /// Runs a handler on this thread.
-    #[inline]
+    #[inline(always)]
     fn call<R>(
-        &mut self,
-        work: &Work,
+        &self,
+        record: &Record,
+        subscription: u32,
         number: u32,
         handle: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        work.record.set_attempt(number);
-        self.counters().attempts.add(1);
-        self.run(work, handle)
+        record.set_attempt(number);
+        self.own.counters.attempts.add(1);
+        self.run(record, subscription, handle)
     }
 
     /// Runs a caller's code on this thread: seen by others, should it not return, and its panic a value.
-    #[inline]
-    pub(crate) fn run<R>(&self, work: &Work, run: impl FnOnce() -> R) -> Result<R, Panicked> {
-        let status = &self.core.workers[self.local.id].status;
-        status.enter(self.lane, work.subscription, work.record.key());
+    #[inline(always)]
+    pub(crate) fn run<R>(
+        &self,
+        record: &Record,
+        subscription: u32,
+        run: impl FnOnce() -> R,
+    ) -> Result<R, Panicked> {
+        self.own.status.enter(self.lane, subscription, record);
         let said = guard(run);
-        status.leave();
+        self.own.status.leave();
         said
-    }
-
-    /// An attempt has ended.
-    fn settle(
-        &mut self,
-        entry: &Arc<Entry>,
-        work: Work,
-        number: u32,
-        said: Result<Handled, Panicked>,
-        slot: u32,
-    ) -> Step {
-        match said {
-            Ok(Ok(())) if sabotage!(HandledTwice) && number == 1 => {
-                self.again(slot);
-                let (due, error) = (self.now(), "".into());
-                Step::Busy(Busy::Retry { work, number, due, error })
-            }
-            Ok(Ok(())) => self.finish(work, Outcome::Done),
-            Ok(Err(error)) => self.failed(entry, work, number, error, slot),
-            Err(_) if sabotage!(PanicLoses) => Step::Ended,
-            Err(panicked) => {
-                self.counters().panics.add(1);
-                self.failed(entry, work, number, HandlerError::retryable(panicked), slot)
-            }
-        }
-    }
-
-    /// An attempt that goes on from an earlier visit has ended.
-    pub(crate) fn ended(
-        &mut self,
-        work: Work,
-        number: u32,
-        said: Result<Handled, Panicked>,
-        slot: u32,
-    ) -> Step {
-        match (self.table.subscription(work.subscription, work.generation), said) {
-            (Some(entry), said) => self.settle(entry, work, number, said, slot),
-            (None, Ok(Ok(()))) => self.finish(work, Outcome::Done),
-            // Its policy went with its subscription.
-            (None, said) => {
-                let _ = guard(|| drop(said));
-                self.release(work)
-            }
-        }
-    }
-
-    /// An attempt has failed: by policy.
-    #[cold]
-    fn failed(
-        &mut self,
-        entry: &Arc<Entry>,
-        work: Work,
-        number: u32,
-        error: HandlerError,
-        slot: u32,
-    ) -> Step {
-        let random = self.random();
-        // Both are a caller's code: what an error says, and what is retryable.
-        let text = guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
-        let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
-        let _ = guard(|| drop(error));
-        if let Some(pause) = pause {
-            // Of a source that is gone another may have the record already: its key does not wait.
-            if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
-                return self.release(work);
-            }
-            self.counters().retries.add(1);
-            if sabotage!(RetryPassed) {
-                let _ = self.core.lanes.push(self.lane, work);
-                return Step::Ended;
-            }
-            let due = self.now_after().after(pause);
-            if pause.is_zero() {
-                self.again(slot);
-            } else {
-                self.due(due);
-            }
-            return Step::Busy(Busy::Retry { work, number, due, error: text });
-        }
-        let failure = Failure { error: text, attempts: number };
-        match entry.policy.after {
-            After::Skip => self.finish(work, Outcome::Skipped(failure)),
-            After::Stop => self.stop(entry, work, failure),
-            After::DeadLetter => self.post(entry, work, failure, 0, false, slot),
-            After::Park => {
-                let park = work.record.key().is_some();
-                self.post(entry, work, failure, 0, park, slot)
-            }
-        }
-    }
-
-    /// Tries a record again that waited for it.
-    pub(crate) fn retry(&mut self, work: Work, number: u32, slot: u32) -> Step {
-        match self.open_entry(&work) {
-            Some(entry) if self.core.phase() == RUNNING => {
-                self.attempt(entry, work, number.saturating_add(1), slot)
-            }
-            _ => self.release(work),
-        }
-    }
-
-    /// Gives a record up that will not be handled. What comes after it of its key must not be either:
-    /// where that does not follow from its subscription's or source's state, the key stays shut.
-    #[cold]
-    pub(crate) fn release(&mut self, work: Work) -> Step {
-        let shut = self.open_entry(&work).is_some();
-        self.counters().outcomes.abandoned.add(1);
-        if sabotage!(ReleasedIsFinished) {
-            return self.finish(work, Outcome::Done);
-        }
-        self.give_back(work, Outcome::Abandoned);
-        if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
-    }
-
-    pub(crate) fn give_back(&mut self, work: Work, outcome: Outcome) {
-        let (subscription, generation) = (work.subscription, work.generation);
-        // A record of a source goes here, and with it a caller's payload.
-        let record = guard(|| work.abandon(outcome)).ok().flatten();
-        if let Some(record) = record
-            && !sabotage!(CloseKeeps)
-        {
-            self.core.returned.lock().push(Returned { subscription, generation, record });
-        }
-    }
-
-    /// A record has its outcome.
-    #[inline]
-    pub(crate) fn finish(&mut self, work: Work, outcome: Outcome) -> Step {
-        let counters = self.counters();
-        let outcomes = &counters.outcomes;
-        match &outcome {
-            Outcome::Done => outcomes.done.add(1),
-            Outcome::DeadLettered(_) => outcomes.dead_lettered.add(1),
-            Outcome::Parked => outcomes.parked.add(1),
-            Outcome::Skipped(_) => outcomes.skipped.add(1),
-            Outcome::Stopped(_) => outcomes.stopped.add(1),
-            Outcome::Abandoned => outcomes.abandoned.add(1),
-        }
-        match work.completion {
-            Completion::Untracked => {}
-            Completion::Receipt(promise) if sabotage!(ReceiptUnfilled) => std::mem::forget(promise),
-            Completion::Receipt(promise) => {
-                // Whoever waits for it is woken by a waker of the caller's.
-                let _ = guard(|| promise.fulfil(outcome));
-            }
-            Completion::Source(token) => match self.table.source(token.source, token.epoch) {
-                Some(source) => source.finished.finish(token.slot),
-                None if sabotage!(StaleEpochCounted) => {
-                    let other = self.table.sources.get(token.source as usize);
-                    other.into_iter().flatten().for_each(|other| other.finished.finish(token.slot));
-                }
-                None => counters.stale.add(1),
-            },
-        }
-        recycle(work.record, counters);
-        Step::Ended
     }
 
     /// The waker of a slot of the lane's gate.
@@ -424,7 +315,7 @@ impl<'a> Visit<'a> {
     }
 
     pub(crate) fn counters(&self) -> &'a WorkerCounters {
-        &self.core.workers[self.local.id].counters
+        &self.own.counters
     }
 
     /// xorshift64: spreads backoffs.
@@ -434,17 +325,5 @@ impl<'a> Visit<'a> {
         *random ^= *random >> 7;
         *random ^= *random << 17;
         random.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-}
-
-/// Ends a record. A shared payload's drop is a caller's code.
-#[inline]
-fn recycle(record: Record, counters: &WorkerCounters) {
-    if record.is_shared() {
-        if guard(|| record.recycle()).is_err() {
-            counters.panics.add(1);
-        }
-    } else {
-        record.recycle();
     }
 }

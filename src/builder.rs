@@ -134,8 +134,7 @@ impl Builder {
             stage: None,
         };
         let blocking = {
-            let spawner = spawner.clone();
-            let threads = config.blocking_threads;
+            let (spawner, threads) = (spawner.clone(), config.blocking_threads);
             Blocking::new(threads, config.blocking_idle, move |run| spawner.spawn("blk", run))
         };
         let parker = Parker::new();
@@ -144,6 +143,7 @@ impl Builder {
             workers: workers as u32,
             monitor: parker.unparker(),
             blocking,
+            not_pinned: plan.declined.clone(),
             on_notice: self.on_notice.unwrap_or_else(|| Box::new(|notice| log::warn!("{notice}"))),
             spawner,
         };

@@ -7,7 +7,8 @@ use crate::gate::{Bounds, Gate};
 use crate::handler::{Attempt, Handled, Running};
 use crate::outcome::Failure;
 use crate::subscription::Sending;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, weak};
+use crate::table::SubscriptionState;
 use crate::unwind::{Panicked, guard};
 use crate::work::Work;
 
@@ -101,7 +102,7 @@ impl Busy {
 /// Why a key is in the gate though nothing of it is under way.
 pub(crate) enum Parked {
     /// Its records go to the dead letters until it is resumed.
-    Key { subscription: u32, generation: u32, key: Box<[u8]> },
+    Key { generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]> },
     /// One of its records was left unfinished, so none of its later ones may run any more.
     Abandoned,
 }
@@ -128,7 +129,7 @@ impl Drop for Post {
 
 /// Where a blocking call leaves what it said.
 #[derive(Debug, Default)]
-pub(crate) struct Reply(Mutex<Answer>);
+pub struct Reply(Mutex<Answer>);
 
 #[derive(Debug, Default)]
 struct Answer {
@@ -148,12 +149,17 @@ pub(crate) enum Said {
 
 impl Reply {
     /// Whether the call may start: not if it was given up before.
-    pub(crate) fn start(&self) -> bool {
-        !std::mem::replace(&mut self.0.lock().settled, true)
+    pub fn start(&self) -> bool {
+        !std::mem::replace(&mut self.0.lock().settled, true) || weak!("reply_start")
+    }
+
+    /// Whether the call has started, for whoever still waits for it.
+    pub(crate) fn has_started(&self) -> bool {
+        self.0.lock().settled
     }
 
     /// Nobody waits for the call any more: it does not start, if it has not.
-    pub(crate) fn give_up(&self) {
+    pub fn give_up(&self) {
         self.0.lock().settled = true;
     }
 

@@ -13,9 +13,10 @@ use crate::core::{Census, Command, Core};
 use crate::handler::Version;
 use crate::receipt::WaitError;
 use crate::record::Record;
+use crate::registry::Registry;
 use crate::sabotage::sabotage;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, weak};
 use crate::table::Entry;
 use crate::wait_list::Place;
 
@@ -49,7 +50,7 @@ pub struct Swap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SwapError {
-    /// The time is over: so many workers and attempts may still run the old handler.
+    /// The time, or the runtime, is over: so many workers and attempts may still run the old handler.
     StillRunning {
         /// Workers that are in a visit begun before the swap.
         workers: usize,
@@ -85,15 +86,14 @@ impl Swap {
     /// What may still run the old handler: workers, and attempts beyond a visit.
     fn running(&self) -> Result<(usize, usize), SwapError> {
         let Some((version, old)) = &self.changed else { return Err(SwapError::Removed) };
-        // Workers first: one that has seen the new table starts no attempt of the old handler.
-        let workers = self.core.registry.behind(*version).count();
-        Ok((workers, if sabotage!(SwapWaitsNot) { 0 } else { old.running() }))
+        Ok(still_running(&self.core.registry, *version, old))
     }
 
     /// Waits until the old handler runs no more.
     ///
     /// # Errors
-    /// [`SwapError::WouldDeadlock`] inside a handler; [`SwapError::Removed`].
+    /// [`SwapError::WouldDeadlock`] inside a handler; [`SwapError::Removed`]; [`SwapError::StillRunning`] if the
+    /// runtime is closed and has left it behind.
     pub fn wait(self) -> Result<(), SwapError> {
         self.wait_until(None)
     }
@@ -113,11 +113,11 @@ impl Swap {
         if in_handler() {
             return Err(SwapError::WouldDeadlock);
         }
-        if self.core.wait_for(deadline, || self.running() == Ok((0, 0))) {
-            return Ok(());
+        self.core.wait_for(deadline, || self.running() == Ok((0, 0)) || self.core.has_ended());
+        match self.running()? {
+            (0, 0) => Ok(()),
+            (workers, attempts) => Err(SwapError::StillRunning { workers, attempts }),
         }
-        let (workers, attempts) = self.running()?;
-        Err(SwapError::StillRunning { workers, attempts })
     }
 }
 
@@ -132,6 +132,9 @@ impl Future for Swap {
             Ok((0, 0)) => Poll::Ready(Ok(())),
             // It may be the old one: it would wait for itself.
             Ok(_) if in_handler() => Poll::Ready(Err(SwapError::WouldDeadlock)),
+            Ok((workers, attempts)) if this.core.has_ended() => {
+                Poll::Ready(Err(SwapError::StillRunning { workers, attempts }))
+            }
             Ok(_) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         }
@@ -144,6 +147,20 @@ impl Drop for Swap {
     }
 }
 
+/// Readers that have not seen `version` of the table yet, and attempts of the `old` handler that it replaced.
+pub fn still_running<T>(registry: &Registry<T>, version: u64, old: &Version) -> (usize, usize) {
+    if weak!("swap_order") {
+        let attempts = old.running();
+        return (registry.behind(version).count(), attempts);
+    }
+    if sabotage!(SwapWaitsNot) {
+        return (0, 0);
+    }
+    // Readers first: one that has seen the new table starts no attempt of the old handler.
+    let readers = registry.behind(version).count();
+    (readers, old.running())
+}
+
 impl fmt::Debug for Swap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Swap").field("running", &self.running()).finish_non_exhaustive()
@@ -153,7 +170,9 @@ impl fmt::Debug for Swap {
 /// The removal of a subscription under way.
 ///
 /// Waited for (or awaited), it ends once nothing of the subscription runs any more, with the records
-/// that were submitted in process and not handled.
+/// that were submitted in process and not handled. A sync handler that does not return, of whatever subscription, keeps
+/// its lane, and with it what is queued there: [`wait_timeout`](Self::wait_timeout) limits the wait for it. It ends as
+/// well with the runtime's close, whose report names the handlers that were left behind.
 ///
 /// # Cancel safety
 /// The removal goes on without it. Dropped while a [`close`](crate::Subscriber::close) still drains, it is a removal at
@@ -256,6 +275,8 @@ impl Removal {
         match &mut self.stage {
             Stage::Removed { .. } if sabotage!(RemovalWaitsNot) => true,
             Stage::Draining { .. } => false,
+            // What still runs is left behind, as the report of the close says.
+            Stage::Removed { .. } if core.has_ended() => true,
             Stage::Removed { version, last, rest } => {
                 core.registry.all_seen(*version)
                     && last.as_ref().is_none_or(|last| last.running() == 0)
@@ -312,8 +333,8 @@ impl Rest {
     /// Whether nothing of the subscription is queued or under way.
     fn is_over(&mut self, core: &Core, entry: &Entry) -> bool {
         if core.exits() {
-            // No lane answers any more. What could be released is, once the last worker has gone.
-            return core.registry.all_seen(u64::MAX);
+            // No lane answers any more. What can be released is, once the threads have ended.
+            return core.has_ended();
         }
         let mut lanes = core.lanes.iter().zip(&self.tails);
         if !lanes.all(|(lane, &tail)| lane.ring().head() >= tail) {

@@ -1,14 +1,17 @@
 //! What a lane's holder is told to do with keys of its gate.
 
+use std::cmp::Reverse;
+
 use crate::attempt::Visit;
+use crate::bound::Bound;
 use crate::busy::{Busy, Parked};
 use crate::core::Command;
-use crate::inspect::{Bound, BusyKey, Inspection, Why};
+use crate::inspect::{BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
 use crate::sabotage::sabotage;
 use crate::sync::Arc;
-use crate::table::Entry;
-use crate::work::Work;
+use crate::table::{SourceEntry, SubscriptionState};
+use crate::work::{Completion, Work};
 
 /// Keys of one lane that an inspection shows.
 const SHOWN: usize = 64;
@@ -20,8 +23,10 @@ impl Visit<'_> {
             Command::Purge => self.purge(|_| false),
             Command::Cancel { subscription, generation } => self
                 .purge(|work| work.subscription == subscription && work.generation == generation),
-            Command::Resume { subscription, key, hash } => self.resume(subscription, &key, hash),
-            Command::Park { subscription, key, hash } => self.park(subscription, key, hash),
+            Command::Resume { generation, key, hash } => self.resume(generation, &key, hash),
+            Command::Park { generation, state, key, hash } => {
+                self.park(generation, state, key, hash);
+            }
             Command::Skip { hash } => self.skip(hash),
             Command::Count(census) => {
                 let own = (census.subscription, census.generation);
@@ -65,9 +70,7 @@ impl Visit<'_> {
             }
         }
         let gone = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
-            Some(Parked::Key { subscription, generation, .. }) => {
-                self.table.subscription(*subscription, *generation).is_none()
-            }
+            Some(Parked::Key { state, .. }) => state.is_removed(),
             _ => false,
         };
         if gone {
@@ -79,14 +82,14 @@ impl Visit<'_> {
         self.private.gate.find(hash)
     }
 
-    fn resume(&mut self, subscription: u32, key: &[u8], hash: u64) {
+    /// Lets a parked key go.
+    fn resume(&mut self, generation: u32, key: &[u8], hash: u64) {
         let Some(slot) = self.slot_of(hash) else { return };
         let parked = self.private.gate.get(slot).and_then(|found| found.parked.as_ref());
-        let Some(Parked::Key { generation, key: parked, .. }) = parked else { return };
-        if **parked == *key {
-            if let Some(entry) = self.table.subscription(subscription, *generation) {
-                entry.state.resume(key);
-            }
+        if let Some(Parked::Key { generation: own, state, key: parked }) = parked
+            && (*own, &**parked) == (generation, key)
+        {
+            state.resume(key);
             self.private.gate.set_parked(slot, None);
             if sabotage!(ResumeOutOfTurn)
                 && let Some(work) = self.private.gate.next(slot)
@@ -97,28 +100,20 @@ impl Visit<'_> {
         }
     }
 
-    fn park(&mut self, subscription: u32, key: Box<[u8]>, hash: u64) {
-        let entry = self.table.subscriptions.get(subscription as usize).and_then(Option::as_ref);
-        let own = |entry: &&Arc<Entry>| self.core.router.hash(entry.generation, &key) == hash;
-        let Some(entry) = entry.filter(own) else {
-            // It is gone, and another may have its number; or it is younger than this visit.
-            if !self.is_current() {
-                let again = Command::Park { subscription, key, hash };
-                self.core.lanes.command(self.lane, again);
-            }
-            return;
-        };
+    /// Parks a key. The command brings what it needs of the subscription, which may be younger than this
+    /// visit's table: so a key's commands take effect in the order in which they were given.
+    fn park(&mut self, generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64) {
         let slot = self.slot_of(hash);
         let found = slot.and_then(|slot| self.private.gate.get(slot));
         if matches!(found.and_then(|key| key.parked.as_ref()), Some(Parked::Abandoned)) {
             // One of its records was left unfinished: the key stays shut.
             return;
         }
-        let parked = entry.state.park(&key, "parked by hand", self.core.config.parked_keys);
-        if !parked {
+        // A removal from here on is followed by a purge, which finds the key.
+        if state.is_removed() || !state.park(&key, "parked by hand", self.core.config.parked_keys) {
             return;
         }
-        let parked = Some(Parked::Key { subscription, generation: entry.generation, key });
+        let parked = Some(Parked::Key { generation, state, key });
         match slot {
             Some(slot) => {
                 self.private.gate.set_parked(slot, parked);
@@ -153,7 +148,10 @@ impl Visit<'_> {
         let keys = self.private.gate.iter().filter_map(|(_, key)| {
             let (work, why, attempt) = match &key.busy {
                 Some(Busy::Future { work, number, .. }) => (Some(work), Why::Future, *number),
-                Some(Busy::Blocking { work, number, .. }) => (Some(work), Why::Blocking, *number),
+                Some(Busy::Blocking { work, number, reply, .. }) => {
+                    let runs = reply.has_started();
+                    (Some(work), if runs { Why::Blocking } else { Why::WaitsForThread }, *number)
+                }
                 Some(Busy::Retry { work, number, due, error }) => {
                     let after = due.since(now);
                     (Some(work), Why::Retry { after, error: error.clone() }, *number)
@@ -166,6 +164,8 @@ impl Visit<'_> {
             let work = work?;
             let name = self.table.subscription(work.subscription, work.generation);
             let waiting = key.waiting().len();
+            let (source, position) = (self.source_of(work), work.record.position());
+            let holds = source.is_some_and(|source| source.state.is_held_by(position));
             Some(BusyKey {
                 lane: self.lane,
                 subscription: name.map_or_else(String::new, |entry| entry.name.to_string()),
@@ -174,16 +174,31 @@ impl Visit<'_> {
                 attempt,
                 held_for: now.since(key.since),
                 waiting,
+                source: source.map(|source| source.name.to_string()),
+                position,
                 bound: if waiting >= self.core.config.key_waiting {
                     Some(Bound::KeyWaiting)
+                } else if lane_full {
+                    Some(Bound::LaneWaiting)
                 } else {
-                    lane_full.then_some(Bound::LaneWaiting)
+                    holds.then_some(Bound::SourceWindow)
                 },
             })
         });
         let mut keys: Vec<BusyKey> = keys.collect();
-        keys.sort_by_key(|key| std::cmp::Reverse(key.waiting));
+        // What holds a bound is shown, however little waits for it.
+        keys.sort_by_key(|key| Reverse((key.bound.is_some(), key.waiting)));
         keys.truncate(SHOWN);
         inspection.answer(keys);
+    }
+
+    /// The source of a record, if it came from one that goes on.
+    fn source_of(&self, work: &Work) -> Option<&'_ SourceEntry> {
+        match &work.completion {
+            Completion::Source(token) => {
+                self.table.source(token.source, token.epoch).map(|source| &**source)
+            }
+            _ => None,
+        }
     }
 }

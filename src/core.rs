@@ -23,7 +23,7 @@ use crate::spawner::Spawner;
 use crate::status::Status;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, Weak, weak};
-use crate::table::Table;
+use crate::table::{SubscriptionState, Table};
 use crate::timer::Timers;
 use crate::unwind::guard;
 use crate::wait_list::WaitList;
@@ -40,9 +40,9 @@ pub(crate) const STOPPED: u8 = 2;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Let a parked key of this subscription go.
-    Resume { subscription: u32, key: Box<[u8]>, hash: u64 },
+    Resume { generation: u32, key: Box<[u8]>, hash: u64 },
     /// Park a key of this subscription.
-    Park { subscription: u32, key: Box<[u8]>, hash: u64 },
+    Park { generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64 },
     /// Give up the record that keeps this key busy, as the policy `skip` would.
     Skip { hash: u64 },
     /// Release what waits in the gate for subscriptions and sources that go on no more.
@@ -74,6 +74,8 @@ pub(crate) struct Core {
     /// Records submitted in process that were not handled.
     pub(crate) returned: Mutex<Vec<Returned>>,
     pub(crate) spares: Counter,
+    /// Why workers are not pinned, if they are not.
+    pub(crate) not_pinned: Option<String>,
     /// Whether it was said already that a blocking call was made in async code.
     #[cfg(feature = "tokio")]
     pub(crate) said_async: AtomicBool,
@@ -119,6 +121,7 @@ pub(crate) struct Parts {
     pub(crate) workers: u32,
     pub(crate) monitor: Unparker,
     pub(crate) blocking: Arc<Blocking>,
+    pub(crate) not_pinned: Option<String>,
     pub(crate) on_notice: OnNotice,
     pub(crate) spawner: Spawner,
 }
@@ -146,6 +149,7 @@ impl Core {
             monitor: Monitor::new(parts.monitor),
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
+            not_pinned: parts.not_pinned,
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),
@@ -174,7 +178,9 @@ impl Core {
             return false;
         }
         self.lanes.close();
+        // First this: a worker that ends its visit for the asking finds every lane told.
         self.wake_lanes();
+        self.workers.iter().for_each(|worker| worker.status.ask());
         true
     }
 
@@ -212,6 +218,17 @@ impl Core {
     #[inline]
     pub(crate) fn exits(&self) -> bool {
         self.exit.load(Ordering::Acquire)
+    }
+
+    /// Whether threads have ended, all but those whose handlers have not returned: these are left behind, and
+    /// nothing more comes of any lane that is to be waited for.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.exits()
+            && self.workers.iter().all(|worker| {
+                !worker.started.load(Ordering::Acquire)
+                    || worker.ended.load(Ordering::Acquire)
+                    || worker.status.is_running()
+            })
     }
 
     /// What a lane's gate may hold.

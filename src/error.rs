@@ -63,7 +63,10 @@ impl<T> Error for PushError<T> {}
 /// assert!(handle(b"x").unwrap_err().is_retryable());
 /// assert!(!handle(b"\xff").unwrap_err().is_retryable());
 /// ```
-pub struct HandlerError {
+pub struct HandlerError(Box<Failed>);
+
+/// Behind one thin pointer, so that `Ok` and `Err` are told apart in a register.
+struct Failed {
     source: Box<dyn Error + Send + Sync>,
     retryable: bool,
 }
@@ -72,23 +75,23 @@ impl HandlerError {
     /// A failure that a later attempt may get past.
     #[cold]
     pub fn retryable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: source.into(), retryable: true }
+        Self(Box::new(Failed { source: source.into(), retryable: true }))
     }
 
     /// A failure that no further attempt can get past.
     #[cold]
     pub fn fatal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { source: source.into(), retryable: false }
+        Self(Box::new(Failed { source: source.into(), retryable: false }))
     }
 
     /// Whether the failure policy may try again.
     pub fn is_retryable(&self) -> bool {
-        self.retryable
+        self.0.retryable
     }
 
     /// The error itself.
     pub fn get_ref(&self) -> &(dyn Error + Send + Sync + 'static) {
-        &*self.source
+        &*self.0.source
     }
 }
 
@@ -101,8 +104,8 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandlerError")
-            .field("source", &self.source)
-            .field("retryable", &self.retryable)
+            .field("source", &self.0.source)
+            .field("retryable", &self.0.retryable)
             .finish()
     }
 }
@@ -111,7 +114,7 @@ impl fmt::Debug for HandlerError {
 // shows the source.
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
+        self.0.source.fmt(f)
     }
 }
 

@@ -9,8 +9,8 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::error::HandlerError;
 use crate::record::{Record, RecordRef};
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, unless, weak};
 use crate::unwind::{Panicked, guard};
 
 /// What a handler says of one record: that it is handled, or why not.
@@ -194,7 +194,7 @@ impl Version {
     /// Attempts that run beyond a lane visit.
     pub fn running(&self) -> usize {
         // Acquire pairs with the release in `Running`'s drop: what the attempt did is seen.
-        self.running.load(Ordering::Acquire)
+        self.running.load(unless(weak!("running_look"), Ordering::Acquire))
     }
 }
 
@@ -212,7 +212,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Release);
+        // Release pairs with the acquire in `Version::running`.
+        self.0.running.fetch_sub(1, unless(weak!("running_drop"), Ordering::Release));
     }
 }
 

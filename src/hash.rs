@@ -72,6 +72,10 @@ pub struct Route {
     pub lane: u32,
 }
 
+/// What a subscription's keys are hashed with.
+#[derive(Clone, Copy, Debug)]
+pub struct Salt(RapidSecrets);
+
 /// The mapping of one runtime, fixed for its life: moving a key to another lane would break its order.
 #[derive(Clone, Debug)]
 pub struct Router {
@@ -93,10 +97,23 @@ impl Router {
         self.seed
     }
 
+    /// What the keys of a subscription are hashed with.
+    pub fn salt(&self, subscription: u32) -> Salt {
+        // An odd constant spreads small ids over the seed's bits: rapidhash mixes a short key's
+        // length into the low ones, and the two must not cancel out.
+        let offset = u64::from(subscription).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Salt(RapidSecrets { seed: self.secrets.seed ^ offset, ..self.secrets })
+    }
+
     /// The hash and the lane of a subscription's key.
-    #[inline]
     pub fn route(&self, subscription: u32, key: &[u8]) -> Route {
-        let hash = self.hash(subscription, key);
+        self.route_salted(&self.salt(subscription), key)
+    }
+
+    /// As [`route`](Self::route), for a salt made before.
+    #[inline]
+    pub fn route_salted(&self, salt: &Salt, key: &[u8]) -> Route {
+        let hash = salt.hash(key);
         let lane = match self.kind {
             LaneHash::Rapid => self.lane(hash),
             LaneHash::Fnv1a32 => fnv1a32(key) % self.lanes,
@@ -105,13 +122,8 @@ impl Router {
     }
 
     /// The hash of a subscription's key. It depends on the seed, never on the kind or on the number of lanes.
-    #[inline]
     pub fn hash(&self, subscription: u32, key: &[u8]) -> u64 {
-        // An odd constant spreads small ids over the seed's bits: rapidhash mixes a short key's
-        // length into the low ones, and the two must not cancel out.
-        let offset = u64::from(subscription).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        let secrets = RapidSecrets { seed: self.secrets.seed ^ offset, ..self.secrets };
-        rapidhash_v3_inline::<true, false, false>(key, &secrets)
+        self.salt(subscription).hash(key)
     }
 
     /// The lane of a well-mixed hash: its high bits, scaled by a multiplication instead of a division.
@@ -119,6 +131,14 @@ impl Router {
     pub fn lane(&self, hash: u64) -> u32 {
         // Below `lanes`, as hash < 2^64: the cast cuts nothing off.
         ((u128::from(hash) * u128::from(self.lanes)) >> 64) as u32
+    }
+}
+
+impl Salt {
+    /// The hash of a key.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        rapidhash_v3_inline::<true, false, false>(key, &self.0)
     }
 }
 

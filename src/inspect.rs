@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::block::Position;
+use crate::bound::Bound;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
@@ -32,7 +34,11 @@ pub struct BusyKey {
     pub held_for: Duration,
     /// Records that wait behind it.
     pub waiting: usize,
-    /// Whether it holds up its whole lane: the bound that is used up.
+    /// The source that the record came from, if it did and that goes on.
+    pub source: Option<String>,
+    /// The position of the record in its source.
+    pub position: Option<Position>,
+    /// Whether it holds up its whole lane or source: the bound that is used up.
     pub bound: Option<Bound>,
 }
 
@@ -45,8 +51,10 @@ pub enum Why {
     Sync,
     /// An async handler's future is pending.
     Future,
-    /// A blocking handler runs, or waits for a thread.
+    /// A blocking handler runs.
     Blocking,
+    /// A blocking handler waits for one of the `blocking_threads`.
+    WaitsForThread,
     /// It waits to be tried again.
     Retry {
         /// How long yet.
@@ -61,25 +69,6 @@ pub enum Why {
     },
     /// It is parked, and no record of it is under way.
     Parked,
-}
-
-/// A bound that is used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub enum Bound {
-    /// `key_waiting`: records waiting behind one key.
-    KeyWaiting,
-    /// `lane_waiting`: records in a lane's gate.
-    LaneWaiting,
-    /// `blocking_threads`: threads for blocking handlers.
-    BlockingThreads,
-    /// `source_window`: deliveries of a source above its frontier.
-    SourceWindow,
-    /// `parked_keys`: keys parked in a subscription.
-    ParkedKeys,
-    /// `spares`: workers beside the configured ones, with all of them held up by handlers.
-    Spares,
 }
 
 impl Inspection {

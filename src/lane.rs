@@ -1,6 +1,5 @@
 //! Lanes: a ring each, the private state that goes with its token, and who waits for room in it.
 
-use std::collections::VecDeque;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
@@ -12,7 +11,7 @@ use crate::error::PushError;
 use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
-use crate::ring::{Restless, Ring, rings};
+use crate::ring::{Batch, Restless, Ring, rings};
 use crate::sabotage::sabotage;
 use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
@@ -115,11 +114,17 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         self.workers
     }
 
-    /// Sees to it that a worker gets the lane.
-    #[inline]
+    /// Sees to it that a worker gets the lane. A call: most pushes find the lane awake.
+    #[inline(never)]
     pub fn send(&self, token: Token) {
         let lane = self.get(token.lane());
         self.bells[lane.home as usize].ring(lane.index, token);
+    }
+
+    /// A lane, if there is one of that number.
+    #[inline(always)]
+    pub(crate) fn find(&self, lane: u32) -> Option<&Lane<M, P, C>> {
+        self.lanes.get(lane as usize)
     }
 
     /// Puts a message into a lane.
@@ -138,10 +143,11 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
     ///
     /// # Errors
     /// If none was taken: the lane is full or closed.
+    #[inline]
     pub fn push_batch(
         &self,
         lane: u32,
-        messages: &mut VecDeque<M>,
+        messages: &mut impl Batch<M>,
     ) -> Result<usize, PushError<()>> {
         let (count, token) = self.get(lane).ring.push_batch(messages)?;
         if let Some(token) = token {
@@ -179,9 +185,12 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
         parker: &Parker,
     ) -> Result<(), PushError<M>> {
         let mut place = None;
+        let is_over = || clock.now() >= deadline;
         let result = loop {
+            // The time before the try: room that was made in time is not missed.
+            let over = (!weak!("lane_over")).then(is_over);
             match self.push_or_join(lane, message, &mut place, parker.waker()) {
-                Err(PushError::Full(back)) if clock.now() < deadline => message = back,
+                Err(PushError::Full(back)) if !over.unwrap_or_else(is_over) => message = back,
                 result => break result,
             }
             parker.park_until(clock, Some(deadline));
@@ -242,7 +251,9 @@ impl<M: Send, P: Send, C> Lanes<M, P, C> {
 
     /// Gives a place among those who wait up.
     pub fn leave(&self, lane: u32, place: &mut Option<Place>) {
-        if let Some(place) = place.take() {
+        if let Some(place) = place.take()
+            && !weak!("lane_leave")
+        {
             self.get(lane).cold.waiting.leave(place);
         }
     }
@@ -319,6 +330,11 @@ impl<M, P, C> Lane<M, P, C> {
     /// The slots of its gate that have something to say.
     pub fn ready(&self) -> &ReadySet {
         self.cold.ready.get_or_init(|| ReadySet::new(self.cold.ready_slots))
+    }
+
+    /// How many wait for room. May be stale at once.
+    pub fn waiting(&self) -> usize {
+        self.cold.waiting.len()
     }
 
     /// Takes the commands left for the holder.

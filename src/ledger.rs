@@ -277,6 +277,11 @@ impl Ledger {
         self.unfinished - self.lost
     }
 
+    /// Deliveries above the frontier, the finished ones among them: what the window bounds.
+    pub fn in_window(&self) -> usize {
+        self.window.len()
+    }
+
     /// The position that holds the frontier.
     pub fn oldest_unfinished(&self) -> Option<u64> {
         self.window.first()

@@ -45,7 +45,7 @@ impl Visit<'_> {
             error: failure.error.clone(),
             attempts: failure.attempts,
         };
-        match self.run(&work, || sink.send(letter)) {
+        match self.run(&work.record, work.subscription, || sink.send(letter)) {
             Ok(sending) => {
                 let post = Post::new(sending);
                 self.posted(work, failure, sends + 1, park, post, slot)
@@ -69,8 +69,9 @@ impl Visit<'_> {
     ) -> Step {
         let waker = self.waker(slot);
         let mut cx = Context::from_waker(&waker);
-        let polled =
-            self.run(&work, || post.sending().map(|sending| sending.as_mut().poll(&mut cx)));
+        let polled = self.run(&work.record, work.subscription, || {
+            post.sending().map(|sending| sending.as_mut().poll(&mut cx))
+        });
         let said = match polled {
             Ok(Some(Poll::Pending)) if sabotage!(LetterUnconfirmed) => Ok(()),
             Ok(Some(Poll::Pending)) => {
@@ -131,11 +132,8 @@ impl Visit<'_> {
         if !park {
             return self.finish(work, Outcome::DeadLettered(failure));
         }
-        let parked = Parked::Key {
-            subscription: work.subscription,
-            generation: work.generation,
-            key: key.into(),
-        };
+        let (generation, state) = (work.generation, entry.state.clone());
+        let parked = Parked::Key { generation, state, key: key.into() };
         if !entry.state.park(key, &failure.error, self.core.config.parked_keys) {
             let error = format!("{} (and as many keys are parked as may be)", failure.error).into();
             return self.stop(entry, work, Failure { error, ..failure });

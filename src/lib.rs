@@ -81,6 +81,7 @@ mod bell;
 mod block;
 mod blocking;
 mod builder;
+mod bound;
 mod bus;
 mod busy;
 mod clock;
@@ -91,12 +92,14 @@ mod connect;
 mod context;
 mod core;
 mod delivery;
+mod ending;
 pub mod envelope;
 mod error;
 mod finished;
 mod gate;
 mod handler;
 mod hash;
+mod holder;
 mod inspect;
 mod lane;
 mod ledger;
@@ -124,6 +127,8 @@ mod shutdown;
 mod snapshot;
 mod source;
 mod spawner;
+#[cfg(keylane_loom)]
+mod stage;
 mod status;
 mod submit;
 mod subscriber;
@@ -142,6 +147,7 @@ mod work;
 mod worker;
 
 pub use builder::Builder;
+pub use bound::{Bound, UsedUp};
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
@@ -158,7 +164,7 @@ pub use envelope::{
 pub use error::{ConfigError, HandlerError, PushError};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
-pub use inspect::{Bound, BusyKey, Why};
+pub use inspect::{BusyKey, Why};
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
@@ -167,7 +173,8 @@ pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
 pub use runtime::{BuildError, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot, WorkerSnapshot,
+    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot, SubscriptionSnapshot,
+    WorkerSnapshot,
 };
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;
@@ -180,10 +187,14 @@ pub use subscription::{
 #[doc(hidden)]
 pub mod internals {
     pub use crate::bell::Bell;
+    pub use crate::blocking::Blocking;
+    pub use crate::busy::Reply;
+    pub use crate::close::still_running;
     pub use crate::core::Monitor;
     pub use crate::delivery::*;
     pub use crate::finished::*;
     pub use crate::gate::{Admit, Bounds, Gate, ReadySet};
+    pub use crate::handler::{Running, Version};
     pub use crate::hash::{Route, Router, fnv1a32};
     pub use crate::lane::{Lane, Lanes};
     pub use crate::ledger::*;
@@ -194,8 +205,10 @@ pub mod internals {
     pub use crate::queue::{Queue, Single};
     pub use crate::receipt::{End, Promise, receipt};
     pub use crate::registry::{Registry, Snapshot as TableSnapshot};
-    pub use crate::ring::{Restless, Ring, rings};
+    pub use crate::ring::{Batch, Drain, Restless, Ring, rings};
     pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
+    #[cfg(keylane_loom)]
+    pub use crate::stage::Stage;
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
     pub use crate::wait_list::{Place, WaitList};

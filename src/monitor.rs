@@ -7,8 +7,8 @@ use crate::clock::Time;
 use crate::core::Core;
 use crate::notice::Notice;
 use crate::parker::Parker;
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, weak};
 use crate::worker;
 
 /// Quiet looks, each after twice the time of the one before, until it sleeps without a limit.
@@ -25,19 +25,21 @@ struct Watched {
     late: bool,
 }
 
-/// The monitor, driven by its thread or step by step.
+/// The monitor, driven by its thread or look by look.
 pub(crate) struct Monitor {
     core: Arc<Core>,
     watched: Vec<Watched>,
     quiet: u32,
+    /// When it called those who wait for something rare.
+    called: Time,
 }
 
 /// What the monitor does after a turn.
 pub(crate) enum Next {
     /// It sleeps until it is called, or this has come on the runtime's clock.
     Sleep(Option<Time>),
-    /// It sleeps for a moment of real time: somebody waits.
-    Doze(Duration),
+    /// It sleeps for a moment of real time, or as above: somebody waits.
+    Doze(Duration, Option<Time>),
 }
 
 /// Starts the monitor.
@@ -51,7 +53,10 @@ pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
         while !core.exits() {
             match monitor.turn() {
                 Next::Sleep(until) => parker.park_until(&*core.clock, until),
-                Next::Doze(moment) => parker.park(Some(moment)),
+                Next::Doze(moment, until) => {
+                    let limit = until.and_then(|until| core.clock.arm(until, parker.waker()));
+                    parker.park(Some(limit.map_or(moment, |limit| limit.min(moment))));
+                }
             }
             core.monitor.rise();
         }
@@ -60,25 +65,32 @@ pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
 }
 
 impl Monitor {
+    /// A monitor that has not looked yet.
     pub(crate) fn new(core: &Arc<Core>) -> Self {
         let watched = vec![Watched::default(); core.workers.len()];
-        Self { core: core.clone(), watched, quiet: 0 }
+        Self { core: core.clone(), watched, quiet: 0, called: Time::ZERO }
     }
 
-    /// Looks once. After its sleep the caller has it `rise`.
+    /// Looks once, and calls who waits. After its sleep the caller has it `rise`.
     pub(crate) fn turn(&mut self) -> Next {
         let next = self.look();
         if self.core.watchers.is_empty() {
             return Next::Sleep(next);
         }
         // Whoever waits looks again by itself, but is called in any case: in real time, since the clock may
-        // stand still.
+        // stand still. Not sooner after the last call: who is called may look and call back at once.
+        let now = self.core.machine_clock.now();
+        let since = now.since(self.called);
+        if since < CALL && self.called != Time::ZERO {
+            return Next::Doze(CALL - since, next);
+        }
+        self.called = now;
         self.core.watchers.notify();
-        Next::Doze(CALL)
+        Next::Doze(CALL, next)
     }
 
     /// Looks once; returns when to look again, `None` if only when called.
-    fn look(&mut self) -> Option<Time> {
+    pub(crate) fn look(&mut self) -> Option<Time> {
         let now = self.core.clock.now();
         self.core.timers.fire(now, |lane| self.core.lanes.wake(lane));
         if self.watch(now) {
@@ -126,7 +138,10 @@ impl Monitor {
             if turn.is_multiple_of(2) || ran < self.core.config.overrun {
                 continue;
             }
-            status.set_stuck(ran);
+            // First this: who is woken for its lanes takes them from a worker that he sees stuck.
+            if !weak!("monitor_stuck") {
+                status.set_stuck(ran);
+            }
             status.ask();
             self.report(id, ran);
             held_up |= !self.core.lanes.bell(id).is_quiet();
@@ -176,13 +191,16 @@ impl Monitor {
             .zip(&core.workers)
             .find(|(bell, worker)| bell.is_parked() && !worker.ended.load(Ordering::Acquire));
         if let Some((bell, _)) = sleeper {
-            return bell.wake();
+            if !weak!("monitor_wake_sleeper") {
+                bell.wake();
+            }
+            return;
         }
         let free = |id: &usize| {
             let worker = &core.workers[*id];
             worker.started.load(Ordering::Acquire)
                 && !worker.ended.load(Ordering::Acquire)
-                && !worker.status.is_stuck()
+                && (!worker.status.is_stuck() || weak!("monitor_free"))
         };
         if (0..core.workers.len()).any(|id| free(&id)) {
             // It is at work on other lanes, and comes round to these.

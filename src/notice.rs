@@ -63,6 +63,14 @@ pub enum Notice {
         /// What the last attempt said.
         error: Box<str>,
     },
+    /// The loop of a bus panicked, which it must not: the bus has closed, and what it had not committed is
+    /// unfinished.
+    BusFailed {
+        /// The kind of bus.
+        bus: &'static str,
+        /// What the panic said.
+        error: String,
+    },
     /// The last handle of a runtime that was not closed was dropped: it stopped.
     Dropped,
     /// `submit` may block, and was called on a thread that drives async tasks. Said once.
@@ -93,6 +101,9 @@ impl fmt::Display for Notice {
             }
             Self::Stopped { subscription, partition: Some(partition), error } => {
                 write!(f, "partition {partition} of {subscription:?} has stopped: {error}")
+            }
+            Self::BusFailed { bus, error } => {
+                write!(f, "the {bus} bus has closed, since its loop {error}")
             }
             Self::Dropped => f.write_str(
                 "a runtime was dropped without being closed: what was queued was not handled",

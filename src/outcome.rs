@@ -24,9 +24,13 @@ pub enum Outcome {
     Parked,
     /// It failed for good, and the policy says to go on without it.
     Skipped(Failure),
-    /// It failed for good, and the policy stopped the subscription with this record unfinished.
+    /// It is unfinished, since a failure stopped its subscription: its own, or another record's while it
+    /// waited. The record itself comes back from the subscription's
+    /// [`remove`](crate::Subscriber::remove) or [`close`](crate::Subscriber::close), or else in the
+    /// [report](crate::Report) of the runtime's close.
     Stopped(Failure),
-    /// It was not finished: the runtime or the subscription was closed, stopped or removed before.
+    /// It is unfinished: the runtime or the subscription was closed or removed before. The record itself comes
+    /// back as a stopped one does.
     Abandoned,
 }
 

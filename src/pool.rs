@@ -14,47 +14,54 @@ const MAGAZINE: usize = 32;
 /// Magazines in the depot: together with the threads' own at most a few thousand blocks are kept.
 const DEPOT: usize = 128;
 
-type Magazine = Vec<Arc<Block>>;
+type Blocks = Vec<Arc<Block>>;
 
 struct Depot {
-    full: ArrayQueue<Magazine>,
-    empty: ArrayQueue<Magazine>,
+    full: ArrayQueue<Blocks>,
+    empty: ArrayQueue<Blocks>,
 }
 
 static COMMON: LazyLock<Depot> =
     LazyLock::new(|| Depot { full: ArrayQueue::new(DEPOT), empty: ArrayQueue::new(DEPOT) });
 
-/// Two magazines, so that a thread that takes and puts around an edge does not exchange each time.
-#[derive(Default)]
-struct Local {
-    current: Magazine,
-    other: Magazine,
+/// A thread's blocks: two magazines, so that one that takes and puts around an edge does not exchange each time.
+pub(crate) struct Magazine {
+    current: Blocks,
+    other: Blocks,
 }
 
 thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::default();
+    static LOCAL: RefCell<Magazine> = const { RefCell::new(Magazine::new()) };
 }
 
-/// A block to reuse, if there is one. Nobody else has it.
+/// An emptied block that nobody else has: one to reuse if there is one.
 #[inline]
-pub(crate) fn take() -> Option<Arc<Block>> {
+pub(crate) fn take() -> Arc<Block> {
     // A thread that is ending has no magazine any more.
-    LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten()
+    let kept = LOCAL.try_with(|local| local.try_borrow_mut().ok()?.take()).ok().flatten();
+    kept.unwrap_or_else(fresh)
+}
+
+#[cold]
+fn fresh() -> Arc<Block> {
+    Arc::new(Block::empty())
 }
 
 /// Keeps an emptied block that nobody else has.
-#[inline]
 pub(crate) fn put(block: Arc<Block>) {
-    // Where it cannot be kept it is dropped, after the borrow has ended.
-    let mut block = Some(block);
-    let _ = LOCAL.try_with(|local| {
+    // Where it cannot be kept it is dropped: there is nothing of a caller's in it.
+    let _ = LOCAL.try_with(move |local| {
         if let Ok(mut local) = local.try_borrow_mut() {
-            local.put(&mut block);
+            local.put(block);
         }
     });
 }
 
-impl Local {
+impl Magazine {
+    pub(crate) const fn new() -> Self {
+        Self { current: Vec::new(), other: Vec::new() }
+    }
+
     #[inline]
     fn take(&mut self) -> Option<Arc<Block>> {
         match self.current.pop() {
@@ -76,25 +83,27 @@ impl Local {
         self.current.pop()
     }
 
+    /// Keeps an emptied block that nobody else has.
     #[inline]
-    fn put(&mut self, block: &mut Option<Arc<Block>>) {
-        if self.current.len() == MAGAZINE {
-            self.make_room();
+    pub(crate) fn put(&mut self, block: Arc<Block>) {
+        // Made at its full size: there is room unless it is full, or none was made yet.
+        if self.current.len() == self.current.capacity() {
+            return self.exchange(block);
         }
-        if self.current.len() < MAGAZINE {
-            self.current.extend(block.take());
-        }
+        self.current.push(block);
     }
 
     #[cold]
-    fn make_room(&mut self) {
+    fn exchange(&mut self, block: Arc<Block>) {
         std::mem::swap(&mut self.current, &mut self.other);
-        if self.current.len() < MAGAZINE {
-            return;
+        if self.current.len() >= MAGAZINE || self.current.capacity() == 0 {
+            let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
+            let full = std::mem::replace(&mut self.current, empty);
+            if !full.is_empty() {
+                // A depot that is full lets these blocks go.
+                let _ = COMMON.full.push(full);
+            }
         }
-        let empty = COMMON.empty.pop().unwrap_or_else(|| Vec::with_capacity(MAGAZINE));
-        let full = std::mem::replace(&mut self.current, empty);
-        // A depot that is full lets these blocks go.
-        let _ = COMMON.full.push(full);
+        self.current.push(block);
     }
 }

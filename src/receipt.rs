@@ -39,6 +39,11 @@ impl End {
         self.waiting.wake_all(|| ());
     }
 
+    /// Whether nobody seems to wait. May be stale at once.
+    pub fn is_unwatched(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
@@ -47,7 +52,8 @@ impl End {
 /// The promise of one outcome for one submitted record.
 ///
 /// It is a future, and it can be waited for from a plain thread. Exactly one outcome comes in every
-/// case: [`Outcome::Abandoned`] if the runtime ends before the record does.
+/// case: [`Outcome::Abandoned`] if the runtime ends before the record does, [`Outcome::Stopped`] if a failure stops
+/// its subscription before.
 ///
 /// A handler that awaits the receipt of a later record of its own key waits for itself: until its attempt's
 /// deadline, or the close.
@@ -188,12 +194,15 @@ impl Receipt {
         }
         with_current(|parker| {
             let mut places = None;
+            let is_over = || deadline.is_some_and(|deadline| self.end.clock.now() >= deadline);
             let result = loop {
                 places = Some(self.join(places, parker.waker()));
+                // The time before the outcome: one that came in time is not missed.
+                let over = (!weak!("receipt_over")).then(is_over);
                 if let Some(outcome) = self.outcome() {
                     break Ok(outcome);
                 }
-                if deadline.is_some_and(|deadline| self.end.clock.now() >= deadline) {
+                if over.unwrap_or_else(is_over) {
                     break Err(WaitError::TimedOut);
                 }
                 parker.park_until(&*self.end.clock, deadline);
@@ -218,6 +227,9 @@ impl Receipt {
         let Some((own, end)) = places else { return };
         let left = self.cell.0.lock().waiting.leave(own);
         drop(left);
+        if weak!("receipt_leave") {
+            return;
+        }
         self.end.waiting.leave(end);
     }
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use triomphe::Arc;
 
-use crate::block::{Block, Body, HeaderLen, SMALL};
+use crate::block::{Block, Body, HeaderLen, Rest};
 use crate::envelope::Envelope;
-use crate::pool;
+use crate::pool::{self, Magazine};
 use crate::unwind::guard;
 
 pub use crate::block::Position;
@@ -47,41 +47,43 @@ impl Record {
     ///
     /// The key must have 1 to 4,096 bytes; that is checked where the record is submitted or published, which
     /// gives it back if it is not so.
+    #[inline]
     pub fn new(key: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> Self {
-        Self::build(Some(key.as_ref()), Body::Copied(payload.as_ref().len()), payload.as_ref())
+        Self::build(key.as_ref(), Body::Copied, payload.as_ref())
     }
 
     /// A record without a key: its order is not kept, see [`Keyless`](crate::Keyless).
     pub fn keyless(payload: impl AsRef<[u8]>) -> Self {
-        Self::build(None, Body::Copied(payload.as_ref().len()), payload.as_ref())
+        Self::build_as(None, Body::Copied, payload.as_ref())
     }
 
     /// A record of `key` (`None`: without one) that takes `payload` without a copy.
     pub fn from_bytes(key: Option<&[u8]>, payload: Bytes) -> Self {
-        Self::build(key, Body::Shared(payload), &[])
+        let mut record = Self::build_as(key, Body::Shared, &[]);
+        record.rest_mut().shared = Some(payload);
+        record
     }
 
     /// A record of `key` whose payload is null, which is not the same as empty.
     pub fn null(key: impl AsRef<[u8]>) -> Self {
-        Self::build(Some(key.as_ref()), Body::Null, &[])
+        Self::build(key.as_ref(), Body::Null, &[])
     }
 
-    fn build(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
-        let mut record = Self(pool::take().unwrap_or_else(|| Arc::new(Block::empty())));
-        let block = record.block_mut();
-        let front = key.unwrap_or_default();
-        let len = front.len() + copied.len();
-        if len <= SMALL {
-            block.small[..front.len()].copy_from_slice(front);
-            block.small[front.len()..len].copy_from_slice(copied);
-        } else {
-            block.large.clear();
-            block.large.reserve(len);
-            block.large.extend_from_slice(front);
-            block.large.extend_from_slice(copied);
+    #[inline]
+    fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
+        let mut block = pool::take();
+        match Arc::get_mut(&mut block) {
+            Some(block) => block.fill(key, body, copied),
+            None => unreachable!("nobody else has a block that the pool gives"),
         }
-        block.key = key.map(<[u8]>::len);
-        block.body = body;
+        Self(block)
+    }
+
+    fn build_as(key: Option<&[u8]>, body: Body, copied: &[u8]) -> Self {
+        let mut record = Self::build(key.unwrap_or_default(), body, copied);
+        if key.is_none() {
+            record.block_mut().set_keyless();
+        }
         record
     }
 
@@ -98,31 +100,31 @@ impl Record {
     }
 
     fn add_header(mut self, name: &[u8], value: Option<&[u8]>) -> Self {
-        let block = self.block_mut();
-        block.header_bytes.extend_from_slice(name);
-        block.header_bytes.extend_from_slice(value.unwrap_or_default());
-        block.headers.push(HeaderLen { name: name.len(), value: value.map(<[u8]>::len) });
+        let rest = self.rest_mut();
+        rest.header_bytes.extend_from_slice(name);
+        rest.header_bytes.extend_from_slice(value.unwrap_or_default());
+        rest.headers.push(HeaderLen { name: name.len(), value: value.map(<[u8]>::len) });
         self
     }
 
     /// Sets the time stamp, in nanoseconds since the Unix epoch.
     #[must_use]
     pub fn with_timestamp(mut self, nanos: i64) -> Self {
-        self.block_mut().timestamp = Some(nanos);
+        self.rest_mut().timestamp = Some(nanos);
         self
     }
 
     /// Sets the position. A bus does this for what it delivers.
     #[must_use]
     pub fn with_position(mut self, position: Position) -> Self {
-        self.block_mut().position = Some(position);
+        self.rest_mut().position = Some(position);
         self
     }
 
     /// Sets the fencing token of the assignment that delivers it. A bus does this.
     #[must_use]
     pub fn with_epoch(mut self, epoch: u64) -> Self {
-        self.block_mut().epoch = epoch;
+        self.rest_mut().epoch = epoch;
         self
     }
 
@@ -135,55 +137,57 @@ impl Record {
     /// The record under a key that was found in its content, and the envelope if that was decoded for it.
     pub(crate) fn with_key(self, key: &[u8], decoded: Option<Envelope<'static>>) -> Self {
         let mut copy = self.copy_as(Some(key));
-        copy.block_mut().decoded = decoded.map(Box::new);
+        copy.rest_mut().decoded = decoded.map(Box::new);
         copy
     }
 
     /// The envelope in the payload, if it was decoded before.
     pub(crate) fn decoded(&self) -> Option<&Envelope<'static>> {
-        self.0.decoded.as_deref()
+        self.0.rest.decoded.as_deref()
     }
 
     fn copy_as(&self, key: Option<&[u8]>) -> Self {
-        let mut copy = match &self.0.body {
-            Body::Copied(_) => Self::build(key, self.0.body.clone(), self.payload()),
-            body => Self::build(key, body.clone(), &[]),
+        let mut copy = match (self.0.body, &self.0.rest.shared) {
+            (Body::Shared, Some(payload)) => Self::from_bytes(key, payload.clone()),
+            (body, _) => Self::build_as(key, body, self.payload()),
         };
-        let block = copy.block_mut();
-        block.headers.extend_from_slice(&self.0.headers);
-        block.header_bytes.extend_from_slice(&self.0.header_bytes);
-        (block.position, block.timestamp) = (self.0.position, self.0.timestamp);
-        block.epoch = self.0.epoch;
+        if self.0.more {
+            let (rest, own) = (copy.rest_mut(), &self.0.rest);
+            rest.headers.extend_from_slice(&own.headers);
+            rest.header_bytes.extend_from_slice(&own.header_bytes);
+            (rest.position, rest.timestamp) = (own.position, own.timestamp);
+            rest.epoch = own.epoch;
+        }
         copy
     }
 
     /// The key; `None` if the record has none.
     #[inline]
     pub fn key(&self) -> Option<&[u8]> {
-        self.0.key.map(|len| &self.0.data()[..len])
+        self.0.is_keyed().then(|| self.0.front())
     }
 
     /// The payload; empty if it is null.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        match &self.0.body {
+        match self.0.body {
             Body::Null => &[],
-            Body::Copied(_) => &self.0.data()[self.0.key.unwrap_or(0)..],
-            Body::Shared(bytes) => bytes,
+            Body::Copied => self.0.copied(),
+            Body::Shared => self.0.rest.shared.as_deref().unwrap_or_default(),
         }
     }
 
     /// The payload as counted bytes: without a copy if it came so.
     pub fn payload_bytes(&self) -> Bytes {
-        match &self.0.body {
-            Body::Shared(bytes) => bytes.clone(),
-            _ => Bytes::copy_from_slice(self.payload()),
+        match &self.0.rest.shared {
+            Some(bytes) => bytes.clone(),
+            None => Bytes::copy_from_slice(self.payload()),
         }
     }
 
     /// Whether the payload is null, which is not the same as empty.
     pub fn is_null(&self) -> bool {
-        matches!(self.0.body, Body::Null)
+        self.0.body == Body::Null
     }
 
     /// The value of the first header of this name; `None` if there is none or its value is null.
@@ -193,8 +197,8 @@ impl Record {
 
     /// The headers, in order, duplicates and all.
     pub fn headers(&self) -> impl Iterator<Item = Header<'_>> {
-        let mut rest = &self.0.header_bytes[..];
-        self.0.headers.iter().map(move |len| {
+        let mut rest = &self.0.rest.header_bytes[..];
+        self.0.rest.headers.iter().map(move |len| {
             let (name, after) = rest.split_at(len.name);
             let (value, after) = after.split_at(len.value.unwrap_or(0));
             rest = after;
@@ -204,17 +208,17 @@ impl Record {
 
     /// Where it stands in its source, if it came from one.
     pub fn position(&self) -> Option<Position> {
-        self.0.position
+        self.0.rest.position
     }
 
     /// Nanoseconds since the Unix epoch, if it has a time stamp.
     pub fn timestamp(&self) -> Option<i64> {
-        self.0.timestamp
+        self.0.rest.timestamp
     }
 
     /// The fencing token of the assignment it was delivered under; 0 in process.
     pub fn epoch(&self) -> u64 {
-        self.0.epoch
+        self.0.rest.epoch
     }
 
     /// Which attempt at it this is, from 1; 0 before the first.
@@ -224,18 +228,30 @@ impl Record {
 
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
-        self.0.key.unwrap_or(0) + self.payload().len() + self.0.header_bytes.len()
+        self.0.front().len() + self.payload().len() + self.0.rest.header_bytes.len()
     }
 
     /// Whether its payload is counted bytes of a caller's.
     #[inline]
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.0.body, Body::Shared(_))
+        self.0.body == Body::Shared
     }
 
     #[inline]
     pub(crate) fn set_attempt(&self, attempt: u32) {
         self.0.attempt.store(attempt, Ordering::Relaxed);
+    }
+
+    /// The key as two words, if it has 1 to 16 bytes: their number and they; what is behind them means nothing.
+    #[inline]
+    pub(crate) fn short_key(&self) -> Option<(u32, [u64; 2])> {
+        self.0.short_key()
+    }
+
+    /// The key's bytes; none if there is no key.
+    #[inline]
+    pub(crate) fn front(&self) -> &[u8] {
+        self.0.front()
     }
 
     /// A counted reference to the same record, for a handler that outlives the call.
@@ -246,7 +262,6 @@ impl Record {
 
     /// Ends the record and keeps its block for the next. Runs the drop of a shared payload, which may be
     /// a caller's code.
-    #[inline]
     pub(crate) fn recycle(mut self) {
         if let Some(block) = Arc::get_mut(&mut self.0)
             && block.clear()
@@ -255,14 +270,27 @@ impl Record {
         }
     }
 
+    /// As [`recycle`](Self::recycle), for a thread with blocks of its own.
+    #[inline(always)]
+    pub(crate) fn recycle_to(self, blocks: &mut Magazine) {
+        if self.0.more || !self.0.is_unique() {
+            return self.recycle();
+        }
+        blocks.put(self.0);
+    }
+
     /// As [`recycle`](Self::recycle), where a panic of a caller's drop has nowhere to go.
     pub(crate) fn recycle_quietly(self) {
         let _ = guard(|| self.recycle());
     }
 
-    #[inline]
+    /// The block; a copy of its own if a handler left behind still reads it.
     fn block_mut(&mut self) -> &mut Block {
         Arc::make_mut(&mut self.0)
+    }
+
+    fn rest_mut(&mut self) -> &mut Rest {
+        self.block_mut().rest_mut()
     }
 }
 

@@ -4,6 +4,8 @@
 //! A reader pays one load a visit. A writer publishes a new table, and can wait until no reader uses an
 //! older one: each reader says which version it has seen, between visits only.
 
+use std::ops::Deref;
+
 use crossbeam_utils::CachePadded;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +31,11 @@ pub struct Snapshot<T> {
     table: Arc<T>,
 }
 
+/// A table that was looked at. Perhaps the last to hold it, so that a caller's handler goes with it: its panic
+/// ends here.
+#[derive(Debug)]
+pub struct Loaded<T>(Option<Arc<T>>);
+
 impl<T> Registry<T> {
     /// A registry for `readers` readers, none of which reads yet.
     pub fn new(table: T, readers: usize) -> Self {
@@ -40,8 +47,8 @@ impl<T> Registry<T> {
     }
 
     /// The current table, for a look that is not on the steady path.
-    pub fn load(&self) -> Arc<T> {
-        self.current.lock().clone()
+    pub fn load(&self) -> Loaded<T> {
+        Loaded(Some(self.current.lock().clone()))
     }
 
     /// Replaces the table by what `change` makes of it. Returns the new version.
@@ -142,6 +149,23 @@ impl<T> Snapshot<T> {
     #[inline]
     pub fn table(&self) -> &Arc<T> {
         &self.table
+    }
+}
+
+impl<T> Deref for Loaded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(table) => table,
+            None => unreachable!("only the drop takes it"),
+        }
+    }
+}
+
+impl<T> Drop for Loaded<T> {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(discard);
     }
 }
 

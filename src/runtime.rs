@@ -203,8 +203,7 @@ impl Runtime {
         let name: Arc<str> = subscription.name.as_str().into();
         let policy = Arc::new(subscription);
         let version = Version::new(handler);
-        // What is not taken is dropped after the table's lock: its drop is a caller's code.
-        let _kept = (policy.clone(), version.clone(), dead_letter.clone());
+        let _kept = (policy.clone(), version.clone(), dead_letter.clone()); // a caller's: not dropped under the lock
         let (_, entry) = core.change(|table| {
             if table.subscriptions.iter().flatten().any(|entry| entry.name == name) {
                 return Err(SubscribeError::AlreadySubscribed(name.to_string()));
@@ -217,6 +216,7 @@ impl Runtime {
             let entry = Arc::new(Entry {
                 id: id as u32,
                 generation,
+                salt: core.router.salt(generation),
                 name: name.clone(),
                 policy,
                 dead_letter,

@@ -19,6 +19,7 @@ use crate::core::{CLOSING, Command, Core, STOPPED};
 use crate::handler::{Handler, Version};
 use crate::inspect::{BusyKey, Inspection};
 use crate::lane::Lane;
+use crate::metrics::Outcomes;
 use crate::notice::Notice;
 use crate::receipt::WaitError;
 use crate::record::{KeyText, Record};
@@ -125,7 +126,7 @@ impl Ending {
         if !sabotage!(DeadlineIgnored) {
             self.deadline.fetch_min(deadline.as_nanos(), Ordering::AcqRel);
         }
-        let before = abandoned(&self.core);
+        let before = given_up(&self.core);
         if self.begun.swap(true, Ordering::AcqRel) {
             // Whoever was first may not have come as far: after this call nothing is taken either.
             self.core.lanes.close();
@@ -137,13 +138,31 @@ impl Ending {
             self.core.enter_phase(STOPPED);
         }
         let own = self.clone();
-        let started = self.core.spawner.spawn("close", move || own.run(before));
+        let started = self.core.spawner.spawn("close", move || own.run_to_its_end(before));
         if let Err(error) = started {
             let error = error.to_string();
             self.core.notice(&Notice::NoThread { role: "closing", error });
+            if in_handler() {
+                // It would wait for itself until the deadline.
+                self.deadline.store(0, Ordering::Release);
+            }
             // Without a thread for it, the caller does it.
-            self.run(before);
+            self.run_to_its_end(before);
         }
+    }
+
+    /// Should it panic, which it must not (a clock of the caller's may), then nobody waits for it for ever.
+    fn run_to_its_end(&self, before: u64) {
+        if guard(|| self.run(before)).is_ok() {
+            return;
+        }
+        let core = &self.core;
+        core.enter_phase(STOPPED);
+        core.end.end();
+        core.exit();
+        let report = self.make_report(before, left_behind(core));
+        *self.report.lock() = Some(Report { drained: false, ..report });
+        core.watchers.wake_all(|| ());
     }
 
     fn is_due(&self) -> bool {
@@ -164,13 +183,7 @@ impl Ending {
         let running = left_behind(core);
         core.end.end();
         core.exit();
-        core.wait_for_real(MOMENT, || {
-            core.workers.iter().all(|worker| {
-                !worker.started.load(Ordering::Acquire)
-                    || worker.ended.load(Ordering::Acquire)
-                    || worker.status.is_running()
-            })
-        });
+        core.wait_for_real(MOMENT, || core.has_ended());
         *self.report.lock() = Some(self.make_report(before, running));
         core.watchers.wake_all(|| ());
         let _ = guard(|| let_go(core));
@@ -179,7 +192,7 @@ impl Ending {
     fn make_report(&self, before: u64, running: Vec<LeftBehind>) -> Report {
         let core = &self.core;
         let records = self.take_returned();
-        let abandoned = abandoned(core);
+        let abandoned = given_up(core);
         let unreachable = if is_quiet(core) {
             0
         } else {
@@ -236,9 +249,10 @@ fn is_quiet(core: &Core) -> bool {
     core.lanes.iter().all(|lane| lane.ring().is_at_rest() && lane.counters.held.get() == 0)
 }
 
-/// Deliveries that were given up so far.
-fn abandoned(core: &Core) -> u64 {
-    core.workers.iter().map(|worker| worker.counters.outcomes.abandoned.get()).sum()
+/// Deliveries that were given up so far, those that a failure stopped among them.
+fn given_up(core: &Core) -> u64 {
+    let of = |outcomes: &Outcomes| outcomes.abandoned.get() + outcomes.stopped.get();
+    core.workers.iter().map(|worker| of(&worker.counters.outcomes)).sum()
 }
 
 /// Asks all lanes with busy keys what these are, and waits a moment for the answers.
@@ -301,6 +315,7 @@ fn let_go(core: &Core) {
             *entry = Arc::new(Entry {
                 id: entry.id,
                 generation: entry.generation,
+                salt: entry.salt,
                 name: entry.name.clone(),
                 policy: Arc::new(policy),
                 dead_letter: None,

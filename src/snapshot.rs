@@ -1,13 +1,18 @@
 //! A look at a running runtime.
 
+use std::cmp::Reverse;
+
+use crate::bound::UsedUp;
 use crate::core::{CLOSING, Core, RUNNING};
-use crate::inspect::{Bound, BusyKey, Why};
-use crate::metrics::Outcomes;
+use crate::holder::used_up;
+use crate::inspect::{BusyKey, Why};
+use crate::metrics::{Counter, Outcomes};
 use crate::outcome::Failure;
 use crate::shutdown::inspect;
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::table::{NO_POSITION, SourceEntry, Table};
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
@@ -54,16 +59,21 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSnapshot>,
     /// Its subscriptions.
     pub subscriptions: Vec<SubscriptionSnapshot>,
+    /// Its sources: the partitions that buses feed it from.
+    pub sources: Vec<SourceSnapshot>,
     /// The key that has been busy longest while others wait behind it, and why.
     pub oldest: Option<BusyKey>,
     /// Busy keys, those that hold up most first; at most 1,000.
     pub busy: Vec<BusyKey>,
-    /// Bounds that are used up now.
-    pub bounds: Vec<Bound>,
+    /// Bounds that are used up now, each with what holds it: one entry for every key, lane, source and
+    /// subscription that has used one up.
+    pub bounds: Vec<UsedUp>,
     /// Threads that run blocking handlers, and calls that wait for one.
     pub blocking: (usize, usize),
     /// Spare workers that were started.
     pub spares: usize,
+    /// Why workers are not bound to cores though that was asked for, if it was declined.
+    pub not_pinned: Option<String>,
 }
 
 /// What a runtime does with records.
@@ -115,7 +125,8 @@ pub struct LaneSnapshot {
     pub held: usize,
     /// Keys in its gate.
     pub keys: usize,
-    /// Records taken out of its ring so far.
+    /// Records taken out of its ring so far, whatever became of them: those that wait in its gate, and those that
+    /// were given back, are counted too. As of the end of its last visit.
     pub handled: u64,
 }
 
@@ -172,6 +183,39 @@ pub struct SubscriptionSnapshot {
     pub running: usize,
 }
 
+/// A source, as its loop said last: one partition of a bus, as one subscription reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct SourceSnapshot {
+    /// Its topic and partition: `orders/0`.
+    pub name: String,
+    /// The subscription that it feeds.
+    pub subscription: String,
+    /// The number of this assignment, unique in the runtime.
+    pub epoch: u32,
+    /// Deliveries to the runtime in this assignment.
+    pub delivered: u64,
+    /// Of these, finished, as its loop has noticed: one that waits for the oldest to end looks at the others after
+    /// that. (Or gone from their source before they were.)
+    pub finished: u64,
+    /// The next offset to read after a restart: everything before it is finished. `None` before the first delivery
+    /// of a source that went on nowhere.
+    pub frontier: Option<u64>,
+    /// How many offsets the frontier is behind what was delivered.
+    pub lag: u64,
+    /// Deliveries above the frontier, finished or not.
+    pub window: usize,
+    /// How many there may be: `source_window`.
+    pub window_limit: usize,
+    /// The offset that holds the frontier: the oldest unfinished delivery.
+    pub oldest: Option<u64>,
+    /// Whether it has stopped: nothing of it is started any more.
+    pub stopped: bool,
+    /// The failure that stopped it, if one did.
+    pub stopped_by: Option<Failure>,
+}
+
 impl Snapshot {
     pub(crate) fn of(core: &Arc<Core>) -> Self {
         let table = core.registry.load();
@@ -207,6 +251,8 @@ impl Snapshot {
                     attempt: 0,
                     held_for: worker.status.ran(),
                     waiting: lanes.get(seen.lane as usize).map_or(0, |lane| lane.depth),
+                    source: None,
+                    position: None,
                     bound: None,
                 });
             }
@@ -226,8 +272,6 @@ impl Snapshot {
         }
         let oldest =
             busy.iter().filter(|key| key.waiting > 0).max_by_key(|key| key.held_for).cloned();
-        busy.sort_by_key(|key| std::cmp::Reverse(key.waiting));
-        busy.truncate(BUSY_SHOWN);
         let subscriptions: Vec<_> = table
             .subscriptions
             .iter()
@@ -246,7 +290,15 @@ impl Snapshot {
                 }
             })
             .collect();
-        let blocking = core.blocking.load();
+        let sources: Vec<_> = table
+            .sources
+            .iter()
+            .flatten()
+            .map(|source| SourceSnapshot::of(source, &table))
+            .collect();
+        let bounds = used_up(core, &table, &busy);
+        busy.sort_by_key(|key| Reverse((key.bound.is_some(), key.waiting)));
+        busy.truncate(BUSY_SHOWN);
         Self {
             phase: match core.phase() {
                 RUNNING => Phase::Running,
@@ -255,49 +307,47 @@ impl Snapshot {
             },
             outcomes: OutcomeCounts::of(core),
             in_flight: lanes.iter().map(|lane| lane.depth + lane.held).sum(),
-            bounds: bounds(core, &busy, &subscriptions, blocking),
+            bounds,
             lanes,
             workers,
             subscriptions,
+            sources,
             oldest,
             busy,
-            blocking,
+            blocking: core.blocking.load(),
             spares: core.spares.get() as usize,
+            not_pinned: core.not_pinned.clone(),
         }
     }
 }
 
-fn bounds(
-    core: &Core,
-    busy: &[BusyKey],
-    subscriptions: &[SubscriptionSnapshot],
-    blocking: (usize, usize),
-) -> Vec<Bound> {
-    let mut bounds: Vec<Bound> = Vec::new();
-    let mut used_up = |bound| {
-        if !bounds.contains(&bound) {
-            bounds.push(bound);
+impl SourceSnapshot {
+    fn of(source: &SourceEntry, table: &Table) -> Self {
+        let (state, progress) = (&source.state, source.state.progress());
+        let position = |counter: &Counter| Some(counter.get()).filter(|&at| at != NO_POSITION);
+        let (delivered, frontier) = (progress.delivered.get(), position(&progress.frontier));
+        let mut fed = table.subscriptions.iter().flatten();
+        let fed = fed.find(|entry| entry.name == source.subscription);
+        Self {
+            name: source.name.to_string(),
+            subscription: source.subscription.to_string(),
+            epoch: source.epoch,
+            delivered,
+            finished: delivered.saturating_sub(progress.unfinished.get()),
+            frontier,
+            lag: match (frontier, position(&progress.next)) {
+                (Some(frontier), Some(next)) => next.saturating_sub(frontier),
+                _ => 0,
+            },
+            window: progress.window.get() as usize,
+            window_limit: source.window,
+            oldest: position(&progress.oldest),
+            stopped: state.is_stopped() || fed.is_none_or(|entry| !entry.state.is_open()),
+            stopped_by: state
+                .stopped_by()
+                .or_else(|| fed.and_then(|entry| entry.state.stopped_by())),
         }
-    };
-    busy.iter().filter_map(|key| key.bound).for_each(&mut used_up);
-    if blocking.0 >= core.config.blocking_threads && blocking.1 > 0 {
-        used_up(Bound::BlockingThreads);
     }
-    if subscriptions.iter().any(|s| s.parked_keys > 0 && s.parked_keys >= core.config.parked_keys) {
-        used_up(Bound::ParkedKeys);
-    }
-    let table = core.registry.load();
-    if table.sources.iter().flatten().any(|source| source.state.is_full()) {
-        used_up(Bound::SourceWindow);
-    }
-    let mut running = core.workers.iter().filter(|worker| {
-        worker.started.load(Ordering::Acquire) && !worker.ended.load(Ordering::Acquire)
-    });
-    let all_started = core.spares.get() as usize >= core.config.spares;
-    if all_started && running.all(|worker| worker.status.is_stuck()) {
-        used_up(Bound::Spares);
-    }
-    bounds
 }
 
 impl OutcomeCounts {

@@ -14,12 +14,14 @@ use crate::record::Record;
 use crate::sabotage::sabotage;
 use crate::submit::{Refusal, route, route_keyless, work};
 use crate::sync::Arc;
-use crate::table::{Entry, SourceEntry, SourceState};
+use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
 
 /// How a source begins.
 #[derive(Debug, Clone)]
 pub struct SourceOptions {
+    /// What it is called in snapshots: its topic and partition.
+    pub name: Arc<str>,
     /// Deliveries above the frontier that it may have; `None`: as the runtime's `source_window` says.
     pub window: Option<usize>,
     /// Where it goes on.
@@ -38,6 +40,7 @@ pub struct Source {
     waker: Waker,
     number: u32,
     epoch: u32,
+    delivered: u64,
     waits: Option<(u32, Option<crate::wait_list::Place>)>,
 }
 
@@ -107,14 +110,21 @@ impl Source {
             table.generation = epoch.wrapping_add(1);
             let free = table.sources.iter().position(Option::is_none);
             let number = free.unwrap_or(table.sources.len());
-            let source = Some(Arc::new(SourceEntry { epoch, finished, state: state.clone() }));
+            let source = Some(Arc::new(SourceEntry {
+                name: options.name,
+                subscription: entry.name.clone(),
+                epoch,
+                finished,
+                window,
+                state: state.clone(),
+            }));
             match free {
                 Some(number) => table.sources[number] = source,
                 None => table.sources.push(source),
             }
             Ok((table, (number as u32, epoch)))
         })?;
-        Ok(Self {
+        let source = Self {
             core: core.clone(),
             entry: entry.clone(),
             ledger,
@@ -122,8 +132,23 @@ impl Source {
             waker: options.waker,
             number,
             epoch,
+            delivered: 0,
             waits: None,
-        })
+        };
+        source.show();
+        Ok(source)
+    }
+
+    /// Says how far it is, for snapshots. For its loop, once a turn: a few plain stores.
+    pub fn show(&self) {
+        let (progress, ledger) = (self.state.progress(), &self.ledger);
+        let position = |position: Option<u64>| position.unwrap_or(NO_POSITION);
+        progress.delivered.set(self.delivered);
+        progress.unfinished.set(ledger.unfinished() as u64);
+        progress.window.set(ledger.in_window() as u64);
+        progress.frontier.set(position(ledger.frontier()));
+        progress.oldest.set(position(ledger.oldest_unfinished()));
+        progress.next.set(ledger.newest().map_or(NO_POSITION, |newest| newest.saturating_add(1)));
     }
 
     /// The number of this assignment, unique in its runtime.
@@ -150,7 +175,11 @@ impl Source {
         };
         let offset = record.position().map_or(0, |position| position.offset);
         let delivered = self.ledger.deliver(offset);
-        self.state.set_full(delivered == Err(DeliverError::WindowFull));
+        let full = delivered == Err(DeliverError::WindowFull);
+        if full != self.state.is_full() {
+            self.state.set_full(full);
+            self.show();
+        }
         let slot = match delivered {
             Ok(slot) => slot,
             Err(error) => return Err(Undelivered::Ledger(error, record)),
@@ -159,12 +188,18 @@ impl Source {
         let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.delivered += 1;
+                return Ok(());
+            }
             Err(PushError::Full(work)) => self.wait_for_room(routed.lane, work),
             Err(error) => Err(error),
         };
         match refused {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.delivered += 1;
+                Ok(())
+            }
             Err(error) => {
                 let retracted = self.ledger.retract(slot);
                 debug_assert!(retracted.is_ok(), "the newest delivery was not taken");

@@ -1,8 +1,10 @@
 //! What a worker does right now, for others to see: written with plain stores for every attempt, read by
 //! the monitor and by snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
+
+use crate::record::Record;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Words of a key that are shown.
 const WORDS: usize = 8;
@@ -44,28 +46,34 @@ const NO_KEY: u32 = u32::MAX;
 impl Status {
     /// An attempt begins. For the worker.
     #[inline]
-    pub fn enter(&self, lane: u32, subscription: u32, key: Option<&[u8]>) {
+    pub fn enter(&self, lane: u32, subscription: u32, record: &Record) {
         // Pairs with the fence in `seen`: whoever reads a field of this turn finds that the last one has ended.
         fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
         self.subscription.store(subscription, Ordering::Relaxed);
-        match key {
-            None => self.key_len.store(NO_KEY, Ordering::Relaxed),
-            Some(key) => {
-                let shown = &key[..key.len().min(WORDS * 8)];
-                self.key_len.store(shown.len() as u32, Ordering::Relaxed);
-                let (whole, rest) = shown.as_chunks::<8>();
-                for (word, bytes) in self.key.iter().zip(whole) {
-                    word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
-                }
-                if let (1.., Some(word)) = (rest.len(), self.key.get(whole.len())) {
-                    word.store(last_word(shown, rest), Ordering::Relaxed);
-                }
+        match record.short_key() {
+            Some((len, words)) => {
+                self.key_len.store(len, Ordering::Relaxed);
+                self.key[0].store(words[0], Ordering::Relaxed);
+                self.key[1].store(words[1], Ordering::Relaxed);
             }
+            None => self.show(record.key()),
         }
         let turn = self.turn.load(Ordering::Relaxed);
         // Release pairs with the acquires in `seen`: the fields are those of this turn.
         self.turn.store(turn + 1, Ordering::Release);
+    }
+
+    /// Writes no key, or one that is not short.
+    #[cold]
+    fn show(&self, key: Option<&[u8]>) {
+        let Some(key) = key else { return self.key_len.store(NO_KEY, Ordering::Relaxed) };
+        self.key_len.store(key.len().min(WORDS * 8) as u32, Ordering::Relaxed);
+        for (word, bytes) in self.key.iter().zip(key.chunks(8)) {
+            let mut shown = [0; 8];
+            shown[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(shown), Ordering::Relaxed);
+        }
     }
 
     /// The attempt has returned. For the worker.
@@ -144,17 +152,7 @@ impl Status {
     }
 }
 
-/// The 1 to 7 bytes of `rest`, which `shown` ends with, as a word.
-#[inline]
-fn last_word(shown: &[u8], rest: &[u8]) -> u64 {
-    match shown.last_chunk::<8>() {
-        // One load, the bytes before `rest` shifted out: a copy of so few bytes would be a call.
-        Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
-        None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(keylane_loom)))]
 mod tests {
     use super::*;
 
@@ -162,19 +160,19 @@ mod tests {
     fn what_runs_is_seen_and_what_has_ended_is_not() {
         let status = Status::default();
         assert_eq!(status.seen(), None);
-        status.enter(7, 3, Some(&[9; 70]));
+        status.enter(7, 3, &Record::new([9; 70], ""));
         let seen = status.seen().unwrap();
         assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
         status.set_stuck(Duration::from_millis(3));
         assert!(status.is_stuck() && status.ran() == Duration::from_millis(3));
         status.leave();
         assert!(!status.is_stuck() && status.seen().is_none());
-        status.enter(7, 3, None);
+        status.enter(7, 3, &Record::keyless(""));
         assert_eq!(status.seen().unwrap().key, None);
         status.leave();
         let key: Vec<u8> = (1..=70).collect();
         for len in 0..=70 {
-            status.enter(7, 3, Some(&key[..len]));
+            status.enter(7, 3, &Record::new(&key[..len], "payload"));
             assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
             status.leave();
         }

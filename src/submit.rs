@@ -10,12 +10,16 @@ use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::Core;
 use crate::error::PushError;
+use crate::hash::Route;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
+use crate::ring::Refused;
+use crate::sabotage::sabotage;
 use crate::subscription::Keyless;
 use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
 use crate::timer::Alarm;
+use crate::token::Token;
 use crate::wait_list::Place;
 use crate::work::{Completion, Work};
 
@@ -146,40 +150,39 @@ impl fmt::Display for BatchError {
 
 impl Error for BatchError {}
 
-/// A record with its way: what a lane takes.
-pub(crate) struct Routed {
-    pub(crate) lane: u32,
-    pub(crate) hash: u64,
+/// Where a record goes.
+#[inline(always)]
+pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Route, Refusal> {
+    let key = record.front();
+    if !(1..=MAX_KEY).contains(&key.len()) {
+        return route_unkeyed(core, entry, record);
+    }
+    Ok(core.router.route_salted(&entry.salt, key))
 }
 
-/// Where a record goes.
-#[inline]
-pub(crate) fn route(core: &Core, entry: &Entry, record: &Record) -> Result<Routed, Refusal> {
+#[cold]
+fn route_unkeyed(core: &Core, entry: &Entry, record: &Record) -> Result<Route, Refusal> {
     match record.key() {
-        Some(key) if (1..=MAX_KEY).contains(&key.len()) => {
-            let route = core.router.route(entry.generation, key);
-            Ok(Routed { lane: route.lane, hash: route.hash })
-        }
         Some(_) => Err(Refusal::InvalidKey),
         None => route_keyless(core, entry),
     }
 }
 
 /// Where a record without a key goes: each to a place of its own, or all to one.
-pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Routed, Refusal> {
+pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Route, Refusal> {
     let hash = match entry.policy.keyless {
         Keyless::Spread => {
             let place = entry.state.keyless.next_shared();
             // Nine bytes are no key's hash by design, only by a chance of 2^-64.
             let mut unique = [0xff; 9];
             unique[..8].copy_from_slice(&place.to_le_bytes());
-            core.router.hash(entry.generation, &unique)
+            entry.salt.hash(&unique)
         }
         // No key is empty.
-        Keyless::Serial => core.router.hash(entry.generation, &[]),
+        Keyless::Serial => entry.salt.hash(&[]),
         Keyless::Reject => return Err(Refusal::NoKey),
     };
-    Ok(Routed { lane: core.router.lane(hash), hash })
+    Ok(Route { lane: core.router.lane(hash), hash })
 }
 
 /// What a lane takes of a record.
@@ -188,34 +191,89 @@ pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Complet
     Work { record, hash, subscription: entry.id, generation: entry.generation, completion }
 }
 
-/// Submits without waiting.
-#[inline]
-pub(crate) fn try_submit(
-    core: &Core,
-    entry: &Entry,
-    record: Record,
-    completion: Completion,
-) -> Result<(), (Refusal, Work)> {
-    submit_with(core, entry, record, completion, |lane, work| {
-        core.lanes.push(lane, work).map_err(refused)
-    })
-}
-
-/// Submits, waiting for room for as long as the runtime's `wait` says. Inside a handler it does not wait.
-#[inline]
+/// Submits a record. If its lane is full and `wait` says so, waits for room for as long as the runtime's
+/// `wait` says; not inside a handler.
+#[inline(always)]
 pub(crate) fn submit(
     core: &Core,
     entry: &Entry,
     record: Record,
     completion: Completion,
-) -> Result<(), (Refusal, Work)> {
-    submit_with(core, entry, record, completion, |lane, work| match core.lanes.push(lane, work) {
-        Err(PushError::Full(work)) if !in_handler() => {
-            let deadline = core.clock.now().after(core.config.wait);
-            wait_for_room(core, entry, lane, work, deadline)
+    wait: bool,
+) -> Result<(), SubmitError> {
+    let key = record.front();
+    if !(1..=MAX_KEY).contains(&key.len()) || !entry.state.takes() {
+        return submit_slow(core, entry, record, completion, wait);
+    }
+    let Route { lane, hash } = core.router.route_salted(&entry.salt, key);
+    let Some(found) = core.lanes.find(lane) else {
+        return submit_slow(core, entry, record, completion, wait);
+    };
+    match found.ring().claim_one() {
+        Ok(claim) => match claim.fill(work(entry, record, hash, completion)) {
+            None => Ok(()),
+            Some(token) => send(core, token),
+        },
+        Err(refused) => {
+            refuse(core, entry, lane, work(entry, record, hash, completion), refused, wait)
         }
-        result => result.map_err(refused),
-    })
+    }
+}
+
+/// The lane was at rest: a worker is told.
+#[inline(never)]
+fn send(core: &Core, token: Token) -> Result<(), SubmitError> {
+    core.lanes.send(token);
+    Ok(())
+}
+
+/// A record without a proper key, or a subscription that takes none.
+#[cold]
+fn submit_slow(
+    core: &Core,
+    entry: &Entry,
+    record: Record,
+    completion: Completion,
+    wait: bool,
+) -> Result<(), SubmitError> {
+    let Route { lane, hash } = match route(core, entry, &record) {
+        Ok(routed) if entry.state.takes() => routed,
+        routed => {
+            let refusal = routed.err().unwrap_or(Refusal::Stopped);
+            return Err(SubmitError::new(refusal, record));
+        }
+    };
+    match core.lanes.push(lane, work(entry, record, hash, completion)) {
+        Ok(()) => Ok(()),
+        Err(PushError::Full(work)) => refuse(core, entry, lane, work, Refused::Full, wait),
+        Err(PushError::Closed(work)) => refuse(core, entry, lane, work, Refused::Closed, wait),
+    }
+}
+
+/// No place was given.
+#[cold]
+fn refuse(
+    core: &Core,
+    entry: &Entry,
+    lane: u32,
+    work: Work,
+    refused: Refused,
+    wait: bool,
+) -> Result<(), SubmitError> {
+    let back = match refused {
+        Refused::Closed => (Refusal::Closed, work),
+        Refused::Full if wait && !in_handler() => {
+            let deadline = core.clock.now().after(core.config.wait);
+            match wait_for_room(core, entry, lane, work, deadline) {
+                Ok(()) => return Ok(()),
+                Err(back) => back,
+            }
+        }
+        Refused::Full => (Refusal::Full, work),
+    };
+    let another = sabotage!(AnotherComesBack);
+    let record = if another { Record::null("another") } else { back.1.record };
+    Err(SubmitError::new(back.0, record))
 }
 
 /// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.
@@ -246,30 +304,6 @@ pub(crate) fn wait_for_room(
         core.lanes.leave(lane, &mut place);
         work.map_or(Ok(()), |work| Err((refusal, work)))
     })
-}
-
-#[inline]
-fn submit_with(
-    core: &Core,
-    entry: &Entry,
-    record: Record,
-    completion: Completion,
-    push: impl FnOnce(u32, Work) -> Result<(), (Refusal, Work)>,
-) -> Result<(), (Refusal, Work)> {
-    let routed = match route(core, entry, &record) {
-        Ok(routed) if entry.state.takes() => routed,
-        Ok(_) => return Err((Refusal::Stopped, work(entry, record, 0, completion))),
-        Err(refusal) => return Err((refusal, work(entry, record, 0, completion))),
-    };
-    push(routed.lane, work(entry, record, routed.hash, completion))
-}
-
-#[cold]
-pub(crate) fn refused(error: PushError<Work>) -> (Refusal, Work) {
-    match error {
-        PushError::Full(work) => (Refusal::Full, work),
-        PushError::Closed(work) => (Refusal::Closed, work),
-    }
 }
 
 /// Says, once, that a call that may block was made where async tasks are driven.

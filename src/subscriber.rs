@@ -9,13 +9,12 @@ use crate::handler::{Handler, Version};
 use crate::outcome::Failure;
 use crate::receipt::{Receipt, receipt};
 use crate::record::Record;
-use crate::sabotage::sabotage;
 use crate::source::{Source, SourceOptions};
 use crate::submit::{self, BatchError, SubmitAsync, SubmitError};
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
 use crate::table::Entry;
-use crate::work::{Completion, Work};
+use crate::work::Completion;
 
 /// A live subscription of a runtime.
 ///
@@ -69,7 +68,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn try_submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::try_submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, false)
     }
 
     /// Submits a record. If its lane is full, sleeps until there is room, for at most the runtime's `wait`
@@ -80,7 +79,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     #[inline]
     pub fn submit(&self, record: Record) -> Result<(), SubmitError> {
-        submit::submit(&self.core, &self.entry, record, Completion::Untracked).map_err(back)
+        submit::submit(&self.core, &self.entry, record, Completion::Untracked, true)
     }
 
     /// Submits a record, waiting for room as a future, for at most the runtime's `wait`.
@@ -100,8 +99,7 @@ impl Subscriber {
     /// Every refusal gives the record back; see [`SubmitError`].
     pub fn submit_tracked(&self, record: Record) -> Result<Receipt, SubmitError> {
         let (promise, receipt) = receipt(&self.core.end);
-        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise))
-            .map_err(back)?;
+        submit::submit(&self.core, &self.entry, record, Completion::Receipt(promise), true)?;
         Ok(receipt)
     }
 
@@ -137,6 +135,7 @@ impl Subscriber {
             let entry = Entry {
                 id,
                 generation,
+                salt: old.salt,
                 name: old.name.clone(),
                 policy: old.policy.clone(),
                 dead_letter: old.dead_letter.clone(),
@@ -153,7 +152,8 @@ impl Subscriber {
 
     /// Removes the subscription: nothing of it is started any more. What is queued is released, unfinished:
     /// records submitted in process come back from [`Removal::wait`], a source's are delivered again later.
-    /// Attempts under way go on.
+    /// Attempts under way go on. Of a subscription that a failure has stopped, this is the way to the records that
+    /// it held; nobody having asked, they are in the report of the runtime's close.
     pub fn remove(&self) -> Removal {
         Removal::begin(&self.core, &self.entry)
     }
@@ -178,16 +178,18 @@ impl Subscriber {
     /// Lets a parked key go: its next record is handled again. It happens at the lane's next visit; a key that is
     /// not parked is left as it is.
     pub fn resume(&self, key: &[u8]) {
-        let subscription = self.entry.id;
-        self.command(key, |hash| Command::Resume { subscription, key: key.into(), hash });
+        let generation = self.entry.generation;
+        self.command(key, |hash| Command::Resume { generation, key: key.into(), hash });
     }
 
     /// Parks a key: its records go to the dead letters, in order, until it is resumed. Without a dead letter
-    /// in the policy nothing happens: false.
+    /// in the policy nothing happens: false. Of one key, parks, resumes and skips that were given one after the
+    /// other take effect in that order, at the lane's next visit: a record that the lane's visit is at may still be
+    /// handled.
     pub fn park(&self, key: &[u8]) -> bool {
-        let subscription = self.entry.id;
+        let (generation, state) = (self.entry.generation, self.entry.state.clone());
         if self.entry.dead_letter.is_some() {
-            self.command(key, |hash| Command::Park { subscription, key: key.into(), hash });
+            self.command(key, |hash| Command::Park { generation, state, key: key.into(), hash });
         }
         self.entry.dead_letter.is_some()
     }
@@ -211,13 +213,6 @@ impl Subscriber {
         let route = self.core.router.route(self.entry.generation, key);
         self.core.lanes.command(route.lane, command(route.hash));
     }
-}
-
-#[cold]
-fn back((refusal, work): (submit::Refusal, Work)) -> SubmitError {
-    let Work { record, .. } = work;
-    let record = if sabotage!(AnotherComesBack) { Record::null("another") } else { record };
-    SubmitError::new(refusal, record)
 }
 
 impl fmt::Debug for Subscriber {

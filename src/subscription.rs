@@ -147,7 +147,8 @@ impl Subscription {
     }
 
     /// After the last attempt, stops the source that the record came from (in process: the
-    /// subscription). The default.
+    /// subscription). The default. Records that a stopped subscription held come back from its
+    /// [`remove`](crate::Subscriber::remove), their receipts saying [`Stopped`](crate::Outcome::Stopped).
     #[must_use]
     pub fn stop(mut self) -> Self {
         self.after = After::Stop;

@@ -8,6 +8,7 @@
 mod imp {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
     pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread::Builder as ThreadBuilder;
 
     /// std's cell behind loom's closure interface.
     #[repr(transparent)]
@@ -49,6 +50,7 @@ mod imp {
 mod imp {
     pub(crate) use loom::cell::UnsafeCell;
     pub(crate) use loom::sync::atomic;
+    pub(crate) use loom::thread::Builder as ThreadBuilder;
 
     /// parking_lot's interface over loom's lock.
     #[derive(Debug, Default)]
@@ -104,6 +106,13 @@ mod imp {
 
 pub(crate) use imp::*;
 
+/// Tells the model checker that nothing goes on here until another thread does. Nothing outside of models.
+#[inline(always)]
+pub(crate) fn model_yield() {
+    #[cfg(keylane_loom)]
+    loom::thread::yield_now();
+}
+
 /// Whether the model checker runs with this weakness: an ordering or a step left out, which a model must
 /// convict (`KEYLANE_WEAK=NAME`). Never outside of models.
 macro_rules! weak {
@@ -135,6 +144,4 @@ pub(crate) use std::sync::{Arc, Weak};
 
 // What is written once, and what is a fact of the machine, is no model's business.
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::thread::{
-    Builder as ThreadBuilder, ThreadId, available_parallelism, current as current_thread,
-};
+pub(crate) use std::thread::{ThreadId, available_parallelism, current as current_thread};

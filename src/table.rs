@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crossbeam_utils::CachePadded;
+
+use crate::block::Position;
 use crate::error::HandlerError;
 use crate::finished::Finished;
 use crate::handler::Version;
+use crate::hash::Salt;
 use crate::metrics::Counter;
 use crate::outcome::Failure;
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
@@ -28,6 +32,8 @@ pub struct Entry {
     pub id: u32,
     /// Which subscription of this number it is.
     pub generation: u32,
+    /// What its keys are hashed with.
+    pub salt: Salt,
     /// Its name.
     pub name: Arc<str>,
     /// Its policy.
@@ -53,15 +59,15 @@ pub struct SubscriptionState {
 }
 
 const OPEN: u8 = 0;
-const STOPPED: u8 = 1;
-const REMOVED: u8 = 2;
-const DRAINING: u8 = 3;
+const DRAINING: u8 = 1;
+const STOPPED: u8 = 2;
+const REMOVED: u8 = 3;
 
 impl SubscriptionState {
     /// Whether records are handled.
     #[inline]
     pub fn is_open(&self) -> bool {
-        matches!(self.standing.load(Ordering::Relaxed), OPEN | DRAINING)
+        self.standing.load(Ordering::Relaxed) <= DRAINING
     }
 
     /// Whether records are taken.
@@ -126,6 +132,11 @@ impl SubscriptionState {
         self.parked.lock().remove(key)
     }
 
+    /// How many keys are parked.
+    pub fn parked_count(&self) -> usize {
+        self.parked.lock().len()
+    }
+
     /// The parked keys.
     pub fn parked(&self) -> Vec<ParkedKey> {
         self.parked.lock().values().cloned().collect()
@@ -141,8 +152,14 @@ impl std::fmt::Debug for Entry {
 /// One assignment of a source.
 #[derive(Debug)]
 pub struct SourceEntry {
+    /// What it is called, for whoever looks.
+    pub name: Arc<str>,
+    /// The subscription that it feeds.
+    pub subscription: Arc<str>,
     /// Which assignment of this number it is.
     pub epoch: u32,
+    /// Deliveries that it may have above its frontier.
+    pub window: usize,
     /// What its deliveries are marked finished in.
     pub finished: Arc<Finished>,
     /// Whether it goes on.
@@ -156,8 +173,30 @@ pub struct SourceState {
     stopped_by: Mutex<Option<Failure>>,
     /// Its window is used up: it is read no further until the frontier moves.
     full: AtomicBool,
+    /// On a line of its own: workers read the rest for every record.
+    progress: CachePadded<Progress>,
     waker: std::task::Waker,
 }
+
+/// How far a source is, as its loop said last: each number by itself.
+#[derive(Debug)]
+pub struct Progress {
+    /// Deliveries to the runtime.
+    pub delivered: Counter,
+    /// Of these, not finished.
+    pub unfinished: Counter,
+    /// Deliveries above the frontier, the finished ones among them.
+    pub window: Counter,
+    /// The next position to read after a restart; `NO_POSITION` if there is none.
+    pub frontier: Counter,
+    /// The oldest unfinished position; `NO_POSITION` if there is none.
+    pub oldest: Counter,
+    /// Past every position delivered; `NO_POSITION` if there is none.
+    pub next: Counter,
+}
+
+/// No source delivers this position.
+pub const NO_POSITION: u64 = u64::MAX;
 
 impl SourceState {
     /// A source that goes on; `waker` wakes its consume loop.
@@ -166,8 +205,20 @@ impl SourceState {
             stopped: AtomicU8::new(OPEN),
             stopped_by: Mutex::new(None),
             full: AtomicBool::new(false),
+            progress: CachePadded::default(),
             waker,
         }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether its window is used up, and the delivery at this position holds it.
+    pub fn is_held_by(&self, position: Option<Position>) -> bool {
+        let oldest = self.progress.oldest.get();
+        self.is_full() && position.is_some_and(|position| position.offset == oldest)
     }
 
     /// Whether its window is used up.
@@ -176,11 +227,8 @@ impl SourceState {
     }
 
     /// Says whether its window is used up. For its owner.
-    #[inline]
     pub fn set_full(&self, full: bool) {
-        if self.is_full() != full {
-            self.full.store(full, Ordering::Relaxed);
-        }
+        self.full.store(full, Ordering::Relaxed);
     }
 
     /// Whether it has stopped.
@@ -203,6 +251,24 @@ impl SourceState {
             }
         }
         self.waker.wake_by_ref();
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        let none = || {
+            let counter = Counter::default();
+            counter.set(NO_POSITION);
+            counter
+        };
+        Self {
+            delivered: Counter::default(),
+            unfinished: Counter::default(),
+            window: Counter::default(),
+            frontier: none(),
+            oldest: none(),
+            next: none(),
+        }
     }
 }
 

@@ -199,7 +199,13 @@ impl TokenSet {
         let (word, bit) = place(index);
         // Acquire pairs with the release of `put`.
         let ordering = unless(weak!("token_take"), Ordering::Acquire);
-        let before = self.words[word].fetch_and(!bit, ordering);
+        let before = if weak!("token_split") {
+            let before = self.words[word].load(Ordering::Acquire);
+            self.words[word].store(before & !bit, Ordering::Release);
+            before
+        } else {
+            self.words[word].fetch_and(!bit, ordering)
+        };
         if before & bit == 0 {
             return None;
         }

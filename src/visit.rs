@@ -4,14 +4,14 @@
 //! 2. Records from the ring, each to its handler or, if its key is busy, into the gate.
 //! 3. The token: to rest if there is nothing more, else back in the queue.
 
-use crate::attempt::{Local, Step, Visit};
+use crate::attempt::{Local, Step, Unhandled, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
-use crate::handler::Attempt;
 use crate::outcome::Outcome;
+use crate::ring::Drain;
 use crate::sabotage::sabotage;
-use crate::table::{Table, deadline_passed};
+use crate::table::Table;
 use crate::token::Token;
 use crate::work::Work;
 
@@ -26,9 +26,10 @@ pub(crate) fn visit(
     let lane = core.lanes.get(number);
     let mut private =
         lane.take_private(&mut token).unwrap_or_else(|| Private::new(core.bounds(), RUNNING));
-    let id = local.id;
+    let own = &core.workers[local.id];
     let mut visit = Visit {
         core,
+        own,
         table,
         local,
         private: &mut private,
@@ -39,39 +40,36 @@ pub(crate) fn visit(
     if lane.ring().take_wake(&mut token) {
         visit.serve();
     }
-    let mut taken = 0;
+    let mut ring = lane.ring().drain(&mut token);
+    let first = ring.head();
     let mut blocked = false;
-    let status = &core.workers[id].status;
-    while visit.budget > 0 {
-        let slot = if visit.private.gate.is_empty() {
-            None
-        } else {
-            let Some(front) = lane.ring().peek(&token) else { break };
-            match visit.private.gate.admit(front.hash) {
-                // What tests must notice: a busy key that holds up its neighbours.
-                _ if cfg!(keylane_weak = "whole_lane_waits") || sabotage!(BusyKeyHoldsLane) => {
-                    blocked = true;
-                    break;
-                }
-                Admit::Free => None,
-                Admit::Wait(slot) => Some(slot),
-                Admit::KeyFull(_) | Admit::LaneFull => {
-                    blocked = true;
-                    break;
-                }
+    while visit.drain(&mut ring) {
+        // A key is busy: each record is asked for its own.
+        let Some(front) = ring.peek() else { break };
+        let slot = match visit.private.gate.admit(front.hash) {
+            // What tests must notice: a busy key that holds up its neighbours.
+            _ if cfg!(keylane_weak = "whole_lane_waits") || sabotage!(BusyKeyHoldsLane) => {
+                blocked = true;
+                break;
+            }
+            Admit::Free => None,
+            Admit::Wait(slot) => Some(slot),
+            Admit::KeyFull(_) | Admit::LaneFull => {
+                blocked = true;
+                break;
             }
         };
-        let Some(work) = lane.ring().pop(&mut token) else { break };
-        taken += 1;
+        let Some(work) = ring.pop() else { break };
         visit.budget -= 1;
         match slot {
-            None => visit.fresh(work),
+            None => visit.fresh_slow(Unhandled::New(work)),
             Some(slot) => visit.behind(slot, work),
         }
-        if status.asked() {
+        if own.status.asked() {
             visit.budget = 0;
         }
     }
+    let taken = ring.head() - first;
     let exhausted = visit.budget == 0;
     lane.counters.taken.add(taken);
     lane.counters.held.set(private.gate.held() as u64);
@@ -85,12 +83,43 @@ pub(crate) fn visit(
 }
 
 impl Visit<'_> {
-    /// A record whose key is free.
-    #[inline]
-    fn fresh(&mut self, work: Work) {
-        let hash = work.hash;
+    /// Handles records for as long as no key is busy. False if the visit is over: its quantum is, or the ring is
+    /// empty.
+    fn drain(&mut self, ring: &mut Drain<'_, Work>) -> bool {
+        if self.private.phase == STOPPED {
+            return self.budget > 0;
+        }
+        while self.budget > 0 {
+            if !self.private.gate.is_empty() {
+                return true;
+            }
+            let taken = ring.pop_to(|work| {
+                self.budget -= 1;
+                if let Err(unhandled) = self.handle(work) {
+                    self.fresh_slow(unhandled);
+                }
+            });
+            if taken.is_none() {
+                return false;
+            }
+            if self.own.status.asked() {
+                self.budget = 0;
+            }
+        }
+        false
+    }
+
+    /// A record whose key is free, if it is not a sync one that is handled at once.
+    #[inline(never)]
+    fn fresh_slow(&mut self, unhandled: Unhandled<'_>) {
         let slot = self.private.gate.next_slot();
-        match self.start(work, slot) {
+        let (hash, step) = match unhandled {
+            Unhandled::New(work) => (work.hash, self.start(work, slot)),
+            Unhandled::Failed(entry, work, said) => {
+                (work.hash, self.settle(entry, work, 1, said.map(Err), slot))
+            }
+        };
+        match step {
             Step::Ended => {}
             Step::Busy(busy) => {
                 let slot = self.private.gate.hold(hash, Some(busy), None);
@@ -118,7 +147,7 @@ impl Visit<'_> {
     fn behind(&mut self, slot: u32, work: Work) {
         if let Err(work) = self.private.gate.wait(slot, work) {
             debug_assert!(false, "admitted to a slot with no key");
-            return self.fresh(work);
+            return self.fresh_slow(Unhandled::New(work));
         }
         if self.private.gate.get(slot).is_some_and(|key| key.busy.is_none()) {
             self.advance(slot);
@@ -240,10 +269,9 @@ impl Visit<'_> {
             Busy::Future { mut attempt, running, work, number, deadline } => {
                 let waker = self.waker(slot);
                 let mut cx = std::task::Context::from_waker(&waker);
-                let worker = &self.core.workers[self.local.id];
-                worker.status.enter(self.lane, work.subscription, work.record.key());
+                self.own.status.enter(self.lane, work.subscription, &work.record);
                 let polled = attempt.poll(&mut cx);
-                worker.status.leave();
+                self.own.status.leave();
                 match polled {
                     std::task::Poll::Ready(said) => {
                         drop((attempt, running));
@@ -313,17 +341,6 @@ impl Visit<'_> {
                 }
             }
         }
-    }
-
-    /// An async attempt has run too long: it is dropped, and counts as failed.
-    fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
-        drop(attempt);
-        let after = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .and_then(|entry| entry.policy.deadline)
-            .unwrap_or_default();
-        self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
     }
 
     pub(crate) fn is_due(&mut self, due: Option<crate::clock::Time>) -> bool {

@@ -39,6 +39,9 @@ impl Waiting {
 
     /// Gives the place up. Returns its waker, unless that was taken.
     pub(crate) fn leave(&mut self, place: Place) -> Option<Waker> {
+        if weak!("wait_list_leave") {
+            return self.wakers.pop_first().map(|(_, waker)| waker);
+        }
         self.wakers.remove(&place.0)
     }
 
@@ -108,6 +111,11 @@ impl WaitList {
         if self.len.load(Ordering::Relaxed) != 0 {
             self.wake_all(|| ());
         }
+    }
+
+    /// How many wait. May be stale at once.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Whether nobody seems to wait. May be stale at once.

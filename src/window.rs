@@ -36,6 +36,11 @@ impl Window {
         self.len == 0
     }
 
+    /// Slots in use.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.len == self.limit
     }

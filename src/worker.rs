@@ -14,9 +14,10 @@ use crate::clock::Time;
 use crate::core::Core;
 use crate::parker::Parker;
 use crate::pinning::pin_current;
+use crate::pool::Magazine;
 use crate::registry::Snapshot;
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, model_yield, weak};
 use crate::table::Table;
 use crate::token::Token;
 use crate::visit::visit;
@@ -60,6 +61,7 @@ impl Worker {
         let local = Local {
             id,
             core: Arc::downgrade(core),
+            blocks: Magazine::new(),
             random: core.router.seed() ^ (id as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
         };
         let table = core.registry.start(id);
@@ -74,8 +76,12 @@ impl Worker {
         let (turns, queued) = (&mut self.turns, &mut self.queued);
         bell.collect(|lane| queue(turns, queued, lane));
         while let Some(lane) = self.turns.pop_front() {
-            self.queued[lane as usize] = false;
-            if let Some(token) = bell.take(lane) {
+            let token = bell.take(lane);
+            // Also if it was taken meanwhile: it may come back.
+            if token.is_some() || !weak!("worker_queued") {
+                self.queued[lane as usize] = false;
+            }
+            if let Some(token) = token {
                 self.visit(token);
                 return true;
             }
@@ -93,7 +99,7 @@ impl Worker {
     pub(crate) fn steal(&mut self, any: bool) -> bool {
         self.steal_if(|core, other| {
             let bell = core.lanes.bell(other);
-            any || core.workers[other].status.is_stuck()
+            any || core.workers[other].status.is_stuck() && !weak!("worker_steal")
                 || core.config.steal && bell.waiting() >= 2 && !bell.is_parked()
         })
     }
@@ -127,6 +133,8 @@ impl Worker {
             let lane = token.lane();
             core.lanes.bell(self.local.id).put_back(token);
             queue(&mut self.turns, &mut self.queued, lane);
+            // It may wait for a producer that has claimed a place and not filled it yet.
+            model_yield();
         }
         core.workers[self.local.id].counters.visits.add(1);
         core.watchers.notify();
@@ -249,7 +257,7 @@ pub(crate) fn start(
     started
 }
 
-fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
+pub(crate) fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
     let mut worker = Worker::new(core, id);
     core.monitor.watch();
     loop {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    Handled, Handler, HandlerError, Keyless, Letter, MAX_KEY, Notice, Outcome, Record, Refusal,
-    Retry, Runtime, Subscriber, Subscription,
+    Config, Handled, Handler, HandlerError, Keyless, Letter, MAX_KEY, Notice, Outcome, Record,
+    RecordRef, Refusal, Retry, Runtime, SubmitError, Subscriber, Subscription,
 };
 use parking_lot::Mutex;
 use support::*;
@@ -333,6 +333,78 @@ fn a_deadline_ends_an_async_handler_that_hangs_and_reports_the_others() {
         door.open();
         assert_eq!(receipt.wait(), Ok(Outcome::Done));
     }
+}
+
+/// Its future holds its key up, what waits for the key fills the lane: the wait for room ends by its time.
+#[test]
+fn a_handler_that_awaits_room_in_its_own_full_lane() {
+    const WAIT: Duration = Duration::from_secs(5);
+    let clock = VirtualClock::new();
+    let config = Config::default().spares(0).key_waiting(1).lanes(1).slots(2).workers(1).wait(WAIT);
+    let runtime = Runtime::builder().config(config).clock(clock.clone()).build().unwrap();
+    let own: Arc<Mutex<Option<Subscriber>>> = Arc::default();
+    let said = Arc::new(Mutex::new(None));
+    let (cell, tell, log) = (own.clone(), said.clone(), Log::new());
+    let seen = log.clone();
+    let subscriber = runtime
+        .subscribe_async(Subscription::new("s"), move |record: RecordRef| {
+            let (own, tell) = (cell.lock().take(), tell.clone());
+            seen.push(number(&record));
+            async move {
+                let Some(subscriber) = own else { return Ok(()) };
+                for n in 1.. {
+                    if let Err(error) = subscriber.submit_async(numbered("k", n)).await {
+                        *tell.lock() = Some((n, error));
+                        break;
+                    }
+                }
+                Ok(())
+            }
+        })
+        .unwrap();
+    *own.lock() = Some(subscriber.clone());
+    let receipt = subscriber.submit_tracked(numbered("k", 0)).unwrap();
+    settle(&runtime);
+    assert!(said.lock().is_none() && receipt.outcome().is_none(), "it awaits its time");
+    clock.advance(WAIT);
+    settle(&runtime);
+    let (n, error) = said.lock().take().unwrap();
+    let SubmitError::Full(back) = error else { panic!("{error:?}") };
+    assert_eq!((n, number(&back)), (4, 4), "one waits for the key, two fill the ring");
+    assert_eq!(receipt.wait(), Ok(Outcome::Done));
+    assert!(runtime.close(HANG).unwrap().drained);
+    assert_eq!(log.numbers(), [0, 1, 2, 3]);
+}
+
+/// What it awaits comes after itself: its deadline ends it.
+#[test]
+fn a_handler_that_awaits_a_later_record_of_its_own_key() {
+    let clock = VirtualClock::new();
+    let runtime = narrow(100).clock(clock.clone()).build().unwrap();
+    let own: Arc<Mutex<Option<Subscriber>>> = Arc::default();
+    let cell = own.clone();
+    let policy = Subscription::new("s").skip().deadline(Duration::from_secs(2));
+    let subscriber = runtime
+        .subscribe_async(policy, move |_: RecordRef| {
+            let own = cell.lock().take();
+            async move {
+                let Some(subscriber) = own else { return Ok(()) };
+                let later = subscriber.submit_tracked(numbered("k", 1))?;
+                later.await;
+                Ok(())
+            }
+        })
+        .unwrap();
+    *own.lock() = Some(subscriber.clone());
+    let receipt = subscriber.submit_tracked(numbered("k", 0)).unwrap();
+    settle(&runtime);
+    assert_eq!(receipt.outcome(), None);
+    clock.advance(Duration::from_secs(2));
+    let outcome = receipt.wait().unwrap();
+    assert_eq!(&*outcome.failure().unwrap().error, "the attempt did not end within 2s");
+    settle(&runtime);
+    assert_eq!(runtime.snapshot().outcomes.done, 1, "the later one");
+    assert!(runtime.close(HANG).unwrap().drained);
 }
 
 #[test]

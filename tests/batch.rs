@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -237,57 +239,64 @@ proptest! {
     }
 }
 
+// convict: whole_lane_waits
 #[test]
 fn batches_and_single_submits_keep_a_producers_order() {
-    let handled: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>> = Arc::default();
-    let log = handled.clone();
-    let runtime = Runtime::builder()
-        .lanes(4)
-        .slots(8)
-        .workers(2)
-        .wait(HANG)
-        .on_notice(|_| ())
-        .build()
-        .unwrap();
-    let subscriber = runtime
-        .subscribe(Subscription::new("s"), move |record: &Record| {
-            log.lock().entry(record.key().unwrap().to_vec()).or_default().push(number(record));
-            Ok(())
-        })
-        .unwrap();
-    let mut random = Random::new();
-    let mut sent: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
-    let mut next = 0..;
-    let mut make = |random: &mut Random| {
-        let key = format!("key-{}", random.below(20));
-        let number = next.next().unwrap();
-        sent.entry(key.clone().into_bytes()).or_default().push(number);
-        numbered(&key, number)
-    };
-    for _ in 0..2_000 {
-        match random.below(4) {
-            0 => subscriber.submit(make(&mut random)).unwrap(),
-            1 => {
-                // Until all of it is taken, in its order.
-                let mut batch: Vec<_> = (0..random.below(40)).map(|_| make(&mut random)).collect();
-                let mut left = batch.len();
-                while let Err(error) = subscriber.try_submit_batch(&mut batch) {
-                    assert_eq!((error.first, batch.len()), (Refusal::Full, left - error.taken));
-                    left = batch.len();
-                    std::thread::yield_now();
+    dispatch::each_shape(|shape| {
+        let handled: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u64>>>> = Arc::default();
+        let log = handled.clone();
+        let config = shape.config().slots(8).wait(dispatch::LIMIT);
+        let runtime = Runtime::builder().config(config).build().unwrap();
+        let stone = shape.stone(&runtime, 0);
+        let subscriber = runtime
+            .subscribe(Subscription::new("s"), move |record: &Record| {
+                log.lock().entry(record.key().unwrap().to_vec()).or_default().push(number(record));
+                Ok(())
+            })
+            .unwrap();
+        let mut random = Random::new();
+        // Half of them beside the stone, the others anywhere.
+        let mut keys = shape.keys_of(1, 10);
+        keys.extend((0..10).map(|n| format!("anywhere-{n}")));
+        let mut sent: BTreeMap<Vec<u8>, Vec<u64>> = BTreeMap::new();
+        let mut next = 0..;
+        let mut make = |random: &mut Random| {
+            let key = &keys[random.below(keys.len())];
+            let number = next.next().unwrap();
+            sent.entry(key.clone().into_bytes()).or_default().push(number);
+            numbered(key, number)
+        };
+        for _ in 0..500 {
+            match random.below(4) {
+                0 => subscriber.submit(make(&mut random)).unwrap(),
+                1 => {
+                    // Until all of it is taken, in its order.
+                    let mut batch: Vec<_> =
+                        (0..random.below(40)).map(|_| make(&mut random)).collect();
+                    let mut left = batch.len();
+                    dispatch::until("all of it is taken", || {
+                        let Err(error) = subscriber.try_submit_batch(&mut batch) else {
+                            return true;
+                        };
+                        assert_eq!((error.first, batch.len()), (Refusal::Full, left - error.taken));
+                        left = batch.len();
+                        false
+                    });
+                    assert!(batch.is_empty());
                 }
-                assert!(batch.is_empty());
-            }
-            _ => {
-                let mut batch: Vec<_> = (0..random.below(40)).map(|_| make(&mut random)).collect();
-                let count = batch.len();
-                assert_eq!(subscriber.submit_batch(&mut batch), Ok(count));
-                assert!(batch.is_empty());
+                _ => {
+                    let mut batch: Vec<_> =
+                        (0..random.below(40)).map(|_| make(&mut random)).collect();
+                    let count = batch.len();
+                    assert_eq!(subscriber.submit_batch(&mut batch), Ok(count));
+                    assert!(batch.is_empty());
+                }
             }
         }
-    }
-    assert!(runtime.close(HANG).unwrap().drained);
-    assert_eq!(*handled.lock(), sent);
+        stone.lift();
+        assert!(runtime.close(HANG).unwrap().drained);
+        assert_eq!(*handled.lock(), sent);
+    });
 }
 
 #[test]

@@ -64,6 +64,21 @@ fn zero_and_absurd_sizes_are_refused_by_name_and_range() {
 }
 
 #[test]
+fn what_is_not_configured_takes_its_default() {
+    let runtime = Runtime::builder().on_notice(|_| ()).build().unwrap();
+    assert_eq!(runtime.config(), &Config::default());
+    assert_eq!(runtime.snapshot().lanes.len(), 256);
+    assert!(runtime.close(HANG).unwrap().drained);
+    let nothing: [(String, String); 0] = [];
+    assert_eq!(Config::default().with_vars(nothing), Ok(Config::default()));
+    // What is configured is kept beside it.
+    let config = Config::default().slots(7);
+    let runtime = Runtime::builder().config(config).lanes(3).on_notice(|_| ()).build().unwrap();
+    assert_eq!(runtime.config(), &Config::default().slots(7).lanes(3));
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
+#[test]
 fn the_least_of_everything_works() {
     let config = Config::default()
         .spares(0)

@@ -35,8 +35,6 @@ fn an_unknown_kind_of_bus_is_an_error_that_prints_no_secret() {
     let runtime = runtime();
     for url in [
         "amqp://user:hunter2@host:1/vhost?password=hunter2",
-        "memory:hunter2",
-        "memory://hunter2@host",
         "Memory:",
         "hunter2",
         "",
@@ -53,6 +51,71 @@ fn an_unknown_kind_of_bus_is_an_error_that_prints_no_secret() {
     // However long it is, it is cut; control characters are escaped.
     let error = Bus::connect(&runtime, &format!("{}:x", "s\n".repeat(1_000))).wait().unwrap_err();
     assert!(error.to_string().len() < 200 && !error.to_string().contains('\n'), "{error}");
+    runtime.stop_now();
+}
+
+#[test]
+fn a_url_of_the_memory_bus_says_what_is_wrong_with_it() {
+    let runtime = runtime();
+    let said = |url: &str| {
+        let error = Bus::connect(&runtime, url).wait().unwrap_err();
+        for text in [error.to_string(), format!("{error:?}")] {
+            assert!(!text.contains("hunter2"), "{url}: {text}");
+        }
+        (error.to_string(), error)
+    };
+    for url in ["memory:hunter2", "memory://hunter2@host?partitions=2", "memory:///", "memory:#x"] {
+        let (text, error) = said(url);
+        assert!(matches!(error, BusError::InvalidUrl { part: "address", .. }), "{url}: {error:?}");
+        assert!(text.contains("`memory:?partitions=4`"), "{text}");
+    }
+    for url in ["memory:?hunter2", "memory:?capacity=1&capacity=2", "memory:?partitions=2&hunter2"]
+    {
+        let (text, error) = said(url);
+        assert!(matches!(error, BusError::InvalidUrl { part: "query", .. }), "{url}: {error:?}");
+        assert!(text.starts_with("the query of a `memory:` URL is wrong"), "{text}");
+    }
+    let unknown = |url| match said(url) {
+        (text, BusError::Config(ConfigError::Unknown { .. })) => text,
+        (_, error) => panic!("{url}: {error:?}"),
+    };
+    assert!(unknown("memory:?partition=2").contains("`partitions`"));
+    assert!(unknown("memory:?password=hunter2").contains("password"));
+    assert!(unknown("memory:?=2").contains("option"));
+    for url in [
+        "memory:?partitions=two",
+        "memory:?partitions=",
+        "memory:?capacity=+1",
+        "memory:?capacity=1#",
+    ] {
+        let (text, error) = said(url);
+        assert!(matches!(error, BusError::Config(ConfigError::Invalid { .. })), "{url}: {error:?}");
+        assert!(text.contains("number"), "{text}");
+    }
+    for url in ["memory:?partitions=0", "memory:?capacity=99999999"] {
+        let (_, error) = said(url);
+        assert!(
+            matches!(error, BusError::Config(ConfigError::OutOfRange { .. })),
+            "{url}: {error:?}"
+        );
+    }
+    runtime.stop_now();
+}
+
+#[test]
+fn options_of_the_memory_bus_may_stand_in_its_url() {
+    let runtime = runtime();
+    for url in
+        ["memory:?partitions=3&capacity=1", "memory://?capacity=1&&partitions=3&", "memory:?"]
+    {
+        let bus = Bus::connect(&runtime, url).wait().unwrap();
+        let mut partitions: Vec<_> = (0..50)
+            .map(|n| bus.publish("t", Record::new(format!("k{n}"), "")).wait().unwrap().partition)
+            .collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        assert_eq!(partitions.len(), if url.len() > 10 { 3 } else { 1 }, "{url}");
+    }
     runtime.stop_now();
 }
 

@@ -1,7 +1,9 @@
 //! The end of a runtime: nothing lost, nothing hanging, from any thread, at any time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "testing")]
+#![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -12,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    Handler, HandlerError, Letter, Notice, Phase, Record, Refusal, Report, Retry, Runtime,
-    SubscribeError, Subscriber, Subscription, WaitError,
+    Clock, Config, Handler, HandlerError, Letter, Notice, Phase, Record, Refusal, Report, Retry,
+    Runtime, SubscribeError, Subscriber, Subscription, SwapError, Time, WaitError,
 };
 use parking_lot::Mutex;
 use support::*;
@@ -196,7 +198,7 @@ fn hung_handlers_are_left_behind_and_named() {
 
 #[test]
 fn close_never_hangs_with_all_workers_and_spares_hung() {
-    let config = keylane::Config::default().spares(2);
+    let config = Config::default().spares(2);
     let runtime =
         Runtime::builder().config(config).lanes(16).workers(1).on_notice(|_| ()).build().unwrap();
     let door = Door::new();
@@ -216,33 +218,39 @@ fn close_never_hangs_with_all_workers_and_spares_hung() {
     door.open();
 }
 
+// convict: whole_lane_waits
 #[test]
 fn retries_are_given_up_at_once_and_no_successor_runs() {
-    let clock = VirtualClock::new();
-    let runtime = narrow(100).clock(clock).build().unwrap();
-    let log = Log::new();
-    let seen = log.clone();
-    let policy = Subscription::new("s").retry(Retry::fixed(60 * SECOND).forever());
-    let subscriber = runtime
-        .subscribe(policy, move |record: &Record| {
-            seen.push(number(record));
-            match record.key() {
-                Some(b"bad") => Err(HandlerError::retryable("no")),
-                _ => Ok(()),
-            }
-        })
-        .unwrap();
-    subscriber.submit(numbered("bad", 0)).unwrap();
-    subscriber.submit(numbered("good", 1)).unwrap();
-    (2..5).for_each(|n| subscriber.submit(numbered("bad", n)).unwrap());
-    settle(&runtime);
-    // The clock stands still: nothing but the close itself ends the wait.
-    let report = runtime.close(LONG).unwrap();
-    assert_eq!(log.numbers(), [0, 1]);
-    assert_eq!(back(&report), [0, 2, 3, 4]);
-    assert_eq!(numbers(report.records.iter().map(|(_, record)| record)), [0, 2, 3, 4], "in order");
-    assert!(!report.drained);
-    assert_eq!(report.abandoned, 4);
+    dispatch::each_shape(|shape| {
+        let clock = VirtualClock::new();
+        let runtime = Runtime::builder().config(shape.config()).clock(clock).build().unwrap();
+        let log = Log::new();
+        let seen = log.clone();
+        let policy = Subscription::new("s").retry(Retry::fixed(60 * SECOND).forever());
+        let subscriber = runtime
+            .subscribe(policy, move |record: &Record| {
+                seen.push(number(record));
+                if number(record) == 1 { Ok(()) } else { Err(HandlerError::retryable("no")) }
+            })
+            .unwrap();
+        let keys = shape.keys_of(0, 2);
+        let (bad, good) = (&keys[0], &keys[1]);
+        subscriber.submit(numbered(bad, 0)).unwrap();
+        subscriber.submit(numbered(good, 1)).unwrap();
+        (2..5).for_each(|n| subscriber.submit(numbered(bad, n)).unwrap());
+        settle(&runtime);
+        assert_eq!(
+            log.numbers(),
+            [0, 1],
+            "what waits to be tried again holds up its own key alone"
+        );
+        // The clock stands still: nothing but the close itself ends the wait.
+        let report = runtime.close(LONG).unwrap();
+        assert_eq!(log.numbers(), [0, 1]);
+        assert_eq!(numbers(report.records.iter().map(|(_, r)| r)), [0, 2, 3, 4], "in order");
+        assert!(!report.drained);
+        assert_eq!(report.abandoned, 4);
+    });
 }
 
 #[test]
@@ -503,4 +511,110 @@ fn waiting_for_a_close_may_be_given_up() {
     assert!(poll_once(&mut closing, &waker).is_pending());
     door.open();
     until("it has closed", || calls.count() > 0 && poll_once(&mut closing, &waker).is_ready());
+}
+
+/// Runs `wait` on a thread of its own: one that hangs fails the test instead of holding it up.
+fn in_time<R: Send + 'static>(what: &str, wait: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::spawn(move || sender.send(wait()));
+    receiver.recv_timeout(HANG).expect(what)
+}
+
+/// Whoever waits for a swap or a removal does not wait longer than the runtime lives, whatever hangs.
+#[test]
+fn nobody_waits_for_what_a_close_has_left_behind() {
+    let config = Config::default().spares(0).blocking_threads(1);
+    let builder = Runtime::builder().config(config).workers(1).lanes(1).slots(10);
+    let runtime = builder.on_notice(|_| ()).build().unwrap();
+    let (door, blocked) = (Door::new(), Door::new());
+    let (hang, block) = (door.clone(), blocked.clone());
+    let blocks = runtime
+        .subscribe_blocking(Subscription::new("blocks"), move |_| {
+            block.pass();
+            Ok(())
+        })
+        .unwrap();
+    blocks.submit(numbered("k", 0)).unwrap();
+    blocked.wait_for(1);
+    settle(&runtime); // what a lane holds is told at the end of a visit
+    let hangs = runtime
+        .subscribe(Subscription::new("hangs"), move |_: &Record| {
+            hang.pass();
+            Ok(())
+        })
+        .unwrap();
+    let other = runtime.subscribe(Subscription::new("other"), |_: &Record| Ok(())).unwrap();
+    let drains = runtime.subscribe(Subscription::new("drains"), |_: &Record| Ok(())).unwrap();
+    hangs.submit(numbered("k", 1)).unwrap();
+    door.wait_for(1);
+    other.submit(numbered("k", 2)).unwrap();
+    let swap = hangs.swap(Handler::sync(|_| Ok(())));
+    let removal = other.remove();
+    let drain = drains.close(LONG);
+    let waits = thread::spawn(move || (swap.wait(), removal.wait(), drain.wait()));
+    let ended = runtime.clone();
+    let report = in_time("the close", move || ended.close(Duration::ZERO)).unwrap();
+    assert_eq!(report.running.len(), 2, "{report:?}");
+
+    let (swapped, removed, drained) = in_time("those who waited", || waits.join()).unwrap();
+    assert_eq!(swapped, Err(SwapError::StillRunning { workers: 1, attempts: 0 }));
+    assert!(removed.unwrap().is_empty() && drained.unwrap().is_empty());
+    let late = (hangs.clone(), blocks.clone());
+    let (swapped, awaited) = in_time("late swaps", move || {
+        let swap = late.1.swap(Handler::sync(|_| Ok(())));
+        (late.0.swap(Handler::sync(|_| Ok(()))).wait(), block_on(swap))
+    });
+    assert!(matches!(swapped, Err(SwapError::StillRunning { workers: 1, .. })), "{swapped:?}");
+    assert!(matches!(awaited, Err(SwapError::StillRunning { .. })), "{awaited:?}");
+    in_time("late removals", move || {
+        assert!(hangs.remove().wait().unwrap().is_empty());
+        assert!(block_on(blocks.close(LONG)).unwrap().is_empty());
+    });
+
+    // What was out of reach comes back once the handler returns: a record in the ring, and one in the gate.
+    assert_eq!(report.unreachable, 2);
+    door.open();
+    blocked.open();
+    let mut late = Vec::new();
+    until("it comes back", || {
+        late.extend(runtime.close(HANG).unwrap().records);
+        late.len() >= 2
+    });
+    let mut late: Vec<_> = late.iter().map(|(_, record)| number(record)).collect();
+    late.sort_unstable();
+    assert_eq!(late, [0, 2]);
+}
+
+/// A clock that panics for the thread that closes.
+#[derive(Debug)]
+struct Treacherous(VirtualClock);
+
+impl Clock for Treacherous {
+    fn now(&self) -> Time {
+        let closes = thread::current().name().is_some_and(|name| name.ends_with("-close"));
+        assert!(!closes, "planned: the clock panics");
+        self.0.now()
+    }
+
+    fn system_time(&self) -> std::time::SystemTime {
+        self.0.system_time()
+    }
+
+    fn arm(&self, deadline: Time, waker: &std::task::Waker) -> Option<Duration> {
+        self.0.arm(deadline, waker)
+    }
+}
+
+/// Whatever the closing thread dies of, nobody waits for it for ever.
+#[test]
+fn a_close_that_panics_ends() {
+    let runtime = narrow(10).clock(Treacherous(VirtualClock::new())).build().unwrap();
+    let pends =
+        runtime.subscribe_async(Subscription::new("pends"), |_| std::future::pending()).unwrap();
+    let receipt = pends.submit_tracked(numbered("k", 0)).unwrap();
+    let closed = runtime.clone();
+    let report = in_time("the close", move || closed.close(LONG)).unwrap();
+    assert!(!report.drained);
+    assert_eq!(in_time("the receipt", move || receipt.wait()), Ok(keylane::Outcome::Abandoned));
+    in_time("the removal", move || pends.remove().wait()).unwrap();
 }

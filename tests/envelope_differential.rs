@@ -1,5 +1,5 @@
 //! Random envelopes and broken documents through our codec and the Go side's, which must agree but for
-//! the differences that the `envelope` module lists. `KEYLANE_SEED` repeats a run.
+//! the differences that the `envelope` module lists. `KL_SEED` repeats a run.
 
 // The lint's exemption of tests does not reach the functions around them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -21,7 +21,7 @@ fn both_sides_encode_and_decode_alike() {
         return;
     };
     let seed = seed();
-    println!("KEYLANE_SEED={seed}");
+    println!("KL_SEED={seed}");
     let mut random = Random(seed);
     let mut seen = Seen::default();
     for _ in 0..ROUNDS {
@@ -227,8 +227,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn seed() -> u64 {
-    match std::env::var("KEYLANE_SEED") {
-        Ok(seed) => seed.parse().expect("KEYLANE_SEED is a number"),
+    match std::env::var("KL_SEED") {
+        Ok(seed) => seed.parse().expect("KL_SEED is a number"),
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
     }
 }

@@ -52,6 +52,7 @@ fn backoff(runtime: &Runtime) -> Duration {
     }
 }
 
+// convict: whole_lane_waits
 #[test]
 fn each_attempt_comes_when_its_backoff_is_over_and_not_before() {
     each_shape(|shape| {
@@ -60,24 +61,26 @@ fn each_attempt_comes_when_its_backoff_is_over_and_not_before() {
         let retry = Retry::exponential(8 * SECOND, 30 * SECOND).attempts(5);
         let orders =
             runtime.subscribe(Subscription::new("o").retry(retry).skip(), failing(&log)).unwrap();
-        let x = submit(&orders, "k", "x");
-        let next = submit(&orders, "k", "next");
+        let keys = shape.keys_of(0, 2);
+        let x = submit(&orders, &keys[0], "x");
+        let next = submit(&orders, &keys[0], "next");
         for (attempt, most) in [8, 16, 30, 30].into_iter().enumerate() {
+            all_done([&submit(&orders, &keys[1], "b")]); // its neighbour has no backoff
             settle(&runtime);
-            assert_eq!(log.len(), attempt + 1);
+            assert_eq!(log.of("x").len(), attempt + 1);
             let pause = backoff(&runtime);
             let most = most * SECOND;
             assert!((most / 2..=most).contains(&pause), "{pause:?} of {most:?}");
             settle(&runtime);
             clock.advance(pause - NANO);
             settle(&runtime);
-            assert_eq!(log.len(), attempt + 1, "too early");
+            assert_eq!(log.of("x").len(), attempt + 1, "too early");
             clock.advance(NANO);
             settle(&runtime);
         }
         assert_eq!(ended(&x), Outcome::Skipped(failure("no", 5)));
         all_done([&next]);
-        assert_eq!(log.all(), ["x", "x", "x", "x", "x", "next"]);
+        assert_eq!(log.all(), ["x", "b", "x", "b", "x", "b", "x", "b", "x", "next"]);
         assert_eq!(runtime.snapshot().outcomes.retries, 4);
     });
 }
@@ -107,6 +110,7 @@ fn what_is_not_retryable_is_not_tried_again() {
 }
 
 /// No pause is no spin: the key's neighbours have their turns in between.
+// convict: whole_lane_waits
 #[test]
 fn a_record_that_is_tried_again_at_once_lets_others_through() {
     each_shape(|shape| {
@@ -131,6 +135,7 @@ fn a_record_that_is_tried_again_at_once_lets_others_through() {
     });
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_record_that_waits_to_be_tried_again_gets_the_newest_handler() {
     each_shape(|shape| {
@@ -138,7 +143,8 @@ fn a_record_that_waits_to_be_tried_again_gets_the_newest_handler() {
         let runtime = runtime(shape, &clock);
         let policy = Subscription::new("o").retry(Retry::fixed(SECOND));
         let orders = runtime.subscribe(policy, failing(&log)).unwrap();
-        let x = submit(&orders, "k", "x");
+        let keys = shape.keys_of(0, 2);
+        let x = submit(&orders, &keys[0], "x");
         settle(&runtime);
         let logged = log.clone();
         let newest = Handler::future(move |record: RecordRef| {
@@ -146,11 +152,11 @@ fn a_record_that_waits_to_be_tried_again_gets_the_newest_handler() {
             async { Ok(()) }
         });
         orders.swap(newest).wait().unwrap();
-        settle(&runtime);
-        assert_eq!(log.all(), ["x"]);
+        all_done([&submit(&orders, &keys[1], "b")]);
+        assert_eq!(log.all(), ["x", "newest b 1"]);
         clock.advance(SECOND);
         all_done([&x]);
-        assert_eq!(log.all(), ["x", "newest x 2"]);
+        assert_eq!(log.all(), ["x", "newest b 1", "newest x 2"]);
     });
 }
 
@@ -188,14 +194,15 @@ impl DeadLetter for Post {
     }
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_dead_letter_says_all_and_goes_before_the_keys_next_record() {
     each_shape(|shape| {
-        let (runtime, log) = (shape.runtime(), Log::default());
+        let (clock, log) = (VirtualClock::new(), Log::default());
+        let runtime = runtime(shape, &clock);
         let logged = log.clone();
-        let policy = Subscription::new("o")
-            .retry(Retry::fixed(Duration::ZERO).attempts(3))
-            .dead_letter_to(move |letter: &Letter| {
+        let policy = Subscription::new("o").retry(Retry::fixed(SECOND).attempts(3)).dead_letter_to(
+            move |letter: &Letter| {
                 logged.add(format!(
                     "{} {:?} {:?} {} {:?} {}",
                     letter.subscription,
@@ -206,18 +213,27 @@ fn a_dead_letter_says_all_and_goes_before_the_keys_next_record() {
                     letter.attempts
                 ));
                 Ok(())
-            });
+            },
+        );
         let orders = runtime.subscribe(policy, failing(&log)).unwrap();
-        let record = Record::new("k", "x").with_header("h", "v");
+        let keys = shape.keys_of(0, 2);
+        let record = Record::new(&keys[0], "x").with_header("h", "v");
         let x = orders.submit_tracked(record).unwrap();
-        let next = submit(&orders, "k", "next");
+        let next = submit(&orders, &keys[0], "next");
+        for _ in 1..3 {
+            all_done([&submit(&orders, &keys[1], "b")]);
+            settle(&runtime);
+            clock.advance(SECOND);
+            settle(&runtime);
+        }
         assert_eq!(ended(&x), Outcome::DeadLettered(failure("no", 3)));
         all_done([&next]);
-        let letter = r#"o Some("k") Some("v") x "no" 3"#;
-        assert_eq!(log.all(), ["x", "x", "x", letter, "next"]);
+        let letter = format!(r#"o Some({:?}) Some("v") x "no" 3"#, keys[0]);
+        assert_eq!(log.all(), ["x", "b", "x", "b", "x", &letter, "next"]);
     });
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_dead_letter_that_is_not_taken_is_sent_again_and_holds_its_key() {
     each_shape(|shape| {
@@ -226,11 +242,13 @@ fn a_dead_letter_that_is_not_taken_is_sent_again_and_holds_its_key() {
         let post = Post::answering(vec![Err("full".into()), Err("full".into())]);
         let policy = Subscription::new("o").dead_letter_to(post.clone());
         let orders = runtime.subscribe(policy, failing(&log)).unwrap();
-        let x = submit(&orders, "k", "x");
-        let next = submit(&orders, "k", "next");
+        let keys = shape.keys_of(0, 2);
+        let x = submit(&orders, &keys[0], "x");
+        let next = submit(&orders, &keys[0], "next");
         for sends in 1..=2 {
+            all_done([&submit(&orders, &keys[1], "b")]); // and no other
             settle(&runtime);
-            assert_eq!((post.names().len(), log.len(), x.outcome()), (sends, 1, None));
+            assert_eq!((post.names().len(), x.outcome()), (sends, None));
             let why = runtime.snapshot().busy[0].why.clone();
             assert_eq!(why, Why::DeadLetter { sends: sends as u32 });
             settle(&runtime);
@@ -239,6 +257,7 @@ fn a_dead_letter_that_is_not_taken_is_sent_again_and_holds_its_key() {
         assert_eq!(ended(&x), Outcome::DeadLettered(failure("no", 1)));
         all_done([&next]);
         assert_eq!(post.names(), ["x", "x", "x"]);
+        assert_eq!(log.all(), ["x", "b", "b", "next"]);
     });
 }
 
@@ -268,10 +287,10 @@ fn a_policy_that_needs_a_dead_letter_and_has_none_is_refused() {
     }
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_failure_stops_the_subscription_and_gives_every_record_back() {
-    for workers in [1, 2] {
-        let shape = Shape { workers, lanes: 1 };
+    each_shape(|shape| {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let heard = notices.clone();
         let builder = Runtime::builder().config(shape.config());
@@ -293,22 +312,24 @@ fn a_failure_stops_the_subscription_and_gives_every_record_back() {
             })
             .unwrap();
         let others = runtime.subscribe(Subscription::new("p"), |_: &Record| Ok(())).unwrap();
-        let other = submit(&orders, "other", "other");
-        let behind = submit(&orders, "other", "behind");
-        let gate = submit(&orders, "gate", "gate");
+        let keys = shape.keys_of(0, 4);
+        let other = submit(&orders, &keys[0], "other");
+        let behind = submit(&orders, &keys[0], "behind");
+        let gate = submit(&orders, &keys[1], "gate");
         until("the lane is kept", || log.has("gate"));
-        let x = submit(&orders, "k", "x");
-        let queued = [submit(&orders, "k", "q1"), submit(&orders, "l", "q2")];
+        let x = submit(&orders, &keys[2], "x");
+        let queued = [submit(&orders, &keys[2], "q1"), submit(&orders, &keys[3], "q2")];
         holds.open("gate");
 
         all_done([&gate]);
         assert_eq!(ended(&x), Outcome::Stopped(failure("no", 1)));
         for receipt in queued.iter().chain([&behind]) {
-            assert_eq!(ended(receipt), Outcome::Abandoned);
+            assert_eq!(ended(receipt), Outcome::Stopped(failure("no", 1)), "of what stopped it");
         }
-        let refused = orders.submit_tracked(Record::new("k", "later")).unwrap_err();
+        assert_eq!(runtime.snapshot().outcomes.stopped, 4);
+        let refused = orders.submit_tracked(Record::new(&keys[2], "later")).unwrap_err();
         assert_eq!(name_of(&refused.into_record()), "later");
-        all_done([&submit(&others, "k", "another subscription goes on")]);
+        all_done([&submit(&others, &shape.keys_of(1, 1)[0], "another subscription goes on")]);
         holds.open("other"); // an attempt under way ends as it ends
         all_done([&other]);
         let mut names: Vec<_> = orders.remove().wait().unwrap().iter().map(name_of).collect();
@@ -318,7 +339,7 @@ fn a_failure_stops_the_subscription_and_gives_every_record_back() {
         let stopped =
             Notice::Stopped { subscription: "o".into(), partition: None, error: "no".into() };
         assert_eq!(notices.lock().iter().filter(|notice| **notice == stopped).count(), 1);
-    }
+    });
 }
 
 /// Says when it is dropped.
@@ -330,6 +351,7 @@ impl Drop for Dropped {
     }
 }
 
+// convict: whole_lane_waits
 #[test]
 fn an_async_attempt_past_its_deadline_is_dropped_and_counts_as_failed() {
     each_shape(|shape| {
@@ -353,27 +375,29 @@ fn an_async_attempt_past_its_deadline_is_dropped_and_counts_as_failed() {
                 }
             })
             .unwrap();
-        let x = submit(&orders, "k", "x");
-        let next = submit(&orders, "k", "next");
+        let keys = shape.keys_of(0, 2);
+        let x = submit(&orders, &keys[0], "x");
+        let next = submit(&orders, &keys[0], "next");
         for attempt in 1..=2 {
+            all_done([&submit(&orders, &keys[1], "b")]);
             settle(&runtime);
             clock.advance(3 * SECOND - NANO);
             settle(&runtime);
-            assert_eq!(log.len(), 2 * attempt - 1, "{:?}", log.all());
+            assert_eq!(log.of("x").len(), 2 * attempt - 1, "{:?}", log.all());
             clock.advance(NANO);
             settle(&runtime);
         }
         assert_eq!(ended(&x), Outcome::Skipped(failure("the attempt did not end within 3s", 2)));
         all_done([&next]);
-        assert_eq!(log.all(), ["x", "x dropped", "x", "x dropped", "next"]);
+        assert_eq!(log.all(), ["x", "b", "x dropped", "x", "b", "x dropped", "next"]);
     });
 }
 
 /// Backoffs and deadlines count from the attempt, not from the beginning of the visit that makes it.
+// convict: whole_lane_waits
 #[test]
 fn times_count_from_the_attempt() {
-    for workers in [1, 2] {
-        let shape = Shape { workers, lanes: 1 };
+    each_shape(|shape| {
         let (clock, log, holds) = (VirtualClock::new(), Log::default(), Holds::new(&["gate"]));
         let runtime = runtime(shape, &clock);
         let (hold, logged, time) = (holds.handle(), log.clone(), clock.clone());
@@ -398,11 +422,13 @@ fn times_count_from_the_attempt() {
                 }
             })
             .unwrap();
-        let gate = submit(&orders, "gate", "gate");
+        let keys = shape.keys_of(0, 5);
+        let gate = submit(&orders, &keys[4], "gate");
         until("the lane is kept", || log.has("gate"));
         // All in one visit, which has read the time for the first of them.
         let names = ["first", "takes 5 s", "fails", "pending"];
-        let receipts = names.map(|name| submit(&orders, name, name));
+        let receipts: Vec<_> =
+            names.iter().zip(&keys).map(|(name, key)| submit(&orders, key, name)).collect();
         holds.open("gate");
         all_done([&gate]);
         settle(&runtime);
@@ -420,9 +446,10 @@ fn times_count_from_the_attempt() {
         settle(&runtime);
         clock.advance(2 * SECOND);
         until("it is dropped and tried again", || log.of("pending").len() == 2);
-    }
+    });
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_blocking_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
     each_shape(|shape| {
@@ -450,9 +477,12 @@ fn a_blocking_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
                 Ok(())
             })
             .unwrap();
-        let a = [submit(&orders, "a", "a1"), submit(&orders, "a", "a2")];
+        let sync = runtime.subscribe(Subscription::new("sync"), |_: &Record| Ok(())).unwrap();
+        let keys = shape.keys_of(0, 2);
+        let a = [submit(&orders, &keys[0], "a1"), submit(&orders, &keys[0], "a2")];
         until("it runs", || log.has("a1"));
-        let b = submit(&orders, "b", "b"); // waits for the only thread: that does not count
+        let b = submit(&orders, &keys[1], "b"); // waits for the only thread: that does not count
+        all_done([&submit(&sync, &shape.keys_of(1, 1)[0], "needs no thread")]);
         settle(&runtime);
         clock.advance(3 * SECOND - NANO);
         settle(&runtime);
@@ -466,13 +496,18 @@ fn a_blocking_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
         all_done([&a[0]]);
         until("the other key runs", || log.has("b"));
         settle(&runtime);
-        assert_eq!(*passed.lock(), ["o a"], "once, and nothing of what had not begun");
+        assert_eq!(
+            *passed.lock(),
+            [format!("o {}", keys[0])],
+            "once, and nothing of what had not begun"
+        );
         holds.open("b");
         all_done([&a[1], &b]);
         assert_eq!(log.all().len(), 3);
     });
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_sync_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
     each_shape(|shape| {
@@ -498,7 +533,8 @@ fn a_sync_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
                 Ok(())
             })
             .unwrap();
-        let a = [submit(&orders, "a", "a1"), submit(&orders, "a", "a2")];
+        let (key, stone) = (&shape.keys_of(0, 1)[0], shape.stone(&runtime, 1));
+        let a = [submit(&orders, key, "a1"), submit(&orders, key, "a2")];
         until("it runs", || log.has("a1"));
         until("it is reported", || {
             clock.advance(SECOND);
@@ -510,6 +546,7 @@ fn a_sync_attempt_past_its_deadline_is_reported_and_keeps_its_key() {
         holds.open("a1");
         all_done(&a);
         assert_eq!(passed.load(Ordering::Relaxed), 1);
+        stone.lift();
     });
 }
 
@@ -539,38 +576,81 @@ impl Clock for LateMonitor {
 
 /// A lane that is visited for another reason tries again what is due; the timer that fires late for it must
 /// not take the next one with it.
+// convict: whole_lane_waits
 #[test]
 fn a_late_timer_takes_no_other_with_it() {
-    let shape = Shape { workers: 1, lanes: 1 };
-    let (clock, log, holds) = (VirtualClock::new(), Log::default(), Holds::new(&["wake"]));
-    let late = LateMonitor { clock: clock.clone(), most: Arc::new(AtomicU64::new(0)) };
-    let runtime = Runtime::builder().config(shape.config()).clock(late.clone()).build().unwrap();
-    let (hold, logged) = (holds.handle(), log.clone());
-    let policy = Subscription::new("o").retry(Retry::fixed(SECOND).attempts(3)).skip();
-    let orders = runtime
-        .subscribe_async(policy, move |record: RecordRef| {
-            let (hold, name) = (hold.clone(), name_of(&record));
-            logged.add(&name);
-            async move {
-                hold.pass(&name).await;
-                if name == "x" { Err("no".into()) } else { Ok(()) }
-            }
-        })
-        .unwrap();
-    let wake = submit(&orders, "other", "wake");
-    let x = submit(&orders, "k", "x");
-    until("the first attempt", || log.has("x"));
-    until("it waits", || runtime.snapshot().outcomes.retries == 1);
-    clock.advance(SECOND); // the monitor does not see it
-    holds.open("wake");
-    all_done([&wake]);
-    until("the second attempt, for the wake", || runtime.snapshot().outcomes.retries == 2);
-    late.most.store(u64::MAX, Ordering::Release);
-    settle(&runtime); // the timer of the first backoff has fired
-    clock.advance(SECOND);
-    assert_eq!(ended(&x), Outcome::Skipped(failure("no", 3)));
+    each_shape(|shape| {
+        let (clock, log, holds) = (VirtualClock::new(), Log::default(), Holds::new(&["wake"]));
+        let late = LateMonitor { clock: clock.clone(), most: Arc::new(AtomicU64::new(0)) };
+        let runtime =
+            Runtime::builder().config(shape.config()).clock(late.clone()).build().unwrap();
+        let (hold, logged) = (holds.handle(), log.clone());
+        let policy = Subscription::new("o").retry(Retry::fixed(SECOND).attempts(3)).skip();
+        let orders = runtime
+            .subscribe_async(policy, move |record: RecordRef| {
+                let (hold, name) = (hold.clone(), name_of(&record));
+                logged.add(&name);
+                async move {
+                    hold.pass(&name).await;
+                    if name == "x" { Err("no".into()) } else { Ok(()) }
+                }
+            })
+            .unwrap();
+        let keys = shape.keys_of(0, 2);
+        let wake = submit(&orders, &keys[0], "wake");
+        let x = submit(&orders, &keys[1], "x");
+        until("the first attempt", || log.has("x"));
+        until("it waits", || runtime.snapshot().outcomes.retries == 1);
+        clock.advance(SECOND); // the monitor does not see it
+        holds.open("wake");
+        all_done([&wake]);
+        until("the second attempt, for the wake", || runtime.snapshot().outcomes.retries == 2);
+        late.most.store(u64::MAX, Ordering::Release);
+        settle(&runtime); // the timer of the first backoff has fired
+        clock.advance(SECOND);
+        assert_eq!(ended(&x), Outcome::Skipped(failure("no", 3)));
+    });
 }
 
+/// A second is what is promised. The clock stands still, so it is none at all: whatever waited for a time, a
+/// backoff or a thread's new start, would never come.
+// convict: whole_lane_waits
+#[test]
+fn handling_goes_on_within_a_second_after_a_panic() {
+    dispatch::quiet_panics();
+    type Handle = fn(&Record) -> Handled;
+    let handle: Handle = |record| {
+        if name_of(record) == "x" { panic!("planned") } else { Ok(()) }
+    };
+    let kinds: [fn(Handle) -> Handler; 4] = [
+        Handler::sync,
+        |handle| Handler::blocking(move |record| handle(&record)),
+        |handle| Handler::future(move |record| std::future::ready(handle(&record))),
+        |handle| Handler::future(move |record| async move { handle(&record) }),
+    ];
+    each_shape(|shape| {
+        for kind in kinds {
+            let clock = VirtualClock::new();
+            // No spare: the thread that the panic went through is the one that goes on.
+            let config = shape.config().spares(0).blocking_threads(1);
+            let runtime = Runtime::builder().config(config).clock(clock.clone()).build().unwrap();
+            let stone = shape.stone(&runtime, 0);
+            let orders =
+                runtime.subscribe_handler(Subscription::new("o").skip(), kind(handle)).unwrap();
+            let keys = shape.keys_of(1, 2);
+            for _ in 0..3 {
+                let x = submit(&orders, &keys[0], "x");
+                let others: Vec<_> = (0..10).map(|i| submit(&orders, &keys[i % 2], "b")).collect();
+                assert_eq!(ended(&x), Outcome::Skipped(failure("panicked: planned", 1)));
+                all_done(&others);
+            }
+            assert!(clock.now().since(Time::ZERO) < SECOND);
+            stone.lift();
+        }
+    });
+}
+
+// convict: whole_lane_waits
 #[test]
 fn records_without_a_key_are_spread_serialised_or_refused() {
     each_shape(|shape| {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use dispatch::{Holds, Log, Shape, all_done, each_shape, ended, name_of, submit, until};
+use dispatch::{Holds, Log, all_done, each_shape, ended, name_of, submit, until};
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
     Bound, Handler, HandlerError, Letter, Outcome, Record, RecordRef, Retry, Runtime, Snapshot,
@@ -208,13 +208,19 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
 
         let b = submit(&blocking, &keys[1], "b");
         let c = submit(&blocking, &keys[2], "c");
+        settle(&runtime); // both have been called for
         let mut snapshot = runtime.snapshot();
-        until("the bound is named", || {
+        until("one of them waits for a thread", || {
             snapshot = runtime.snapshot();
-            snapshot.bounds.contains(&Bound::BlockingThreads)
+            snapshot.blocking == (2, 1)
         });
-        assert_eq!(snapshot.blocking, (2, 1));
-        assert_eq!(busy(&snapshot, &keys[2]).why, Why::Blocking);
+        assert_eq!(snapshot.bounds[0].bound, Bound::BlockingThreads);
+        assert_eq!(busy(&snapshot, &keys[2]).why, Why::WaitsForThread);
+        assert_eq!(
+            snapshot.bounds[0].key.as_deref(),
+            Some(keys[0].as_bytes()),
+            "it has run longest"
+        );
         // Neighbours in the same lane that need no thread.
         let others: Vec<_> =
             shape.keys_of(1, 3).iter().map(|key| submit(&sync, key, "s")).collect();
@@ -252,7 +258,11 @@ fn a_key_holds_its_lane_up_once_as_many_records_wait_for_it_as_may() {
         let snapshot = runtime.snapshot();
         let named = busy(&snapshot, &keys[0]);
         assert_eq!((named.bound, named.waiting), (Some(Bound::KeyWaiting), 3));
-        assert_eq!(snapshot.bounds, [Bound::KeyWaiting]);
+        let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+        assert_eq!(
+            (used.bound, used.key.as_deref()),
+            (Bound::KeyWaiting, Some(keys[0].as_bytes()))
+        );
         assert_eq!(snapshot.lanes[0].depth, 2, "the lane's ring is not drained further");
         assert_eq!(behind.outcome(), None);
 
@@ -284,7 +294,8 @@ fn busy_keys_hold_their_lane_up_once_its_gate_holds_as_many_records_as_may() {
         let behind = submit(&orders, &keys[3], "d");
         settle(&runtime);
         let snapshot = runtime.snapshot();
-        assert_eq!(snapshot.bounds, [Bound::LaneWaiting]);
+        let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+        assert_eq!((used.bound, used.lane), (Bound::LaneWaiting, Some(0)));
         for key in &keys[..3] {
             assert_eq!(busy(&snapshot, key).bound, Some(Bound::LaneWaiting));
         }
@@ -306,8 +317,7 @@ fn busy_keys_hold_their_lane_up_once_its_gate_holds_as_many_records_as_may() {
 // convict: whole_lane_waits
 #[test]
 fn a_handler_that_submits_to_its_own_full_lane_gets_the_record_back() {
-    for workers in [1, 2] {
-        let shape = Shape { workers, lanes: 1 };
+    each_shape(|shape| {
         let config = shape.config().slots(2).wait(Duration::from_secs(3_600));
         let runtime = Runtime::builder().config(config).build().unwrap();
         let keys = shape.keys_of(0, 3);
@@ -345,7 +355,7 @@ fn a_handler_that_submits_to_its_own_full_lane_gets_the_record_back() {
         holds.open("held");
         all_done([&held]);
         *own.lock() = None;
-    }
+    });
 }
 
 /// Wakes from other threads, many at once and late ones, are as good as one: the future ends once, and

@@ -1,8 +1,7 @@
 //! A whole runtime under everything at once: producers, handlers of every kind, swaps, removals, restarts of
 //! sources and closes, from a seed. Judged by exact accounting and by the oracle.
 //!
-//! Not under the thread sanitizer (`ci/san.sh` runs what is called `stress`): std's `Arc` and scoped threads hand over by
-//! fences, which it does not see.
+//! Scoped threads are joined one by one: the thread sanitizer (`ci/san.sh`) sees a join, and not how std's scope waits.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
@@ -100,9 +99,10 @@ fn one_life(random: &mut Random) {
     let ends = random.below(4);
     let seeds: Vec<u64> = (0..3).map(|_| random.next()).collect();
     thread::scope(|scope| {
+        let mut threads = Vec::new();
         for (producer, seed) in (0..).zip(seeds) {
             let (oracle, subscriber, back, sent) = (&oracle, &subscriber, &back, &sent);
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 let mut random = Random::of(seed);
                 let mut seq = 0;
                 while seq < per_producer {
@@ -151,18 +151,18 @@ fn one_life(random: &mut Random) {
                         back.lock().push(number(&record));
                     }
                 }
-            });
+            }));
         }
         let (subscriber, oracle, handled) = (&subscriber, &oracle, &handled);
         let swaps: Vec<usize> = (0..random.below(6)).map(|_| random.below(6)).collect();
-        scope.spawn(move || {
+        threads.push(scope.spawn(move || {
             for kind in swaps {
                 let swap = subscriber.swap(handler(kind, oracle, handled));
                 if kind < 3 {
                     let _ = swap.wait();
                 }
             }
-        });
+        }));
         let moment = random.below(400) as u64;
         until("the moment has come", || sent.load(SeqCst) >= moment);
         let returned: Vec<Record> = match ends {
@@ -178,6 +178,7 @@ fn one_life(random: &mut Random) {
         let timeout = if random.below(2) == 0 { HANG } else { Duration::ZERO };
         let report = runtime.close(timeout).unwrap();
         back.lock().extend(report.records.iter().map(|(_, record)| number(record)));
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
     // What was behind a handler that had not returned is here once it has; nothing is missing for good.
     let mut back = back.into_inner();
@@ -232,8 +233,9 @@ fn one_partition(random: &mut Random) {
         }
         let waker = Arc::new(Sets(called.clone(), thread::current())).into();
         let window = Some(1 + random.below(50));
-        let mut source =
-            subscriber.source(SourceOptions { window, resume: stored.take(), waker }).unwrap();
+        let mut source = subscriber
+            .source(SourceOptions { name: "orders/0".into(), window, resume: stored.take(), waker })
+            .unwrap();
         let mut next = source.ledger().frontier().unwrap_or(0);
         let mut life = 1 + random.below(300);
         let mut swaps = Vec::new();
@@ -315,7 +317,7 @@ fn random_subscriptions() {
         let runtime = runtime(&mut random);
         let seeds: Vec<u64> = (0..3).map(|_| random.next()).collect();
         thread::scope(|scope| {
-            for (owner, seed) in seeds.into_iter().enumerate() {
+            let spawn = |(owner, seed): (usize, u64)| {
                 let runtime = &runtime;
                 scope.spawn(move || {
                     let mut random = Random::of(seed);
@@ -353,8 +355,10 @@ fn random_subscriptions() {
                             panic!("{violation}");
                         }
                     }
-                });
-            }
+                })
+            };
+            let threads: Vec<_> = seeds.into_iter().enumerate().map(spawn).collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
         });
         let report = runtime.close(HANG).unwrap();
         assert!(report.drained, "{report:?}");

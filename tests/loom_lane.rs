@@ -404,6 +404,97 @@ fn a_producer_waits_for_room_or_until_its_time_is_over() {
     GAVE_UP.assert();
 }
 
+/// Nobody makes room, and the time runs out at any moment: the producer has its message back, or it would sleep
+/// for good. Nothing of it is left in the list of those who wait.
+// convict: parker_due
+// convict: lane_leave
+#[test]
+fn parker_due_lane_leave_a_producer_does_not_oversleep() {
+    static AWAKE: Reached = Reached::new("the time was over before the producer registered");
+    static ASLEEP: Reached = Reached::new("the time ran out while the producer waited");
+    check_within(3, || {
+        let bed = Parker::new();
+        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
+        lanes.push(0, 1).unwrap();
+        let clock = Arc::new(Hourglass::new());
+        let (there, time) = (lanes.clone(), clock.clone());
+        let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
+        // Without this the checker does not look at the other thread's going first.
+        thread::yield_now();
+        if lanes.get(0).ring().has_wait() {
+            ASLEEP.here()
+        } else {
+            AWAKE.here()
+        }
+        clock.run_out();
+        assert_eq!(waits.join().unwrap(), Err(PushError::Full(2)));
+        assert_eq!(lanes.get(0).waiting(), 0);
+        assert_eq!(Worker::new(&lanes, 0).drain(), 1);
+    });
+    AWAKE.assert();
+    ASLEEP.assert();
+}
+
+/// Room is made, and then the time runs out: the producer has the room, however late it comes to look.
+// convict: lane_over
+#[test]
+fn lane_over_room_that_was_made_in_time_is_not_missed() {
+    static WAITED: Reached = Reached::new("the producer waited before there was room");
+    static STRAIGHT: Reached = Reached::new("there was room before it waited");
+    check_within(3, || {
+        let bed = Parker::new();
+        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
+        lanes.push(0, 1).unwrap();
+        let clock = Arc::new(Hourglass::new());
+        let (there, time) = (lanes.clone(), clock.clone());
+        let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
+        thread::yield_now();
+        if lanes.get(0).ring().has_wait() {
+            WAITED.here()
+        } else {
+            STRAIGHT.here()
+        }
+        let mut worker = Worker::new(&lanes, 0);
+        let handled = worker.drain();
+        clock.run_out();
+        assert_eq!(waits.join().unwrap(), Ok(()));
+        assert_eq!(handled + worker.drain(), 2);
+    });
+    WAITED.assert();
+    STRAIGHT.assert();
+}
+
+/// Two wait for the same room, one of them with a limit that comes: whoever gives up takes the other's place
+/// in the list not along, nor its wake-up.
+// convict: wait_list_leave
+#[test]
+fn wait_list_leave_who_gives_up_leaves_the_other_its_wake_up() {
+    static GAVE_UP: Reached = Reached::new("one gave up before there was room");
+    static BEHIND: Reached = Reached::new("the other waited behind it");
+    check_within(1, || {
+        let bed = Parker::new();
+        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
+        lanes.push(0, 1).unwrap();
+        let there = lanes.clone();
+        let waits = thread::spawn(move || there.push_until(0, 2, &Still, END).unwrap());
+        let (there, clock) = (lanes.clone(), Arc::new(Hourglass::new()));
+        let time = clock.clone();
+        let gives_up = thread::spawn(move || there.push_until(0, 3, &*time, END));
+        thread::yield_now();
+        BEHIND.here_if(lanes.get(0).ring().has_wait());
+        clock.run_out();
+        assert_eq!(gives_up.join().unwrap(), Err(PushError::Full(3)));
+        GAVE_UP.here();
+        let mut worker = Worker::new(&lanes, 0);
+        let mut handled = worker.drain();
+        waits.join().unwrap();
+        handled += worker.drain();
+        assert_eq!((handled, lanes.get(0).waiting()), (2, 0));
+    });
+    GAVE_UP.assert();
+    BEHIND.assert();
+}
+
 /// A full lane with a producer that waits for room, without a limit: whoever makes room wakes it.
 // convict: lane_join
 #[test]
@@ -427,7 +518,6 @@ fn lane_join_is_woken_once_there_is_room() {
 
 /// As above, with another that does not wait: the first does not sleep on, though the other was quicker.
 #[test]
-#[ignore = "slow: run by ci/loom-full.sh"]
 fn who_waits_for_room_is_woken_though_another_was_quicker() {
     static PARKED: Reached = Reached::new("the worker lay down");
     static BARGED: Reached = Reached::new("the other got in");
@@ -453,6 +543,36 @@ fn who_waits_for_room_is_woken_though_another_was_quicker() {
     });
     PARKED.assert();
     BARGED.assert();
+}
+
+/// Two that wait for the same room, one after the other.
+#[test]
+#[ignore = "long: run by ci/loom-full.sh"]
+fn two_producers_wait_for_one_slot() {
+    static PARKED: Reached = Reached::new("the worker lay down");
+    static BOTH: Reached = Reached::new("both waited");
+    check_within(1, || {
+        let bed = Parker::new();
+        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
+        lanes.push(0, 1).unwrap();
+        let producers = [2, 3].map(|message| {
+            let lanes = lanes.clone();
+            thread::spawn(move || lanes.push_until(0, message, &Still, END).unwrap())
+        });
+        let mut worker = Worker::new(&lanes, 0);
+        let mut handled = 0;
+        while handled < 3 {
+            BOTH.here_if(lanes.get(0).waiting() == 2);
+            handled += worker.turn_or_sleep(&bed, &PARKED);
+        }
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        assert_eq!(worker.drain(), 0);
+        let mut log = log(&mut worker, 0);
+        log.sort_unstable();
+        assert_eq!(log, [1, 2, 3]);
+    });
+    PARKED.assert();
+    BOTH.assert();
 }
 
 /// A task that waits for room, polled by hand: woken, it gets in; it gives its message back when it gives up.

@@ -9,36 +9,16 @@
 #![cfg(keylane_loom)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
+#[path = "support/model.rs"]
+mod model;
 
 use keylane::internals::Parker;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::AtomicBool;
+use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::thread;
 
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
-
-/// How often a model got where it is meant to get. std's counter: it outlives an execution.
-struct Reached(&'static str, Count);
-
-impl Reached {
-    const fn new(what: &'static str) -> Self {
-        Self(what, Count::new(0))
-    }
-
-    fn here_if(&self, reached: bool) {
-        self.1.fetch_add(reached as usize, Relaxed);
-    }
-
-    fn assert(&self) {
-        assert!(self.1.load(Relaxed) > 0, "no execution in which {}", self.0);
-    }
-}
+use model::{Reached, check_within};
 
 /// Plain memory, whose unordered use the checker reports.
 struct Plain(UnsafeCell<u32>);
@@ -90,7 +70,7 @@ fn hand_over(early: &'static Reached, late: &'static Reached) -> impl Fn() + Sen
 fn check_hand_over() {
     static EARLY: Reached = Reached::new("the wake-up came before the park");
     static LATE: Reached = Reached::new("the wake-up came after the park");
-    check(4, hand_over(&EARLY, &LATE));
+    check_within(4, hand_over(&EARLY, &LATE));
     EARLY.assert();
     LATE.assert();
 }
@@ -129,7 +109,7 @@ fn parker_check_nobody_lies_down_over_a_wake_up() {
 fn two_wakers_are_both_heard() {
     static TWICE: Reached = Reached::new("the sleeper was woken for each");
     static ONCE: Reached = Reached::new("one wake-up stood for both");
-    check(3, || {
+    check_within(3, || {
         let parker = Parker::new();
         let flags = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
         let wakers = [0, 1].map(|number| {
@@ -154,7 +134,7 @@ fn two_wakers_are_both_heard() {
 
 #[test]
 fn two_threads_wake_each_other_in_turn() {
-    check(3, || {
+    check_within(3, || {
         let (here, there) = (Parker::new(), Parker::new());
         let (wake_here, wake_there) = (here.unparker(), there.unparker());
         let turns = Arc::new(Plain(UnsafeCell::new(0)));

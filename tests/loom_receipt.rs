@@ -21,7 +21,7 @@ use keylane::internals::{End, Parker, receipt};
 use keylane::{Outcome, WaitError};
 use loom::thread;
 
-use model::{Hourglass, Reached, Still, check};
+use model::{Hourglass, Reached, Still, check, check_within};
 
 /// The record ends while the runtime does, and somebody looks: whatever he sees first is the outcome for good,
 /// and the promise is told whether it was its.
@@ -110,9 +110,11 @@ fn receipt_wake_reaches_every_waiter() {
     DROPPED.assert();
 }
 
-/// A wait with a limit ends with the outcome or when its time is over, and the receipt is good after that.
+/// A wait with a limit ends with the outcome or when its time is over. The receipt is good after that, and nothing
+/// of the wait is left with the runtime.
+// convict: receipt_leave
 #[test]
-fn a_wait_ends_when_its_time_is_over() {
+fn receipt_leave_a_wait_ends_when_its_time_is_over() {
     static IN_TIME: Reached = Reached::new("the outcome came in time");
     static TOO_LATE: Reached = Reached::new("the time was over first");
     check(|| {
@@ -132,9 +134,66 @@ fn a_wait_ends_when_its_time_is_over() {
         fulfils.join().unwrap();
         time.join().unwrap();
         assert_eq!(receipt.outcome(), Some(Outcome::Done));
+        assert!(end.is_unwatched());
     });
     IN_TIME.assert();
     TOO_LATE.assert();
+}
+
+/// Nobody keeps the promise, and the time runs out at any moment of the wait, also as it looks at the clock and lies
+/// down: it ends, or it would sleep for good.
+// convict: parker_due
+#[test]
+fn parker_due_a_wait_does_not_oversleep() {
+    static BEGUN: Reached = Reached::new("the wait had begun");
+    check_within(3, || {
+        let clock = Arc::new(Hourglass::new());
+        let end = End::new(clock.clone());
+        let (promise, receipt) = receipt(&end);
+        let seen = end.clone();
+        let time = thread::spawn(move || {
+            // The limit counts from the call, and the clock has but one end.
+            while seen.is_unwatched() {
+                thread::yield_now();
+            }
+            BEGUN.here();
+            clock.run_out();
+        });
+        assert_eq!(receipt.wait_timeout(Duration::from_nanos(500)), Err(WaitError::TimedOut));
+        time.join().unwrap();
+        assert!(promise.fulfil(Outcome::Done));
+        assert_eq!(receipt.outcome(), Some(Outcome::Done));
+    });
+    BEGUN.assert();
+}
+
+/// The outcome comes, and then the time runs out: the wait returns the outcome, however late it comes to look.
+// convict: receipt_over
+#[test]
+fn receipt_over_an_outcome_that_came_in_time_is_not_missed() {
+    static BEFORE: Reached = Reached::new("the outcome came before the wait");
+    static WAITED: Reached = Reached::new("the outcome came during the wait");
+    check_within(3, || {
+        let clock = Arc::new(Hourglass::new());
+        let end = End::new(clock.clone());
+        let (promise, receipt) = receipt(&end);
+        let seen = end.clone();
+        let both = thread::spawn(move || {
+            if seen.is_unwatched() {
+                BEFORE.here()
+            } else {
+                WAITED.here()
+            }
+            assert!(promise.fulfil(Outcome::Done));
+            clock.run_out();
+        });
+        // The limit counts from the call, so the clock may stand at its end by then: that is a limit of nothing.
+        let outcome = receipt.wait_timeout(Duration::from_nanos(500));
+        both.join().unwrap();
+        assert_eq!(outcome, Ok(Outcome::Done));
+    });
+    BEFORE.assert();
+    WAITED.assert();
 }
 
 /// A task that is handed from one waker to another: the last one is woken.

@@ -11,7 +11,8 @@
 #[path = "support/model.rs"]
 mod model;
 
-use keylane::internals::{Parker, Registry, WaitList};
+use keylane::Handler;
+use keylane::internals::{Parker, Registry, Running, Version, WaitList, still_running};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -78,6 +79,57 @@ fn registry_seen_means_that_the_old_table_is_out_of_use() {
     USED.assert();
     BEHIND.assert();
     AHEAD.assert();
+}
+
+/// An attempt of the old handler outlives its visit and ends on another thread while the handler is swapped: whoever
+/// waits for the swap comes after its last step.
+// convict: running_drop
+// convict: running_look
+// convict: swap_order
+#[test]
+fn running_drop_running_look_swap_order_an_attempt_beyond_a_visit_is_waited_for() {
+    static READER: Reached = Reached::new("the reader was behind");
+    static ATTEMPT: Reached = Reached::new("only the attempt ran still");
+    static ENDED: Reached = Reached::new("the attempt had ended");
+    static NONE: Reached = Reached::new("no attempt was made");
+    check(|| {
+        let version = Version::new(Handler::sync(|_| Ok(())));
+        let old = Arc::new(UnsafeCell::new(0));
+        let registry = Arc::new(Registry::new((0, Some(old.clone())), 1));
+        let mut snapshot = registry.start(0);
+        let (there, handler) = (registry.clone(), version.clone());
+        let reader = thread::spawn(move || {
+            there.refresh(&mut snapshot);
+            // A visit, which leaves an attempt behind if it has the old table.
+            let attempt = snapshot.table().1.clone().map(|old| (Running::new(&handler), old));
+            let polls = attempt.map(|(running, old)| {
+                thread::spawn(move || {
+                    visit(&(0, Some(old)));
+                    drop(running);
+                })
+            });
+            there.refresh(&mut snapshot);
+            (snapshot, polls)
+        });
+        let number = swap(&registry);
+        match still_running(&registry, number, &version) {
+            (0, 0) => match reclaim(&old) {
+                0 => NONE.here(),
+                _ => ENDED.here(),
+            },
+            (0, _) => ATTEMPT.here(),
+            _ => READER.here(),
+        }
+        let (mut snapshot, polls) = reader.join().unwrap();
+        polls.into_iter().for_each(|polls| polls.join().unwrap());
+        registry.refresh(&mut snapshot);
+        assert_eq!(still_running(&registry, number, &version), (0, 0));
+        registry.stop(snapshot);
+    });
+    READER.assert();
+    ATTEMPT.assert();
+    ENDED.assert();
+    NONE.assert();
 }
 
 /// A reader begins while a table is swapped: it reads the new one, or the swap waits for it.
@@ -209,8 +261,9 @@ fn wait_list_take_wakes_everybody() {
 }
 
 /// One that leaves is not called, and takes nobody else's place with it.
+// convict: wait_list_leave
 #[test]
-fn who_leaves_takes_no_other_place_along() {
+fn wait_list_leave_takes_no_other_place_along() {
     static SLEPT: Reached = Reached::new("the one that stayed slept");
     check(|| {
         let list = Arc::new(WaitList::new());

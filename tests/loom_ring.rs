@@ -9,52 +9,19 @@
 #![cfg(keylane_loom)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/model.rs"]
+mod model;
+
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
 use std::task::Waker;
 
 use keylane::PushError;
 use keylane::internals::{Parker, Restless, Ring, Token, TokenCell, rings};
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-/// Runs `model` in every interleaving with at most `preemptions` preemptions (or as many as
-/// `LOOM_MAX_PREEMPTIONS` says).
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
-
-/// Whether a step of the lane's protocol, which this file plays itself, is to be left out.
-fn is_weak(name: &str) -> bool {
-    static WEAK: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    WEAK.get_or_init(|| std::env::var("KEYLANE_WEAK").ok()).as_deref() == Some(name)
-}
-
-/// How often a model got where it is meant to get. std's counter: it outlives an execution.
-struct Reached(&'static str, Count);
-
-impl Reached {
-    const fn new(what: &'static str) -> Self {
-        Self(what, Count::new(0))
-    }
-
-    fn here(&self) {
-        self.1.fetch_add(1, Relaxed);
-    }
-
-    fn here_if(&self, reached: bool) {
-        if reached {
-            self.here();
-        }
-    }
-
-    fn assert(&self) {
-        assert!(self.1.load(Relaxed) > 0, "no execution in which {}", self.0);
-    }
-}
+use model::{Reached, check_within};
 
 /// A lane as its workers and producers see it.
 struct Lane {
@@ -141,39 +108,26 @@ impl Lane {
         Ok(())
     }
 
-    /// A push that sleeps while the ring is full, until `expired`.
-    fn submit(
-        &self,
-        message: u32,
-        parker: &Parker,
-        expired: &AtomicBool,
-        parked: &Reached,
-    ) -> Result<(), PushError<u32>> {
-        let mut message = match self.push(message) {
-            Err(PushError::Full(message)) => message,
-            done => return done,
-        };
+    /// A push that sleeps while the ring is full; the steps are those of `Lanes::push_until`. True if it slept.
+    fn submit(&self, mut message: u32) -> bool {
+        let parker = Parker::new();
+        let mut slept = false;
         loop {
+            message = match self.push(message) {
+                Err(PushError::Full(message)) => message,
+                done => return (done.unwrap(), slept).1,
+            };
             {
                 let mut waiters = self.waiters.lock().unwrap();
                 waiters.push(parker.waker().clone());
                 self.ring.set_wait();
             }
-            if !is_weak("wait_retry") {
-                message = match self.push(message) {
-                    Err(PushError::Full(message)) => message,
-                    done => return done,
-                };
-            }
-            if expired.load(Ordering::Acquire) {
-                return self.push(message);
-            }
-            parked.here();
-            parker.park(None);
             message = match self.push(message) {
                 Err(PushError::Full(message)) => message,
-                done => return done,
+                done => return (done.unwrap(), slept).1,
             };
+            slept = true;
+            parker.park(None);
         }
     }
 
@@ -187,15 +141,11 @@ impl Lane {
     }
 }
 
-fn never() -> AtomicBool {
-    AtomicBool::new(false)
-}
-
 // convict: ring_publish
 #[test]
 fn ring_publish_a_message_is_whole_when_it_is_seen() {
     static BUBBLE: Reached = Reached::new("the consumer came between a claim and its publication");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(1);
         let mut token = lane.token();
         let there = lane.clone();
@@ -218,7 +168,7 @@ fn ring_publish_a_message_is_whole_when_it_is_seen() {
 fn ring_head_a_slot_is_filled_again_only_when_it_is_empty() {
     static WRAPPED: Reached = Reached::new("the ring wrapped");
     static FULL: Reached = Reached::new("the ring was full");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(1);
         let token = lane.token();
         assert!(lane.push(1).is_ok());
@@ -245,7 +195,7 @@ fn ring_head_a_slot_is_filled_again_only_when_it_is_empty() {
 #[test]
 fn ring_cache_a_producer_may_trust_what_another_saw() {
     static BOTH: Reached = Reached::new("both producers got a message in");
-    check(2, || {
+    check_within(2, || {
         let lane = Lane::new(1);
         let mut token = lane.token();
         assert!(lane.push(1).is_ok());
@@ -322,7 +272,7 @@ fn ring_rest_the_next_holder_sees_what_the_last_one_did() {
     static WRAPPED: Reached = Reached::new("the ring wrapped");
     static FULL: Reached = Reached::new("the ring was full");
     static PASSED: Reached = Reached::new("two threads had the token in turn");
-    check(3, producers_that_drain(1, 2, 2, &WRAPPED, &FULL, &PASSED));
+    check_within(3, producers_that_drain(1, 2, 2, &WRAPPED, &FULL, &PASSED));
     WRAPPED.assert();
     FULL.assert();
     PASSED.assert();
@@ -333,7 +283,7 @@ fn ring_rest_the_next_holder_sees_what_the_last_one_did() {
 fn ring_claim_a_producer_that_takes_the_token_sees_what_its_last_holder_did() {
     static UNUSED: Reached = Reached::new("");
     static PASSED: Reached = Reached::new("two threads had the token in turn");
-    check(3, producers_that_drain(2, 2, 1, &UNUSED, &UNUSED, &PASSED));
+    check_within(3, producers_that_drain(2, 2, 1, &UNUSED, &UNUSED, &PASSED));
     PASSED.assert();
 }
 
@@ -341,7 +291,7 @@ fn ring_claim_a_producer_that_takes_the_token_sees_what_its_last_holder_did() {
 #[test]
 fn ring_ignores_claims_a_token_never_rests_over_a_message() {
     static RESTLESS: Reached = Reached::new("a message came between the last look and the rest");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(2);
         let mut token = lane.token();
         let there = lane.clone();
@@ -369,19 +319,18 @@ fn three_producers_wrap_and_fill_a_ring_of_one_slot() {
     static WRAPPED: Reached = Reached::new("the ring wrapped");
     static FULL: Reached = Reached::new("the ring was full");
     static PASSED: Reached = Reached::new("two threads had the token in turn");
-    check(2, producers_that_drain(1, 3, 1, &WRAPPED, &FULL, &PASSED));
+    check_within(2, producers_that_drain(1, 3, 1, &WRAPPED, &FULL, &PASSED));
     WRAPPED.assert();
     FULL.assert();
     PASSED.assert();
 }
 
 #[test]
-#[ignore = "minutes: run by ci/loom-full.sh"]
 fn three_producers_wrap_and_fill_a_ring_of_two_slots() {
     static WRAPPED: Reached = Reached::new("the ring wrapped");
     static FULL: Reached = Reached::new("the ring was full");
     static PASSED: Reached = Reached::new("two threads had the token in turn");
-    check(2, producers_that_drain(2, 3, 2, &WRAPPED, &FULL, &PASSED));
+    check_within(3, producers_that_drain(2, 3, 1, &WRAPPED, &FULL, &PASSED));
     WRAPPED.assert();
     FULL.assert();
     PASSED.assert();
@@ -392,7 +341,7 @@ fn a_batch_is_in_one_piece_and_what_has_no_room_stays() {
     static PART: Reached = Reached::new("a part of the batch was taken");
     static WHOLE: Reached = Reached::new("the whole batch was taken");
     static FULL: Reached = Reached::new("nothing of the batch was taken");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(2);
         let there = lane.clone();
         let other = thread::spawn(move || {
@@ -460,7 +409,7 @@ fn wakers(came_out: &'static Reached, kept: &'static Reached) -> impl Fn() + Sen
 fn ring_wake_every_waker_is_heard() {
     static OUT: Reached = Reached::new("a waker took the token out");
     static KEPT: Reached = Reached::new("a waker left its work to the holder");
-    check(3, wakers(&OUT, &KEPT));
+    check_within(3, wakers(&OUT, &KEPT));
     OUT.assert();
     KEPT.assert();
 }
@@ -470,7 +419,7 @@ fn ring_wake_every_waker_is_heard() {
 fn ring_look_the_holder_sees_what_was_done_before_the_wake() {
     static OUT: Reached = Reached::new("a waker took the token out");
     static KEPT: Reached = Reached::new("a waker left its work to the holder");
-    check(2, wakers(&OUT, &KEPT));
+    check_within(2, wakers(&OUT, &KEPT));
     OUT.assert();
     KEPT.assert();
 }
@@ -497,14 +446,14 @@ fn waker_and_push() {
 // convict: ring_drops_wake
 #[test]
 fn ring_drops_wake_a_push_keeps_it() {
-    check(3, waker_and_push);
+    check_within(3, waker_and_push);
 }
 
 // convict: ring_ignores_wake
 #[test]
 fn ring_ignores_wake_the_holder_does_not_rest_over_it() {
     static RESTLESS: Reached = Reached::new("a wake came between the last look and the rest");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(1);
         let mut token = lane.token();
         let there = lane.clone();
@@ -553,7 +502,7 @@ fn a_blocked_lane_goes_on_when_it_is_woken() {
         }
     }
 
-    check(2, || {
+    check_within(2, || {
         let lane = Lane::new(2);
         let token = lane.token();
         assert!(matches!(lane.ring.push(1), Ok(None)));
@@ -591,7 +540,7 @@ fn ring_closed_a_message_is_refused_or_handled() {
     static REFUSED: Reached = Reached::new("the push was refused");
     static ACCEPTED: Reached = Reached::new("the push was accepted");
     static LEFT: Reached = Reached::new("the closer found a lane that was not at rest");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(1);
         let there = lane.clone();
         let producer = thread::spawn(move || match there.push(1) {
@@ -627,11 +576,8 @@ fn full_lane(
         let token = lane.token();
         assert!(lane.push(1).is_ok());
         let there = lane.clone();
-        let producer = thread::spawn(move || {
-            let before = parked.1.load(Relaxed);
-            there.submit(2, &Parker::new(), &never(), parked).unwrap();
-            straight.here_if(parked.1.load(Relaxed) == before);
-        });
+        let producer =
+            thread::spawn(move || if there.submit(2) { parked.here() } else { straight.here() });
         lane.drain(token);
         producer.join().unwrap();
         assert_eq!(lane.finish(), [1, 2]);
@@ -643,7 +589,7 @@ fn full_lane(
 fn ring_wait_nobody_sleeps_beside_a_lane_at_rest() {
     static PARKED: Reached = Reached::new("the producer slept");
     static STRAIGHT: Reached = Reached::new("the producer had no need to sleep");
-    check(3, full_lane(&PARKED, &STRAIGHT));
+    check_within(3, full_lane(&PARKED, &STRAIGHT));
     PARKED.assert();
     STRAIGHT.assert();
 }
@@ -653,17 +599,7 @@ fn ring_wait_nobody_sleeps_beside_a_lane_at_rest() {
 fn ring_ignores_wait_the_consumer_does_not_rest_over_sleepers() {
     static PARKED: Reached = Reached::new("the producer slept");
     static UNUSED: Reached = Reached::new("");
-    check(3, full_lane(&PARKED, &UNUSED));
-    PARKED.assert();
-}
-
-// The protocol's own step: without a second try the lane may have gone to rest in between.
-// convict: wait_retry
-#[test]
-fn wait_retry_a_producer_tries_again_before_it_sleeps() {
-    static PARKED: Reached = Reached::new("the producer slept");
-    static UNUSED: Reached = Reached::new("");
-    check(3, full_lane(&PARKED, &UNUSED));
+    check_within(3, full_lane(&PARKED, &UNUSED));
     PARKED.assert();
 }
 
@@ -672,14 +608,12 @@ fn wait_retry_a_producer_tries_again_before_it_sleeps() {
 fn ring_drops_wait_a_push_of_another_keeps_it() {
     static PARKED: Reached = Reached::new("the producer slept");
     static BARGED: Reached = Reached::new("another producer took the room");
-    check(3, || {
+    check_within(3, || {
         let lane = Lane::new(1);
         let mut token = lane.token();
         assert!(lane.push(1).is_ok());
         let there = lane.clone();
-        let producer = thread::spawn(move || {
-            there.submit(2, &Parker::new(), &never(), &PARKED).unwrap();
-        });
+        let producer = thread::spawn(move || PARKED.here_if(there.submit(2)));
         // A handler that submits to its own lane.
         assert_eq!(lane.ring.pop(&mut token), Some(1));
         BARGED.here_if(lane.ring.push(3).is_ok());
@@ -689,99 +623,4 @@ fn ring_drops_wait_a_push_of_another_keeps_it() {
     });
     PARKED.assert();
     BARGED.assert();
-}
-
-#[test]
-fn a_producer_whose_time_is_up_gets_its_message_back() {
-    static PARKED: Reached = Reached::new("the producer slept");
-    static GAVE_UP: Reached = Reached::new("the producer gave up");
-    static LATE: Reached = Reached::new("the time was up and the message went in all the same");
-    check(2, || {
-        let lane = Lane::new(1);
-        let token = lane.token();
-        assert!(lane.push(1).is_ok());
-        let expired = Arc::new(never());
-        let parker = Parker::new();
-        let clock = {
-            let (expired, waker) = (expired.clone(), parker.waker().clone());
-            thread::spawn(move || {
-                expired.store(true, Ordering::Release);
-                waker.wake();
-            })
-        };
-        let there = lane.clone();
-        let producer = thread::spawn(move || match there.submit(2, &parker, &expired, &PARKED) {
-            Ok(()) => {
-                LATE.here_if(expired.load(Relaxed));
-                true
-            }
-            Err(back) => {
-                assert_eq!(back, PushError::Full(2));
-                GAVE_UP.here();
-                false
-            }
-        });
-        lane.drain(token);
-        clock.join().unwrap();
-        let accepted = producer.join().unwrap();
-        // A WAIT that nobody waits behind any more does no harm: the next visit clears it.
-        if lane.ring.has_wait() {
-            assert!(lane.push(3).is_ok());
-            assert_eq!(lane.finish(), if accepted { vec![1, 2, 3] } else { vec![1, 3] });
-        } else {
-            assert_eq!(lane.finish(), if accepted { vec![1, 2] } else { vec![1] });
-        }
-    });
-    PARKED.assert();
-    GAVE_UP.assert();
-    LATE.assert();
-}
-
-// The protocol's own order: a producer that comes between would sleep for good.
-// convict: close_order
-#[test]
-fn close_order_closing_wakes_whoever_waits_for_room() {
-    static PARKED: Reached = Reached::new("the producer slept");
-    check(3, || {
-        let lane = Lane::new(1);
-        let token = lane.token();
-        assert!(lane.push(1).is_ok());
-        let there = lane.clone();
-        let producer = thread::spawn(move || there.submit(2, &Parker::new(), &never(), &PARKED));
-        if is_weak("close_order") {
-            lane.wake_waiters();
-            lane.ring.close();
-        } else {
-            lane.ring.close();
-            lane.wake_waiters();
-        }
-        // Nobody drains until the producer has its message back.
-        assert_eq!(producer.join().unwrap(), Err(PushError::Closed(2)));
-        lane.drain(token);
-        assert_eq!(lane.finish(), [1]);
-    });
-    PARKED.assert();
-}
-
-#[test]
-#[ignore = "minutes: run by ci/loom-full.sh"]
-fn two_producers_wait_for_one_slot() {
-    static PARKED: Reached = Reached::new("a producer slept");
-    check(2, || {
-        let lane = Lane::new(1);
-        let token = lane.token();
-        assert!(lane.push(1).is_ok());
-        let producers = [2, 3].map(|message| {
-            let there = lane.clone();
-            thread::spawn(move || {
-                there.submit(message, &Parker::new(), &never(), &PARKED).unwrap();
-            })
-        });
-        lane.drain(token);
-        producers.into_iter().for_each(|producer| producer.join().unwrap());
-        let mut log = lane.finish();
-        log.sort_unstable();
-        assert_eq!(log, [1, 2, 3]);
-    });
-    PARKED.assert();
 }

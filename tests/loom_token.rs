@@ -8,38 +8,14 @@
 #![cfg(keylane_loom)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::atomic::{AtomicUsize as Count, Ordering::Relaxed};
+#[path = "support/model.rs"]
+mod model;
 
 use keylane::internals::{Family, Parker, Restless, Ring, Token, TokenCell, TokenSet, rings};
 use loom::sync::Arc;
 use loom::thread;
 
-fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
-}
-
-/// How often a model got where it is meant to get. std's counter: it outlives an execution.
-struct Reached(&'static str, Count);
-
-impl Reached {
-    const fn new(what: &'static str) -> Self {
-        Self(what, Count::new(0))
-    }
-
-    fn here(&self) {
-        self.here_if(true);
-    }
-
-    fn here_if(&self, reached: bool) {
-        self.1.fetch_add(reached as usize, Relaxed);
-    }
-
-    fn assert(&self) {
-        assert!(self.1.load(Relaxed) > 0, "no execution in which {}", self.0);
-    }
-}
+use model::{Reached, check_within};
 
 /// The tokens of `lanes` lanes.
 fn tokens(lanes: u32) -> (Family, Vec<Token>) {
@@ -83,7 +59,7 @@ fn two_takers(both: &'static Reached, one: &'static Reached) -> impl Fn() + Send
 fn token_take_a_taker_sees_what_the_last_holder_did() {
     static BOTH: Reached = Reached::new("both had the token in turn");
     static ONE: Reached = Reached::new("one came while the other had it");
-    check(3, two_takers(&BOTH, &ONE));
+    check_within(3, two_takers(&BOTH, &ONE));
     BOTH.assert();
     ONE.assert();
 }
@@ -93,7 +69,7 @@ fn token_take_a_taker_sees_what_the_last_holder_did() {
 fn token_put_hands_on_what_the_giver_did() {
     static BOTH: Reached = Reached::new("both had the token in turn");
     static ONE: Reached = Reached::new("one came while the other had it");
-    check(3, two_takers(&BOTH, &ONE));
+    check_within(3, two_takers(&BOTH, &ONE));
     BOTH.assert();
     ONE.assert();
 }
@@ -103,7 +79,7 @@ fn token_put_hands_on_what_the_giver_did() {
 fn token_sweep_the_owner_sees_what_a_thief_did() {
     static SWEPT: Reached = Reached::new("the owner took what a thief had put back");
     static STOLEN: Reached = Reached::new("the thief had the token when the owner looked");
-    check(3, || {
+    check_within(3, || {
         let lane = one_lane();
         let there = lane.clone();
         let thief = thread::spawn(move || {
@@ -137,7 +113,7 @@ fn token_sweep_the_owner_sees_what_a_thief_did() {
 fn token_load_no_token_is_lost_or_doubled_between_the_owners_look_and_his_take() {
     static GROWN: Reached = Reached::new("the owner found both tokens");
     static STOLEN: Reached = Reached::new("the thief got the first token");
-    check(3, || {
+    check_within(3, || {
         let (family, mut tokens) = tokens(2);
         let set = Arc::new(TokenSet::new(family, 0, 1, 2));
         let (second, first) = (tokens.pop().unwrap(), tokens.pop().unwrap());
@@ -209,7 +185,7 @@ fn sleeper(
 fn token_raise_nobody_sleeps_over_a_token() {
     static SLEPT: Reached = Reached::new("the owner slept");
     static AWAKE: Reached = Reached::new("the owner got the token");
-    check(3, sleeper(63, &SLEPT, &AWAKE));
+    check_within(3, sleeper(63, &SLEPT, &AWAKE));
     SLEPT.assert();
     AWAKE.assert();
 }
@@ -218,7 +194,7 @@ fn token_raise_nobody_sleeps_over_a_token() {
 fn nobody_sleeps_over_a_token_in_the_word_whose_flag_went_up_first() {
     static SLEPT: Reached = Reached::new("the owner slept");
     static AWAKE: Reached = Reached::new("the owner got the token");
-    check(3, sleeper(0, &SLEPT, &AWAKE));
+    check_within(3, sleeper(0, &SLEPT, &AWAKE));
     SLEPT.assert();
     AWAKE.assert();
 }
@@ -263,7 +239,7 @@ fn a_message_reaches_a_worker_that_goes_to_sleep() {
     static SLEPT: Reached = Reached::new("the worker slept");
     static TWICE: Reached = Reached::new("the lane was woken twice");
     static FULL: Reached = Reached::new("the ring was full");
-    check(3, || {
+    check_within(3, || {
         let way = Way::new();
         let parker = Parker::new();
         let (there, unparker) = (way.clone(), parker.unparker());
@@ -309,7 +285,7 @@ fn a_message_reaches_a_worker_that_goes_to_sleep() {
 fn a_thief_and_the_owner_share_a_lane_without_loss() {
     static STOLEN: Reached = Reached::new("the thief handled a message");
     static OWNED: Reached = Reached::new("the owner handled a message");
-    check(2, || {
+    check_within(2, || {
         let way = Way::new();
         let there = way.clone();
         let thief = thread::spawn(move || match there.set.take_any(0) {

@@ -2,15 +2,17 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Waker;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use keylane::memory::MemoryBus;
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    BusError, HandlerError, PublishErrorKind, Record, RecordRef, Retry, Runtime, SubscribeError,
-    Subscription,
+    BusError, Clock, HandlerError, Letter, Notice, PublishErrorKind, Record, RecordRef, Retry,
+    Runtime, SubscribeError, Subscription, Time,
 };
 
 type Seen = Arc<Mutex<Vec<(Vec<u8>, u64)>>>;
@@ -191,6 +193,55 @@ fn injected_faults_end_and_touch_one_topic() {
     assert_eq!(texts(&seen), ["3", "5"]);
     assert_eq!(bus.counts().published, 3);
     assert_eq!(bus.counts().failed, 4);
+    runtime.stop_now();
+}
+
+#[test]
+fn the_counters_move_with_each_publish_and_each_delivery() {
+    let (clock, runtime, bus) = world();
+    let letters = Seen::default();
+    let noted = letters.clone();
+    let policy = Subscription::new("s")
+        .retry(Retry::fixed(Duration::from_secs(1)).attempts(2))
+        .dead_letter_to(move |letter: &Letter| {
+            note(&noted, &letter.record);
+            Ok(())
+        });
+    let handler = |record: &Record| match record.payload() {
+        b"bad" => Err(HandlerError::retryable("no")),
+        b"panics" => std::panic::panic_any("a panic that the test wants"),
+        _ => Ok(()),
+    };
+    bus.subscribe("t", policy, handler).wait().unwrap();
+    // Published, failed; done, dead-lettered, retries, panics.
+    let counters = || {
+        settle(&runtime);
+        let (bus, outcomes) = (bus.counts(), runtime.snapshot().outcomes);
+        let outcomes = (outcomes.done, outcomes.dead_lettered, outcomes.retries, outcomes.panics);
+        ((bus.published, bus.failed), outcomes)
+    };
+    let publish = |payload: &str| bus.publish("t", Record::new("key", payload)).wait();
+    assert_eq!(counters(), ((0, 0), (0, 0, 0, 0)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((1, 0), (1, 0, 0, 0)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((2, 0), (2, 0, 0, 0)));
+    bus.faults().fail_publishes("t", 1);
+    let _ = publish("good").unwrap_err();
+    assert_eq!(counters(), ((2, 1), (2, 0, 0, 0)));
+    let _ = bus.publish("no topic", number(0)).wait().unwrap_err();
+    assert_eq!(counters(), ((2, 2), (2, 0, 0, 0)));
+    publish("bad").unwrap();
+    assert_eq!(counters(), ((3, 2), (2, 0, 1, 0)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(counters(), ((3, 2), (2, 1, 1, 0)));
+    publish("panics").unwrap();
+    assert_eq!(counters(), ((4, 2), (2, 1, 2, 1)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(counters(), ((4, 2), (2, 2, 2, 2)));
+    publish("good").unwrap();
+    assert_eq!(counters(), ((5, 2), (3, 2, 2, 2)));
+    assert_eq!(texts(&letters), ["bad", "panics"]);
     runtime.stop_now();
 }
 
@@ -595,4 +646,98 @@ fn a_frontier_is_committed_though_the_window_is_full() {
     settle(&runtime);
     assert_eq!(bus.progress("s")[0].frontier, 1);
     runtime.stop_now();
+}
+
+/// A clock that panics for the bus's own thread once it is told to.
+#[derive(Clone, Debug)]
+struct Treacherous {
+    clock: VirtualClock,
+    panics: Arc<AtomicBool>,
+}
+
+impl Clock for Treacherous {
+    fn now(&self) -> Time {
+        let loops = std::thread::current().name().is_some_and(|name| name.ends_with("-mem"));
+        assert!(!(loops && self.panics.load(Ordering::Acquire)), "planned: the clock panics");
+        self.clock.now()
+    }
+
+    fn system_time(&self) -> SystemTime {
+        self.clock.system_time()
+    }
+
+    fn arm(&self, deadline: Time, waker: &Waker) -> Option<Duration> {
+        self.clock.arm(deadline, waker)
+    }
+}
+
+/// Runs `wait` on a thread of its own: one that hangs fails the test instead of holding it up.
+fn in_time<R: Send + 'static>(what: &str, wait: impl FnOnce() -> R + Send + 'static) -> R {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(wait()));
+    receiver.recv_timeout(Duration::from_secs(60)).expect(what)
+}
+
+/// Whatever the bus's own thread dies of, nobody waits for it for ever.
+#[test]
+fn a_loop_that_panics_leaves_nobody_waiting() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let clock = Treacherous { clock: VirtualClock::new(), panics: panics.clone() };
+    let (said, notices) = mpsc::channel();
+    let builder = Runtime::builder().workers(1).lanes(1).clock(clock);
+    let runtime = builder.on_notice(move |notice| drop(said.send(notice.clone()))).build().unwrap();
+    let bus = MemoryBus::builder(&runtime).capacity(1).build().unwrap();
+    let hangs = |_: RecordRef| std::future::pending();
+    bus.subscribe_async("t", Subscription::new("s"), hangs).wait().unwrap();
+    bus.publish("t", number(0)).wait().unwrap();
+    settle(&runtime);
+    let full = bus.publish("t", number(1));
+    let closing = bus.close(Duration::from_secs(3_600));
+    settle(&runtime);
+    panics.store(true, Ordering::Release);
+
+    bus.faults().release("t"); // wakes it
+    let report = in_time("the close ends", || closing.wait()).unwrap();
+    assert_eq!((report.drained, report.unfinished), (false, 1));
+    let refused = in_time("the publish ends", || full.wait()).unwrap_err();
+    assert_eq!(*refused.kind(), PublishErrorKind::Closed);
+    let notice = notices.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(matches!(&notice, Notice::BusFailed { bus: "memory", .. }), "{notice:?}");
+    assert!(notice.to_string().contains("planned: the clock panics"), "{notice}");
+
+    let again = bus.close(Duration::ZERO);
+    assert!(!in_time("a later close ends", || again.wait()).unwrap().drained);
+    let late = bus.subscribe("t", Subscription::new("late"), |_: &Record| Ok(())).wait();
+    assert!(matches!(late, Err(BusError::Closed)));
+    settle(&runtime); // it is no thread to wait for
+    assert!(runtime.snapshot().sources.is_empty());
+    let report = in_time("the runtime closes", move || runtime.close(Duration::ZERO)).unwrap();
+    assert!(report.records.is_empty(), "it was the bus's");
+}
+
+/// As above, with nobody closing: what is under way and what comes later is told.
+#[test]
+fn a_loop_that_panics_answers_commands() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let clock = Treacherous { clock: VirtualClock::new(), panics: panics.clone() };
+    let builder = Runtime::builder().workers(1).lanes(1).clock(clock);
+    let runtime = builder.on_notice(|_| ()).build().unwrap();
+    let bus = MemoryBus::new(&runtime).unwrap();
+    bus.subscribe("t", Subscription::new("s"), |_: &Record| Ok(())).wait().unwrap();
+    settle(&runtime);
+    panics.store(true, Ordering::Release);
+    let own = bus.clone();
+    let restarted = in_time("the command is answered", move || own.restart_consumer("s"));
+    // It was obeyed before the clock was read.
+    assert!(restarted.is_ok(), "{restarted:?}");
+    let own = bus.clone();
+    in_time("the loop has ended", move || {
+        while own.restart_consumer("s").is_ok() {
+            std::thread::yield_now();
+        }
+    });
+    assert!(matches!(bus.restart_consumer("s"), Err(BusError::Closed)));
+    let refused = bus.publish("t", number(0)).wait().unwrap_err();
+    assert_eq!(*refused.kind(), PublishErrorKind::Closed);
+    assert!(!bus.close(Duration::ZERO).wait().unwrap().drained);
 }

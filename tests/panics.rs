@@ -19,9 +19,10 @@ use dispatch::{Holds, Log, Shape, all_done, ended, name_of, quiet_panics, submit
 use keylane::internals::SourceOptions;
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    DeadLetter, Failure, Handled, Handler, HandlerError, Letter, Outcome, Position, Record,
+    DeadLetter, Failure, Handled, Handler, HandlerError, Letter, Notice, Outcome, Position, Record,
     RecordRef, Retry, Runtime, Sending, Subscriber, Subscription,
 };
+use parking_lot::Mutex;
 
 /// One worker and nobody to take over from it, one thread for blocking handlers: if either ended, nothing
 /// would go on.
@@ -248,7 +249,12 @@ fn in_the_drop_of_a_payload_that_is_not_handled() {
             Ok(())
         })
         .unwrap();
-    let options = SourceOptions { window: None, resume: None, waker: Waker::noop().clone() };
+    let options = SourceOptions {
+        name: "orders/0".into(),
+        window: None,
+        resume: None,
+        waker: Waker::noop().clone(),
+    };
     let mut source = orders.source(options).unwrap();
     let gate = submit(&orders, "k", "gate");
     until("the lane is kept", || log.has("gate"));
@@ -312,6 +318,8 @@ fn in_the_drop_of_an_error_that_nobody_asks_for() {
         let x = submit(&orders, "k", "x");
         until("it runs", || runtime.snapshot().busy.len() == 1);
         let removal = orders.remove();
+        // A visit that began before would still go by the policy.
+        settle(&runtime);
         holds.open(name);
         assert_eq!(ended(&x), Outcome::Abandoned);
         assert_eq!(removal.wait().unwrap().len(), 1);
@@ -470,4 +478,66 @@ fn in_a_notice_or_a_threads_hook() {
     assert!(matches!(ended(&submit(&orders, "k", "x")), Outcome::Stopped(_)));
     assert_alive(&runtime);
     assert!(runtime.close(Duration::from_secs(60)).is_ok());
+}
+
+/// The monitor looks at the table, and may be the last to hold an old one: a subscription's sink goes with it.
+#[test]
+fn in_the_drop_of_a_sink_on_the_monitors_thread() {
+    quiet_panics();
+    let (holds, log) = (Arc::new(Holds::new(&["slow"])), Log::default());
+    let mine = Arc::new(Mutex::new(None::<(Subscriber, Subscriber)>));
+    let (own, opens, logged) = (mine.clone(), holds.clone(), log.clone());
+    let runtime = Runtime::builder()
+        .config(ALONE.config().spares(0))
+        .on_notice(move |notice| {
+            // On the monitor's thread, with its table in hand.
+            let Notice::Overrun { .. } = notice else { return };
+            let Some((orders, other)) = own.lock().take() else { return };
+            until("nobody else has a handle", || logged.has("let go"));
+            drop(orders.remove());
+            drop(orders);
+            let next = submit(&other, "k", "next");
+            opens.open("slow");
+            all_done([&next]); // so the worker has the new table
+        })
+        .build()
+        .unwrap();
+    let (hold, bomb, dropped) = (holds.handle(), Bomb, OnMonitor(log.clone()));
+    let policy = Subscription::new("o").dead_letter_to(move |_: &Letter| {
+        let _own = (&bomb, &dropped);
+        Ok(())
+    });
+    let orders = runtime
+        .subscribe(policy, move |record: &Record| {
+            hold.block(&name_of(record));
+            Ok(())
+        })
+        .unwrap();
+    let other = runtime.subscribe(Subscription::new("other"), |_: &Record| Ok(())).unwrap();
+    *mine.lock() = Some((orders.clone(), other));
+    let slow = submit(&orders, "k", "slow");
+    drop(orders);
+    log.add("let go");
+    all_done([&slow]);
+    until("the sink goes with the monitor's table", || log.has("dropped by the monitor"));
+    // Only the monitor fires timers.
+    let policy = Subscription::new("retries").retry(Retry::fixed(Duration::from_millis(20)));
+    let retries = runtime
+        .subscribe(policy, |record: &Record| {
+            if record.attempt() == 1 { Err(HandlerError::retryable("once")) } else { Ok(()) }
+        })
+        .unwrap();
+    all_done([&submit(&retries, "k", "v")]);
+    assert_alive(&runtime);
+}
+
+/// Logs that the monitor dropped it.
+struct OnMonitor(Log);
+
+impl Drop for OnMonitor {
+    fn drop(&mut self) {
+        if std::thread::current().name().is_some_and(|name| name.ends_with("-mon")) {
+            self.0.add("dropped by the monitor");
+        }
+    }
 }

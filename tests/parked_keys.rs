@@ -236,7 +236,11 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
             assert_eq!(ended(&submit(&orders, key, "x")), broken());
         }
         all_done([&submit(&orders, &keys[3], "b")]);
-        assert_eq!(runtime.snapshot().bounds, [Bound::ParkedKeys]);
+        let [used_up] = &runtime.snapshot().bounds[..] else { panic!("one bound is used up") };
+        assert_eq!(
+            (used_up.bound, used_up.subscription.as_deref()),
+            (Bound::ParkedKeys, Some("o"))
+        );
         let failure =
             Failure { error: "broken (and as many keys are parked as may be)".into(), attempts: 1 };
         assert_eq!(ended(&submit(&orders, &keys[2], "x3")), Outcome::Stopped(failure.clone()));
@@ -254,30 +258,32 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
 // convict: whole_lane_waits
 #[test]
 fn many_parked_keys_of_several_subscriptions_leave_room_for_others() {
-    let config = Shape { workers: 1, lanes: 1 }.config().parked_keys(64).lane_waiting(64);
-    let runtime = Runtime::builder().config(config).build().unwrap();
-    let (holds, log) = (Holds::new(&["a"]), Log::default());
-    for name in ["o", "p", "q"] {
-        let orders = subscribe(&runtime, name, &holds, &log);
-        for i in 0..64 {
-            assert_eq!(ended(&submit(&orders, &format!("k{i}"), "x")), broken());
-        }
-    }
-    let hold = holds.handle();
-    let waits = runtime
-        .subscribe_async(Subscription::new("waits"), move |record: keylane::RecordRef| {
-            let hold = hold.clone();
-            async move {
-                hold.pass(&name_of(&record)).await;
-                Ok(())
+    each_shape(|shape| {
+        let config = shape.config().parked_keys(64).lane_waiting(64);
+        let runtime = Runtime::builder().config(config).build().unwrap();
+        let (holds, log) = (Holds::new(&["a"]), Log::default());
+        for (nth, name) in (0..).zip(["o", "p", "q"]) {
+            let orders = subscribe(&runtime, name, &holds, &log);
+            for key in shape.keys_of(nth, 64) {
+                assert_eq!(ended(&submit(&orders, &key, "x")), broken());
             }
-        })
-        .unwrap();
-    let a = submit(&waits, "k", "a");
-    settle(&runtime);
-    assert_eq!(a.outcome(), None);
-    holds.open("a");
-    all_done([&a]);
+        }
+        let hold = holds.handle();
+        let waits = runtime
+            .subscribe_async(Subscription::new("waits"), move |record: keylane::RecordRef| {
+                let hold = hold.clone();
+                async move {
+                    hold.pass(&name_of(&record)).await;
+                    Ok(())
+                }
+            })
+            .unwrap();
+        let a = submit(&waits, &shape.keys_of(3, 1)[0], "a");
+        settle(&runtime);
+        assert_eq!(a.outcome(), None);
+        holds.open("a");
+        all_done([&a]);
+    });
 }
 
 #[test]
@@ -317,4 +323,77 @@ fn a_removed_subscription_leaves_no_parked_key_behind() {
     assert_eq!(runtime.snapshot().lanes[0].keys, 0);
     let again = subscribe(&runtime, "o", &holds, &log);
     all_done([&submit(&again, "k", "v")]);
+}
+
+/// Runs when it is dropped: a handler that has one does so when the last table with that handler goes.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Has the only worker run `then` between its taking a new table and its next visit: whatever that subscribes is
+/// younger than the visit's table, and the commands that it gives are there when the visit begins.
+fn before_a_visit(runtime: &Runtime, then: impl FnOnce(&Runtime) + Send + 'static) {
+    let holds = Holds::new(&["gate"]);
+    let (hold, here) = (holds.handle(), runtime.clone());
+    let log = Log::default();
+    let (logged, then) = (log.clone(), Mutex::new(Some(then)));
+    let on_drop = OnDrop(move || then.lock().take().into_iter().for_each(|then| then(&here)));
+    let old = runtime
+        .subscribe(Subscription::new("old"), move |_: &Record| {
+            let _own = &on_drop;
+            logged.add("runs");
+            hold.block("gate");
+            Ok(())
+        })
+        .unwrap();
+    // With a quantum of one, the second is another visit's.
+    let both = [submit(&old, "k", "gate"), submit(&old, "k", "next")];
+    until("it runs", || log.has("runs"));
+    // From here on only the worker's own table has the handler.
+    drop(old.swap(keylane::Handler::sync(|_| Ok(()))));
+    drop(old);
+    holds.open("gate");
+    all_done(&both);
+    settle(runtime);
+}
+
+/// Parks, resumes and skips of one key take effect in the order in which they were given, though the subscription
+/// is younger than the table of the visit that obeys them.
+#[test]
+fn commands_to_a_young_subscription_keep_their_order() {
+    let config = Shape { workers: 1, lanes: 1 }.config().quantum(1);
+    let runtime = Runtime::builder().config(config).build().unwrap();
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let (own, log) = (made.clone(), Log::default());
+    let logged = log.clone();
+    before_a_visit(&runtime, move |runtime| {
+        let orders = subscribe(runtime, "o", &Holds::new(&[]), &logged);
+        assert!(orders.park(b"resumed"));
+        orders.resume(b"resumed");
+        let resumed = submit(&orders, "resumed", "a");
+        orders.resume(b"parked");
+        assert!(orders.park(b"parked"));
+        let parked = submit(&orders, "parked", "b");
+        for _ in 0..3 {
+            assert!(orders.park(b"again"));
+            orders.resume(b"again");
+            orders.skip(b"again");
+        }
+        assert!(orders.park(b"again"));
+        // Has the lane release what belongs to nobody: not what is younger than the visit.
+        drop(runtime.subscribe(Subscription::new("p"), |_: &Record| Ok(())).unwrap().remove());
+        own.lock().push((orders, resumed, parked));
+    });
+    let (orders, resumed, parked) = made.lock().pop().expect("it was dropped by the worker");
+    all_done([&resumed]);
+    assert_eq!(ended(&parked), Outcome::Parked);
+    settle(&runtime);
+    let keys: Vec<_> = orders.parked().into_iter().map(|parked| parked.key).collect();
+    assert_eq!(keys, [&b"again"[..], b"parked"]);
+    assert_eq!(ended(&submit(&orders, "again", "c")), Outcome::Parked);
+    assert_eq!(log.all(), ["a", "letter b 0", "letter c 0"]);
 }

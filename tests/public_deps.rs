@@ -1,6 +1,6 @@
 //! The crates that our public signatures name are those that ci/public-deps.txt lists.
 //!
-//! Reads what rustdoc writes as JSON, whose path is in `KEYLANE_RUSTDOC_JSON`; `ci/public-deps.sh` makes it.
+//! Reads what rustdoc writes as JSON, whose path is in `KL_RUSTDOC_JSON`; `ci/public-deps.sh` makes it.
 
 #![allow(clippy::unwrap_used, reason = "a file that cannot be read is a failure")]
 
@@ -15,7 +15,7 @@ const STD: &[&str] = &["std", "core", "alloc", "proc_macro"];
 #[test]
 #[ignore = "needs rustdoc's JSON: run ci/public-deps.sh"]
 fn public_signatures_name_listed_crates_only() {
-    let json = env::var("KEYLANE_RUSTDOC_JSON").unwrap();
+    let json = env::var("KL_RUSTDOC_JSON").unwrap();
     let doc: Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let list =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ci/public-deps.txt")).unwrap();

@@ -1,7 +1,9 @@
 //! Subscriptions that come, change and go while their records are queued, running, pending or waiting.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "testing")]
+#![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -76,66 +78,77 @@ fn a_swap_is_in_force_for_what_is_queued_and_waits_for_what_runs() {
     assert_eq!((before, old.numbers(), new.numbers()), (vec![1], vec![1], vec![2, 3, 4, 5]));
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_swap_waits_for_pending_and_blocking_attempts() {
-    let runtime = narrow(10).build().unwrap();
-    let (door, flag, new) = (Door::new(), Flag::new(), Log::new());
-    let at_door = door.clone();
-    let blocking = runtime
-        .subscribe_blocking(Subscription::new("blocking"), move |_| {
-            at_door.pass();
-            Ok(())
-        })
-        .unwrap();
-    let at_flag = flag.clone();
-    let pending = runtime
-        .subscribe_async(Subscription::new("async"), move |_| {
-            let raised = at_flag.wait();
-            async {
-                raised.await;
+    dispatch::each_shape(|shape| {
+        let runtime = shape.runtime();
+        let (door, flag, new) = (Door::new(), Flag::new(), Log::new());
+        let at_door = door.clone();
+        let blocking = runtime
+            .subscribe_blocking(Subscription::new("blocking"), move |_| {
+                at_door.pass();
                 Ok(())
-            }
-        })
-        .unwrap();
-    blocking.submit(numbered("a", 0)).unwrap();
-    pending.submit(numbered("b", 0)).unwrap();
-    door.wait_for(1);
-    settle(&runtime);
-    for (subscriber, release) in [
-        (&blocking, Box::new(|| door.open()) as Box<dyn Fn()>),
-        (&pending, Box::new(|| flag.raise())),
-    ] {
-        let swap = subscriber.swap(Handler::sync(new.handler()));
-        let running = SwapError::StillRunning { workers: 0, attempts: 1 };
-        assert_eq!(swap.wait_timeout(Duration::from_millis(50)), Err(running));
-        subscriber.submit(numbered("other", 1)).unwrap();
+            })
+            .unwrap();
+        let at_flag = flag.clone();
+        let pending = runtime
+            .subscribe_async(Subscription::new("async"), move |_| {
+                let raised = at_flag.wait();
+                async {
+                    raised.await;
+                    Ok(())
+                }
+            })
+            .unwrap();
+        let keys = [0, 1].map(|nth| shape.keys_of(nth, 2));
+        blocking.submit(numbered(&keys[0][0], 0)).unwrap();
+        pending.submit(numbered(&keys[1][0], 0)).unwrap();
+        door.wait_for(1);
         settle(&runtime);
-        assert_eq!(new.numbers().last(), Some(&1), "the new one runs beside it");
-        release();
-        block_on(swap).unwrap();
-    }
-    assert!(runtime.close(HANG).unwrap().drained);
+        for (handled, subscriber, keys, release) in [
+            (1, &blocking, &keys[0], Box::new(|| door.open()) as Box<dyn Fn()>),
+            (2, &pending, &keys[1], Box::new(|| flag.raise())),
+        ] {
+            let swap = subscriber.swap(Handler::sync(new.handler()));
+            let running = SwapError::StillRunning { workers: 0, attempts: 1 };
+            assert_eq!(swap.wait_timeout(Duration::from_millis(50)), Err(running));
+            subscriber.submit(numbered(&keys[1], 1)).unwrap();
+            settle(&runtime);
+            assert_eq!(new.numbers().len(), handled, "the new one runs beside it");
+            release();
+            block_on(swap).unwrap();
+        }
+        assert!(runtime.close(HANG).unwrap().drained);
+    });
 }
 
+// convict: whole_lane_waits
 #[test]
 fn what_waits_to_be_tried_again_gets_the_new_handler() {
-    let clock = VirtualClock::new();
-    let runtime = narrow(10).clock(clock.clone()).build().unwrap();
-    let new = Log::new();
-    let subscriber = runtime
-        .subscribe(Subscription::new("s").retry(retry()), |_: &Record| {
-            Err(HandlerError::retryable("no"))
-        })
-        .unwrap();
-    (0..3).for_each(|n| subscriber.submit(numbered("k", n)).unwrap());
-    settle(&runtime);
-    let swap = subscriber.swap(Handler::sync(new.handler()));
-    swap.wait().unwrap();
-    assert!(new.numbers().is_empty());
-    clock.advance(60 * SECOND);
-    settle(&runtime);
-    assert_eq!(new.numbers(), [0, 1, 2]);
-    runtime.stop_now();
+    dispatch::each_shape(|shape| {
+        let clock = VirtualClock::new();
+        let builder = Runtime::builder().config(shape.config());
+        let runtime = builder.clock(clock.clone()).build().unwrap();
+        let new = Log::new();
+        let subscriber = runtime
+            .subscribe(Subscription::new("s").retry(retry()), |_: &Record| {
+                Err(HandlerError::retryable("no"))
+            })
+            .unwrap();
+        let keys = shape.keys_of(0, 2);
+        (0..3).for_each(|n| subscriber.submit(numbered(&keys[0], n)).unwrap());
+        settle(&runtime);
+        let swap = subscriber.swap(Handler::sync(new.handler()));
+        swap.wait().unwrap();
+        subscriber.submit(numbered(&keys[1], 9)).unwrap();
+        settle(&runtime);
+        assert_eq!(new.numbers(), [9], "another key's");
+        clock.advance(60 * SECOND);
+        settle(&runtime);
+        assert_eq!(new.numbers(), [9, 0, 1, 2]);
+        runtime.stop_now();
+    });
 }
 
 #[test]

@@ -101,8 +101,8 @@ impl Pair {
             Op::Pop => drop(self.pop()),
             Op::PopAll => while self.pop() {},
             Op::Peek => {
-                if let Some(token) = &self.token {
-                    assert_eq!(self.ring.peek(token), self.model.messages.front());
+                if let Some(token) = &mut self.token {
+                    assert_eq!(self.ring.drain(token).peek(), self.model.messages.front());
                 }
             }
             Op::Rest => self.rest(false),
@@ -391,7 +391,7 @@ fn messages_of_any_size_and_alignment_fit() {
     fn pass<M: Send + Sync + Copy + PartialEq + std::fmt::Debug>(message: M) {
         let (_, lanes) = rings(3, 5);
         let mut token = lanes[2].push(message).unwrap().unwrap();
-        let place: *const M = lanes[2].peek(&token).unwrap();
+        let place: *const M = lanes[2].drain(&mut token).peek().unwrap();
         assert!(place.is_aligned());
         assert_eq!(lanes[2].pop(&mut token), Some(message));
         lanes[2].rest(token).unwrap();

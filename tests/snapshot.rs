@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use keylane::testing::{VirtualClock, settle};
 use keylane::{
-    Bound, Config, HandlerError, Letter, Phase, Record, Retry, Runtime, Subscription, Why,
+    Bound, Config, HandlerError, Letter, MemoryBus, Notice, Phase, Pinning, Record, RecordRef,
+    Retry, Runtime, Subscription, Why,
 };
 use support::*;
 
@@ -125,8 +126,15 @@ fn bounds_in_use_are_named() {
     door.wait_for(1);
     settle(&runtime);
     let snapshot = runtime.snapshot();
-    assert!(snapshot.bounds.contains(&Bound::KeyWaiting), "{snapshot:?}");
-    assert!(snapshot.bounds.contains(&Bound::BlockingThreads), "{snapshot:?}");
+    let held: Vec<_> =
+        snapshot.bounds.iter().map(|used| (used.bound, used.key.as_deref())).collect();
+    let first = (Bound::BlockingThreads, Some(&b"first"[..]));
+    assert_eq!(held, [(Bound::KeyWaiting, Some(&b"second"[..])), first], "{snapshot:?}");
+    let why = |key: &[u8]| {
+        &snapshot.busy.iter().find(|busy| busy.key.as_deref() == Some(key)).unwrap().why
+    };
+    assert_eq!((why(b"first"), why(b"second")), (&Why::Blocking, &Why::WaitsForThread));
+    assert!(snapshot.bounds.iter().all(|used| used.held_for.is_some() && used.lane == Some(0)));
     let oldest = &snapshot.busy[0];
     assert_eq!(
         (oldest.key.as_deref(), oldest.bound),
@@ -135,6 +143,106 @@ fn bounds_in_use_are_named() {
     assert_eq!(snapshot.lanes[0].depth, 2, "the lane stopped");
     door.open();
     assert!(runtime.close(HANG).unwrap().drained);
+}
+
+/// Each source by its name: how far it is, and what holds it.
+#[test]
+fn sources_say_how_far_they_are() {
+    let clock = VirtualClock::new();
+    let config = Config::default().lanes(1).slots(100).workers(1).source_window(3);
+    let runtime =
+        Runtime::builder().config(config).clock(clock.clone()).on_notice(|_| ()).build().unwrap();
+    let bus = MemoryBus::new(&runtime).unwrap();
+    let door = Door::new();
+    let hang = door.clone();
+    bus.subscribe_blocking("orders", Subscription::new("billing"), move |record: RecordRef| {
+        if record.key() == Some(b"slow") {
+            hang.pass();
+        }
+        if record.key() == Some(b"bad") { Err("broken".into()) } else { Ok(()) }
+    })
+    .wait()
+    .unwrap();
+    bus.publish("orders", Record::new("quick", "0")).wait().unwrap();
+    // What is finished is committed, on this clock, only when time goes on.
+    let until = |what: &str, done: &dyn Fn(&keylane::Snapshot) -> bool| {
+        let begun = Instant::now();
+        loop {
+            clock.advance(Duration::from_millis(5));
+            settle(&runtime);
+            let snapshot = runtime.snapshot();
+            if done(&snapshot) {
+                return snapshot;
+            }
+            assert!(begun.elapsed() < HANG, "{what}: {snapshot:?}");
+        }
+    };
+    let snapshot = until("it is finished", &|snapshot| snapshot.sources[0].finished == 1);
+    let [source] = &snapshot.sources[..] else { panic!("{snapshot:?}") };
+    assert_eq!((&*source.name, &*source.subscription), ("orders/0", "billing"));
+    assert_eq!((source.delivered, source.frontier, source.lag, source.window), (1, Some(1), 0, 0));
+    assert_eq!((source.window_limit, source.oldest, source.stopped), (3, None, false));
+    let epoch = source.epoch;
+
+    for (key, payload) in [("slow", "1"), ("slow", "2"), ("quick", "3"), ("bad", "4")] {
+        bus.publish("orders", Record::new(key, payload)).wait().unwrap();
+    }
+    door.wait_for(1);
+    let snapshot = until("its window is full", &|snapshot| {
+        !snapshot.bounds.is_empty() && snapshot.bounds[0].key.is_some()
+    });
+    let source = &snapshot.sources[0];
+    assert_eq!((source.delivered, source.frontier, source.lag), (4, Some(1), 3));
+    assert_eq!((source.window, source.oldest), (3, Some(1)));
+    let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+    assert_eq!((used.bound, used.source.as_deref()), (Bound::SourceWindow, Some("orders/0")));
+    assert_eq!((used.offset, used.key.as_deref()), (Some(1), Some(&b"slow"[..])));
+    assert!(used.held_for.is_some());
+    let busy = &snapshot.busy[0];
+    assert_eq!((busy.bound, busy.source.as_deref()), (Some(Bound::SourceWindow), Some("orders/0")));
+    assert_eq!(busy.position.map(|position| position.offset), Some(1));
+    let text = used.to_string();
+    let begins =
+        "`source_window` is used up: held by key slow of \"billing\" from orders/0 at offset 1";
+    assert!(text.starts_with(begins), "{text}");
+
+    door.open();
+    let snapshot = until("it stops", &|snapshot| snapshot.sources[0].stopped);
+    let source = &snapshot.sources[0];
+    assert_eq!(source.stopped_by.as_ref().map(|failure| &*failure.error), Some("broken"));
+    assert_eq!((source.frontier, source.oldest, source.epoch), (Some(4), Some(4), epoch));
+    assert!(snapshot.bounds.is_empty());
+
+    clock.advance(Duration::from_millis(5));
+    settle(&runtime); // the frontier is committed
+    bus.crash_consumer("billing").unwrap();
+    let snapshot = until("it has stopped anew", &|snapshot| {
+        snapshot.sources.first().is_some_and(|source| source.stopped)
+    });
+    assert_ne!(snapshot.sources[0].epoch, epoch);
+    assert_eq!((snapshot.sources.len(), snapshot.sources[0].delivered), (1, 1));
+    assert!(bus.close(Duration::ZERO).wait().is_ok());
+    assert!(runtime.snapshot().sources.is_empty());
+}
+
+/// That workers are not bound to cores is said once when it is declined, and by every snapshot.
+#[test]
+fn declined_pinning_is_told() {
+    let said = std::sync::Arc::new(parking_lot::Mutex::new(None));
+    let heard = said.clone();
+    let runtime = Runtime::builder()
+        .workers(3)
+        .pinning(Pinning::Cores(vec![0]))
+        .on_notice(move |notice| {
+            if let Notice::NotPinned { reason } = notice {
+                *heard.lock() = Some(reason.clone());
+            }
+        })
+        .build()
+        .unwrap();
+    let told = runtime.snapshot().not_pinned;
+    assert!(told.is_some() && told == *said.lock(), "{told:?}");
+    assert_eq!(narrow(10).pinning(Pinning::Off).build().unwrap().snapshot().not_pinned, None);
 }
 
 #[test]
@@ -179,6 +287,10 @@ fn a_snapshot_is_serialised() {
     assert_eq!(json["busy"][0]["why"], "Future");
     assert_eq!(json["outcomes"]["done"], 0);
     assert_eq!(json["lanes"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&json["sources"], &json["bounds"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
     runtime.stop_now();
     let report = runtime.close(HANG).unwrap();
     assert_eq!(report.records.len(), 1);

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -18,7 +20,7 @@ use keylane::{
 use support::*;
 
 fn options(waker: &Waker) -> SourceOptions {
-    SourceOptions { window: None, resume: None, waker: waker.clone() }
+    SourceOptions { name: "orders/0".into(), window: None, resume: None, waker: waker.clone() }
 }
 
 fn at(key: &str, partition: u32, offset: u64) -> Record {
@@ -49,23 +51,27 @@ fn flagged(runtime: &Runtime, flags: &[Flag]) -> Subscriber {
         .unwrap()
 }
 
+// convict: whole_lane_waits
 #[test]
 fn the_frontier_follows_what_finishes_out_of_order() {
-    let runtime = narrow(100).build().unwrap();
-    let flags: Vec<Flag> = (0..4).map(|_| Flag::new()).collect();
-    let subscriber = flagged(&runtime, &flags);
-    let mut source = source(&subscriber);
-    for offset in 0..4 {
-        source.deliver(at(&format!("k{offset}"), 0, offset)).unwrap();
-    }
-    settle(&runtime);
-    for (raised, expected) in [(2, 0), (0, 1), (1, 3), (3, 4)] {
-        flags[raised].raise();
+    dispatch::each_shape(|shape| {
+        let runtime = shape.runtime();
+        let flags: Vec<Flag> = (0..4).map(|_| Flag::new()).collect();
+        let subscriber = flagged(&runtime, &flags);
+        let mut source = source(&subscriber);
+        for (offset, key) in (0..).zip(shape.keys_of(0, 4)) {
+            source.deliver(at(&key, 0, offset)).unwrap();
+        }
         settle(&runtime);
-        assert_eq!(frontier(&mut source), Some(expected));
-    }
-    assert_eq!(source.ledger().unfinished(), 0);
-    assert!(runtime.close(HANG).unwrap().drained);
+        for (done, (raised, expected)) in (1..).zip([(2, 0), (0, 1), (1, 3), (3, 4)]) {
+            flags[raised].raise();
+            settle(&runtime);
+            assert_eq!(runtime.snapshot().outcomes.done, done);
+            assert_eq!(frontier(&mut source), Some(expected));
+        }
+        assert_eq!(source.ledger().unfinished(), 0);
+        assert!(runtime.close(HANG).unwrap().drained);
+    });
 }
 
 #[test]
@@ -170,7 +176,17 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     else {
         panic!("the window is full")
     };
-    assert_eq!(runtime.snapshot().bounds, [keylane::Bound::SourceWindow]);
+    settle(&runtime);
+    let [used] = &runtime.snapshot().bounds[..] else { panic!("one bound is used up") };
+    assert_eq!(
+        (used.bound, used.source.as_deref()),
+        (keylane::Bound::SourceWindow, Some("orders/0"))
+    );
+    assert_eq!(
+        (used.offset, used.key.as_deref()),
+        (Some(0), Some(&b"a"[..])),
+        "the oldest holds it"
+    );
     flags[1].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(0), "the first still holds the window");
@@ -183,37 +199,44 @@ fn a_full_window_keeps_the_record_with_the_loop() {
     flags[2].raise();
     settle(&runtime);
     assert_eq!(frontier(&mut source), Some(3));
-    assert_eq!(runtime.snapshot().bounds, []);
+    assert!(runtime.snapshot().bounds.is_empty());
 }
 
+// convict: whole_lane_waits
 #[test]
 fn a_failure_stops_its_source_and_no_other() {
-    let runtime = narrow(100).build().unwrap();
-    let log = Log::new();
-    let seen = log.clone();
-    let subscriber = runtime
-        .subscribe(Subscription::new("s"), move |record: &Record| {
-            if record.key() == Some(b"bad") {
-                return Err(HandlerError::fatal("cannot be read"));
-            }
-            seen.push(number(record));
-            Ok(())
-        })
-        .unwrap();
-    let ((calls, waker), mut other) = (Calls::new(), source(&subscriber));
-    let mut stops = subscriber.source(options(&waker)).unwrap();
-    stops.deliver(at("k", 1, 0)).unwrap();
-    stops.deliver(at("bad", 1, 1)).unwrap();
-    settle(&runtime);
-    assert!(stops.is_stopped() && calls.count() > 0);
-    assert_eq!(&*stops.stopped_by().unwrap().error, "cannot be read");
-    assert!(matches!(stops.deliver(at("k", 1, 2)), Err(Undelivered::Stopped(_))));
-    assert_eq!(frontier(&mut stops), Some(1));
-    assert!(!other.is_stopped() && subscriber.stopped_by().is_none());
-    other.deliver(at("k", 2, 7)).unwrap();
-    settle(&runtime);
-    assert_eq!((log.numbers(), frontier(&mut other)), (vec![0, 7], Some(8)));
-    assert_eq!(runtime.snapshot().outcomes.stopped, 1);
+    dispatch::each_shape(|shape| {
+        let runtime = shape.runtime();
+        let stone = shape.stone(&runtime, 0);
+        let keys = shape.keys_of(1, 2);
+        let (k, bad) = (&keys[0], keys[1].clone());
+        let log = Log::new();
+        let seen = log.clone();
+        let subscriber = runtime
+            .subscribe(Subscription::new("s"), move |record: &Record| {
+                if record.key() == Some(bad.as_bytes()) {
+                    return Err(HandlerError::fatal("cannot be read"));
+                }
+                seen.push(number(record));
+                Ok(())
+            })
+            .unwrap();
+        let ((calls, waker), mut other) = (Calls::new(), source(&subscriber));
+        let mut stops = subscriber.source(options(&waker)).unwrap();
+        stops.deliver(at(k, 1, 0)).unwrap();
+        stops.deliver(at(&keys[1], 1, 1)).unwrap();
+        settle(&runtime);
+        assert!(stops.is_stopped() && calls.count() > 0);
+        assert_eq!(&*stops.stopped_by().unwrap().error, "cannot be read");
+        assert!(matches!(stops.deliver(at(k, 1, 2)), Err(Undelivered::Stopped(_))));
+        assert_eq!(frontier(&mut stops), Some(1));
+        assert!(!other.is_stopped() && subscriber.stopped_by().is_none());
+        other.deliver(at(k, 2, 7)).unwrap();
+        settle(&runtime);
+        assert_eq!((log.numbers(), frontier(&mut other)), (vec![0, 7], Some(8)));
+        assert_eq!(runtime.snapshot().outcomes.stopped, 1);
+        stone.lift();
+    });
 }
 
 #[test]

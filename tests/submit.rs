@@ -1,7 +1,9 @@
 //! Submitting one record: now, waiting for room, as a future; into a lane that is full.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-#![cfg(feature = "testing")]
+#![cfg(all(feature = "testing", feature = "internals"))]
 
+#[path = "support/dispatch.rs"]
+mod dispatch;
 #[path = "support/lifecycle.rs"]
 mod support;
 
@@ -11,6 +13,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dispatch::{Shape, Stone, each_shape};
 use keylane::testing::{Ended, Oracle, VirtualClock, settle};
 use keylane::{
     Handler, HandlerError, Record, Refusal, Runtime, SubmitError, Subscriber, Subscription,
@@ -172,71 +175,86 @@ fn a_removal_gives_a_sleeping_submitter_its_record_back() {
     assert!(full.runtime.close(HANG).unwrap().drained);
 }
 
-#[test]
-fn every_producer_keeps_its_order_through_a_lane_of_two_slots() {
-    let oracle = Oracle::new();
-    let runtime = narrow(2).workers(2).wait(HANG).build().unwrap();
-    let judge = oracle.clone();
-    let subscriber = runtime
-        .subscribe(Subscription::new("s"), move |record: &Record| {
-            judge.start(record.key().unwrap(), number(record)).end(Ended::Done);
-            Ok(())
-        })
-        .unwrap();
-    thread::scope(|scope| {
-        for producer in 0..4 {
-            let (oracle, subscriber) = (&oracle, &subscriber);
-            scope.spawn(move || {
-                let key = format!("key-{producer}");
-                for seq in 1..=2_000 {
-                    oracle.published(&key, seq);
-                    subscriber.submit(numbered(&key, seq)).unwrap();
-                }
-            });
-        }
-    });
-    assert!(runtime.close(HANG).unwrap().drained);
-    let verdict = oracle.verdict();
-    verdict.assert_clean();
-    assert_eq!(verdict.handled, 8_000);
+/// A runtime whose lanes have two slots each, and a busy key in the one that the test's keys share.
+fn two_slots(shape: Shape) -> (Runtime, Stone) {
+    let config = shape.config().slots(2).wait(dispatch::LIMIT);
+    let runtime = Runtime::builder().config(config).build().unwrap();
+    let stone = shape.stone(&runtime, 0);
+    (runtime, stone)
 }
 
+// convict: whole_lane_waits
+#[test]
+fn every_producer_keeps_its_order_through_a_lane_of_two_slots() {
+    each_shape(|shape| {
+        let oracle = Oracle::new();
+        let (runtime, stone) = two_slots(shape);
+        let judge = oracle.clone();
+        let subscriber = runtime
+            .subscribe(Subscription::new("s"), move |record: &Record| {
+                judge.start(record.key().unwrap(), number(record)).end(Ended::Done);
+                Ok(())
+            })
+            .unwrap();
+        thread::scope(|scope| {
+            for key in shape.keys_of(1, 4) {
+                let (oracle, subscriber) = (&oracle, &subscriber);
+                scope.spawn(move || {
+                    for seq in 1..=1_000 {
+                        oracle.published(&key, seq);
+                        subscriber.submit(numbered(&key, seq)).unwrap();
+                    }
+                });
+            }
+        });
+        stone.lift();
+        assert!(runtime.close(HANG).unwrap().drained);
+        let verdict = oracle.verdict();
+        verdict.assert_clean();
+        assert_eq!(verdict.handled, 4_000);
+    });
+}
+
+// convict: whole_lane_waits
 #[test]
 fn producers_of_one_key_each_keep_their_order() {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let runtime = narrow(2).workers(2).wait(HANG).build().unwrap();
-    let log = seen.clone();
-    let subscriber = runtime
-        .subscribe(Subscription::new("s"), move |record: &Record| {
-            log.lock().push(number(record));
-            Ok(())
-        })
-        .unwrap();
-    thread::scope(|scope| {
-        for producer in 0..4u64 {
-            let subscriber = &subscriber;
-            scope.spawn(move || {
-                for seq in 0..1_000 {
-                    let record = numbered("the one key", producer << 32 | seq);
-                    match seq % 3 {
-                        0 => subscriber.submit(record).unwrap(),
-                        1 => block_on(subscriber.submit_async(record)).unwrap(),
-                        _ => {
-                            let mut batch = vec![record];
-                            assert_eq!(subscriber.submit_batch(&mut batch), Ok(1));
+    each_shape(|shape| {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (runtime, stone) = two_slots(shape);
+        let log = seen.clone();
+        let subscriber = runtime
+            .subscribe(Subscription::new("s"), move |record: &Record| {
+                log.lock().push(number(record));
+                Ok(())
+            })
+            .unwrap();
+        let key = shape.keys_of(1, 1).remove(0);
+        thread::scope(|scope| {
+            for producer in 0..4u64 {
+                let (subscriber, key) = (&subscriber, &key);
+                scope.spawn(move || {
+                    for seq in 0..500 {
+                        let record = numbered(key, producer << 32 | seq);
+                        match seq % 3 {
+                            0 => subscriber.submit(record).unwrap(),
+                            1 => block_on(subscriber.submit_async(record)).unwrap(),
+                            _ => {
+                                let mut batch = vec![record];
+                                assert_eq!(subscriber.submit_batch(&mut batch), Ok(1));
+                            }
                         }
                     }
-                }
-            });
+                });
+            }
+        });
+        stone.lift();
+        assert!(runtime.close(HANG).unwrap().drained);
+        let seen = seen.lock();
+        for producer in 0..4 {
+            let own = seen.iter().filter(|n| *n >> 32 == producer).map(|n| n & 0xffff_ffff);
+            assert_eq!(own.collect::<Vec<_>>(), (0..500).collect::<Vec<_>>());
         }
     });
-    assert!(runtime.close(HANG).unwrap().drained);
-    let seen = seen.lock();
-    for producer in 0..4 {
-        let own: Vec<u64> =
-            seen.iter().filter(|n| *n >> 32 == producer).map(|n| n & 0xffff_ffff).collect();
-        assert_eq!(own, (0..1_000).collect::<Vec<_>>());
-    }
 }
 
 #[test]

@@ -67,8 +67,12 @@ fn what_a_new_source_delivers_in_a_visit_is_handled() {
         let (runtime, log) = (Shape { workers, lanes: 1 }.runtime(), Log::default());
         let orders = runtime.subscribe(Subscription::new("orders"), logging(&log)).unwrap();
         let mut source: Source = in_a_visit(&runtime, move |_| {
-            let options =
-                SourceOptions { window: None, resume: None, waker: Waker::noop().clone() };
+            let options = SourceOptions {
+                name: "orders/0".into(),
+                window: None,
+                resume: None,
+                waker: Waker::noop().clone(),
+            };
             let mut source = orders.source(options).unwrap();
             for offset in 0..3 {
                 let record = Record::new("k", offset.to_string());

@@ -7,7 +7,7 @@
 mod dispatch;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dispatch::{Holds, Log, Shape, all_done, ended, name_of, submit, until};
 use keylane::testing::VirtualClock;
@@ -22,20 +22,19 @@ type Notices = Arc<Mutex<Vec<Notice>>>;
 
 /// A runtime whose notices are kept, and a sync handler that hangs while the record's name is held.
 fn start(
-    builder: keylane::Config,
-    clock: Option<VirtualClock>,
+    config: keylane::Config,
+    clock: &VirtualClock,
     holds: &Holds,
     log: &Log,
 ) -> (Runtime, Subscriber, Notices) {
     let notices = Notices::default();
     let taken = notices.clone();
-    let mut builder = Runtime::builder()
-        .config(builder)
-        .on_notice(move |notice| taken.lock().push(notice.clone()));
-    if let Some(clock) = clock {
-        builder = builder.clock(clock);
-    }
-    let runtime = builder.build().unwrap();
+    let runtime = Runtime::builder()
+        .config(config)
+        .on_notice(move |notice| taken.lock().push(notice.clone()))
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let (hold, log) = (holds.handle(), log.clone());
     let orders = runtime
         .subscribe(Subscription::new("o"), move |record: &Record| {
@@ -52,6 +51,25 @@ fn keys(shape: Shape) -> Vec<String> {
     (0..LANES as u32).map(|lane| shape.keys_in(0, lane, 1).remove(0)).collect()
 }
 
+/// Waits until `done`. Time goes on only while all workers but the `hung` ones sleep, so that nobody else's
+/// handler overruns, however slow the machine is.
+#[track_caller]
+fn pass_time(
+    runtime: &Runtime,
+    clock: &VirtualClock,
+    hung: usize,
+    what: &str,
+    done: impl Fn() -> bool,
+) {
+    until(what, || {
+        let workers = runtime.snapshot().workers;
+        if workers.iter().filter(|worker| !worker.asleep).count() <= hung {
+            clock.advance(Duration::from_millis(1));
+        }
+        done()
+    });
+}
+
 fn overrunning(snapshot: &Snapshot) -> usize {
     let running = snapshot.workers.iter().filter_map(|worker| worker.running.as_ref());
     running.filter(|running| running.overruns).count()
@@ -64,12 +82,17 @@ fn count(notices: &Notices, which: impl Fn(&Notice) -> bool) -> usize {
 #[test]
 fn with_one_worker_a_spare_takes_the_other_lanes() {
     let shape = Shape { workers: 1, lanes: LANES };
-    let (holds, log, keys) = (Holds::new(&["a1"]), Log::default(), keys(shape));
-    let (runtime, orders, notices) = start(shape.config(), None, &holds, &log);
+    let (clock, holds, log) = (VirtualClock::new(), Holds::new(&["a1"]), Log::default());
+    let keys = keys(shape);
+    let (runtime, orders, notices) = start(shape.config(), &clock, &holds, &log);
     let a = [submit(&orders, &keys[0], "a1"), submit(&orders, &keys[0], "a2")];
+    until("it hangs", || log.has("a1"));
     // Lanes that are ready when it hangs, and lanes that become so later.
     for _ in 0..3 {
         let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
+        pass_time(&runtime, &clock, 1, "all others are handled", || {
+            others.iter().all(|receipt| receipt.outcome().is_some())
+        });
         all_done(&others);
     }
     assert_eq!(log.of("a"), ["a1"], "its own lane waits");
@@ -96,11 +119,13 @@ fn with_one_worker_a_spare_takes_the_other_lanes() {
 #[test]
 fn a_second_overrun_is_counted_and_not_said_again() {
     let shape = Shape { workers: 1, lanes: LANES };
-    let (holds, log, keys) = (Holds::new(&["a", "b"]), Log::default(), keys(shape));
-    let (runtime, orders, notices) = start(shape.config(), None, &holds, &log);
+    let (clock, holds, log) = (VirtualClock::new(), Holds::new(&["a", "b"]), Log::default());
+    let keys = keys(shape);
+    let (runtime, orders, notices) = start(shape.config(), &clock, &holds, &log);
     for (name, key) in ["a", "b"].into_iter().zip(&keys) {
         let receipt = submit(&orders, key, name);
-        until("it overruns", || overrunning(&runtime.snapshot()) == 1);
+        until("it hangs", || log.has(name));
+        pass_time(&runtime, &clock, 1, "it overruns", || overrunning(&runtime.snapshot()) == 1);
         holds.open(name);
         all_done([&receipt]);
     }
@@ -113,20 +138,17 @@ fn with_two_workers_the_one_that_sleeps_takes_them_and_no_spare_starts() {
     let shape = Shape { workers: 2, lanes: LANES };
     let (clock, holds, log) = (VirtualClock::new(), Holds::new(&["a"]), Log::default());
     let keys = keys(shape);
-    let (runtime, orders, _) = start(shape.config(), Some(clock.clone()), &holds, &log);
+    let (runtime, orders, _) = start(shape.config(), &clock, &holds, &log);
     let a = submit(&orders, &keys[0], "a");
     until("it hangs", || log.has("a"));
-    let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
-    // Time moves on only when nothing else happens, so that the other worker overruns nothing.
-    until("all others are handled", || {
-        clock.advance(Duration::from_millis(1));
-        let patience = Instant::now();
-        let done = || others.iter().all(|receipt| receipt.outcome().is_some());
-        while !done() && patience.elapsed() < Duration::from_millis(100) {
-            std::thread::yield_now();
-        }
-        done()
-    });
+    // One by one: some lanes are those of the one that hangs, and the other sleeps when they become ready.
+    for key in &keys[1..] {
+        let sleeps = || runtime.snapshot().workers.iter().any(|worker| worker.asleep);
+        until("the other one sleeps", sleeps);
+        let other = submit(&orders, key, "b");
+        pass_time(&runtime, &clock, 1, "it is handled", || other.outcome().is_some());
+        all_done([&other]);
+    }
     assert_eq!((runtime.snapshot().spares, a.outcome()), (0, None));
     holds.open("a");
     all_done([&a]);
@@ -136,18 +158,26 @@ fn with_two_workers_the_one_that_sleeps_takes_them_and_no_spare_starts() {
 fn spares_start_up_to_their_bound() {
     let shape = Shape { workers: 1, lanes: LANES };
     let hung = ["a", "b", "c"];
-    let (holds, log, keys) = (Holds::new(&hung), Log::default(), keys(shape));
-    let (runtime, orders, notices) = start(shape.config().spares(2), None, &holds, &log);
+    let (clock, holds, log) = (VirtualClock::new(), Holds::new(&hung), Log::default());
+    let keys = keys(shape);
+    let (runtime, orders, notices) = start(shape.config().spares(2), &clock, &holds, &log);
     let mut receipts = Vec::new();
-    for (number, (name, key)) in hung.iter().zip(&keys).enumerate() {
+    for (number, (name, key)) in (1..).zip(hung.iter().zip(&keys)) {
         receipts.push(submit(&orders, key, name));
-        until("it hangs", || overrunning(&runtime.snapshot()) == number + 1);
+        pass_time(&runtime, &clock, number - 1, "it hangs", || log.has(name));
+        pass_time(&runtime, &clock, number, "it overruns", || {
+            overrunning(&runtime.snapshot()) == number
+        });
     }
     let waits = submit(&orders, &keys[4], "d");
     let snapshot = runtime.snapshot();
     assert_eq!((snapshot.spares, snapshot.workers.len()), (2, 3));
-    assert_eq!(snapshot.bounds, [keylane::Bound::Spares]);
+    let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
+    assert_eq!((used.bound, used.subscription.as_deref()), (keylane::Bound::Spares, Some("o")));
+    assert_eq!(used.key.as_deref(), Some(keys[0].as_bytes()), "it has run longest");
     assert_eq!(count(&notices, |n| matches!(n, Notice::SpareStarted { .. })), 2);
+    // However long that takes.
+    (0..100).for_each(|_| clock.advance(Duration::from_millis(1)));
     assert_eq!((log.has("d"), waits.outcome()), (false, None), "there is nobody for it");
     holds.open("b");
     all_done([&waits, &receipts[1]]);
@@ -161,10 +191,12 @@ fn spares_start_up_to_their_bound() {
 #[test]
 fn a_sink_that_hangs_costs_no_other_lane() {
     let shape = Shape { workers: 1, lanes: LANES };
-    let (holds, keys) = (Holds::new(&["a"]), keys(shape));
-    let runtime = shape.runtime();
+    let (clock, holds, log) = (VirtualClock::new(), Holds::new(&["a"]), Log::default());
+    let (keys, logged) = (keys(shape), log.clone());
+    let runtime = Runtime::builder().config(shape.config()).clock(clock.clone()).build().unwrap();
     let hold = holds.handle();
     let policy = Subscription::new("o").dead_letter_to(move |letter: &Letter| {
+        logged.add(name_of(&letter.record));
         hold.block(&name_of(&letter.record));
         Ok(())
     });
@@ -174,7 +206,11 @@ fn a_sink_that_hangs_costs_no_other_lane() {
         })
         .unwrap();
     let a = submit(&orders, &keys[0], "a");
+    until("it hangs", || log.has("a"));
     let others: Vec<_> = keys[1..].iter().map(|key| submit(&orders, key, "b")).collect();
+    pass_time(&runtime, &clock, 1, "all others are handled", || {
+        others.iter().all(|receipt| receipt.outcome().is_some())
+    });
     all_done(&others);
     assert_eq!(a.outcome(), None);
     holds.open("a");

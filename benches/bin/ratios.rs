@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use keylane::internals::{Queue, Single};
-use keylane_benches::allocator::MiMalloc;
-use keylane_benches::bed::{Bed, Way, nothing};
-use keylane_benches::lanes::{Message, Own, Scanned, check, message, run};
-use keylane_benches::load::{Handled, Load};
+use keylane_bench_support::bed::{Bed, Way, nothing};
+use keylane_bench_support::lanes::{Message, Own, Scanned, check, message, run};
+use keylane_bench_support::load::{Handled, Load};
+use mimalloc::MiMalloc;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;

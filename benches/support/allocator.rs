@@ -1,9 +1,7 @@
-//! mimalloc, and a count of what an allocator is asked for.
+//! A count of what an allocator is asked for.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-pub use mimalloc::MiMalloc;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(0);

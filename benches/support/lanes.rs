@@ -47,7 +47,7 @@ impl Own {
         let mut empty = true;
         self.visit(|lanes, lane, token| {
             lanes.get(lane).ring().take_wake(token);
-            empty &= lanes.get(lane).ring().peek(token).is_none();
+            empty &= lanes.get(lane).ring().drain(token).peek().is_none();
         });
         empty
     }

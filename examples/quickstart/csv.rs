@@ -26,19 +26,14 @@ impl<R: BufRead> Lines<R> {
         Self { input, buffer: Vec::new(), number: 0 }
     }
 
-    /// The next line that is not blank, with its number.
+    /// The next line, with its number.
     pub(crate) fn next(&mut self) -> io::Result<Option<(u64, Line<'_>)>> {
-        let complete = loop {
-            self.buffer.clear();
-            let complete = self.read_line()?;
-            if complete.is_none() {
-                return Ok(None);
-            }
-            self.number += 1;
-            if !self.buffer.is_empty() {
-                break complete;
-            }
-        };
+        self.buffer.clear();
+        let complete = self.read_line()?;
+        if complete.is_none() {
+            return Ok(None);
+        }
+        self.number += 1;
         let line = match (complete, std::str::from_utf8(&self.buffer)) {
             (Some(false), _) => Line::TooLong,
             (_, Ok(text)) => Line::Text(text),
@@ -176,6 +171,7 @@ mod tests {
         // A small buffer, so that lines come in parts.
         let mut lines = Lines::new(io::BufReader::with_capacity(7, &text[..]));
         assert_eq!(lines.next().unwrap(), Some((1, Line::Text("a"))));
+        assert_eq!(lines.next().unwrap(), Some((2, Line::Text(""))));
         assert_eq!(lines.next().unwrap(), Some((3, Line::TooLong)));
         assert_eq!(lines.next().unwrap(), Some((4, Line::Text(&fits))));
         assert_eq!(lines.next().unwrap(), Some((5, Line::NotUtf8)));

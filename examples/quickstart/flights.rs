@@ -248,13 +248,18 @@ pub(crate) fn read(
 ) -> Result<Tally, ReadError> {
     let mut lines = Lines::new(plain(input)?);
     let mut fields = Fields::default();
-    let header = match lines.next()? {
-        None => return Err(ReadError::Empty),
-        Some((_, Line::Text(text))) => {
-            fields.split(text.trim_start_matches('\u{feff}')).map_err(|_| ReadError::NoHeader)?;
-            Header::read(&fields)?
+    // Blank lines may stand before the header; behind it each is a row without its columns.
+    let header = loop {
+        match lines.next()? {
+            None => return Err(ReadError::Empty),
+            Some((_, Line::Text(""))) => {}
+            Some((_, Line::Text(text))) => {
+                let text = text.trim_start_matches('\u{feff}');
+                fields.split(text).map_err(|_| ReadError::NoHeader)?;
+                break Header::read(&fields)?;
+            }
+            Some(_) => return Err(ReadError::NoHeader),
         }
-        Some(_) => return Err(ReadError::NoHeader),
     };
     let mut tally = Tally::default();
     while let Some((line, content)) = lines.next()? {
@@ -427,6 +432,8 @@ mod tests {
 
     #[test]
     fn shown_bad_rows_are_bounded() {
+        let (_, tally) = read_all(format!("\n{HEADER}{ROW}\n\n{ROW}\n").as_bytes()).unwrap();
+        assert_eq!((tally.rows, tally.bad_rows, tally.bad[0].line), (2, 1, 4), "a blank line");
         let (_, tally) = read_all(format!("{HEADER}{}", "x\n".repeat(1_000)).as_bytes()).unwrap();
         assert_eq!((tally.bad_rows, tally.bad.len()), (1_000, BAD_ROWS_KEPT));
     }

@@ -64,8 +64,8 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
             9 => {
-                if let Some(token) = &token {
-                    assert_eq!(ring.peek(token).map(|message| &**message), model.front());
+                if let Some(token) = &mut token {
+                    assert_eq!(ring.drain(token).peek().map(|message| &**message), model.front());
                 }
             }
             10 | 11 => {

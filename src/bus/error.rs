@@ -25,6 +25,16 @@ impl std::error::Error for KeyMismatch {}
 pub enum BusError {
     /// No bus is known by this kind of URL, or its feature is not built in.
     UnknownUrl(String),
+    /// A URL has a part that this kind of URL does not have. What stands there is not repeated: it may hold a
+    /// secret.
+    InvalidUrl {
+        /// The kind of URL.
+        scheme: &'static str,
+        /// The part that is wrong.
+        part: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
     /// A topic's name is not allowed.
     InvalidTopic(InvalidTopic),
     /// The bus has no subscription of this name.
@@ -49,6 +59,9 @@ impl fmt::Display for BusError {
                     f,
                     "no bus is called {scheme:?} in this build; `memory:` is the embedded one"
                 )
+            }
+            Self::InvalidUrl { scheme, part, allowed } => {
+                write!(f, "the {part} of a `{scheme}:` URL is wrong: {allowed}")
             }
             Self::InvalidTopic(error) => error.fmt(f),
             Self::NotSubscribed(name) => write!(f, "the bus has no subscription {name:?}"),

@@ -14,17 +14,19 @@
 
 #![allow(unsafe_code)]
 
+mod consumer;
+mod producer;
 mod slab;
 mod word;
 
-use std::collections::VecDeque;
-
 use crossbeam_utils::CachePadded;
 
+pub use self::consumer::Drain;
+pub use self::producer::Batch;
+pub(crate) use self::producer::Refused;
 use self::slab::{Slab, Slots};
 pub use self::word::Restless;
-use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest, kept_by_claim};
-use crate::error::PushError;
+use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest};
 use crate::sabotage::sabotage;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, unless, weak};
@@ -34,9 +36,9 @@ use crate::token::{Family, Token};
 #[derive(Debug)]
 struct Producers {
     tail: AtomicU64,
-    /// A position that `head` has reached: never ahead of it, so a push may trust it without a look
-    /// at the consumer's line.
-    head_cache: AtomicU64,
+    /// Positions below this have been free: a push may trust that without a look at the consumer's line.
+    /// Never ahead of `head + limit`.
+    free_until: AtomicU64,
 }
 
 /// The bounded ring of one lane.
@@ -78,7 +80,7 @@ pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     let rings = (0..lanes).map(|lane| Ring {
         producers: CachePadded::new(Producers {
             tail: AtomicU64::new(IDLE),
-            head_cache: AtomicU64::new(0),
+            free_until: AtomicU64::new(slots as u64),
         }),
         head: CachePadded::new(AtomicU64::new(0)),
         slots: Slots::new(slab.clone(), lane as usize * stride),
@@ -134,148 +136,10 @@ impl<M> Ring<M> {
         self.producers.tail.load(Ordering::Relaxed) & CLOSED != 0
     }
 
-    /// Puts a message in. If the lane was at rest, its token comes out: the caller sees to it that a
-    /// worker gets it.
-    ///
-    /// # Errors
-    /// Gives the message back if the ring is full or closed.
-    #[inline]
-    pub fn push(&self, message: M) -> Result<Option<Token>, PushError<M>> {
-        match self.claim(1) {
-            Ok((pos, _, token)) => {
-                self.publish(pos, message);
-                Ok(token)
-            }
-            Err(Refused::Full) => Err(PushError::Full(message)),
-            Err(Refused::Closed) => Err(PushError::Closed(message)),
-        }
-    }
-
-    /// Takes as many messages from the front of `messages` as there is room for, with one claim.
-    ///
-    /// # Errors
-    /// If none was taken: the ring is full or closed.
-    pub fn push_batch(
-        &self,
-        messages: &mut VecDeque<M>,
-    ) -> Result<(usize, Option<Token>), PushError<()>> {
-        if messages.is_empty() {
-            return Ok((0, None));
-        }
-        match self.claim(messages.len() as u64) {
-            Ok((pos, count, token)) => {
-                for (pos, message) in (pos..pos + count).zip(messages.drain(..count as usize)) {
-                    self.publish(pos, message);
-                }
-                Ok((count as usize, token))
-            }
-            Err(Refused::Full) => Err(PushError::Full(())),
-            Err(Refused::Closed) => Err(PushError::Closed(())),
-        }
-    }
-
-    /// Claims up to `want` positions: (the first, how many, the token if it was at rest).
-    #[inline]
-    fn claim(&self, want: u64) -> Result<(u64, u64, Option<Token>), Refused> {
-        let producers = &*self.producers;
-        let mut tail = producers.tail.load(Ordering::Relaxed);
-        loop {
-            if tail & CLOSED != 0 && !weak!("ring_closed") {
-                return Err(Refused::Closed);
-            }
-            let pos = tail >> SHIFT;
-            // A stale `tail` may be behind `head`: there seems to be room, and the exchange fails.
-            // Acquire pairs with the release below: whoever stored this head had seen the consumer's
-            // release of the slots behind it, and so has whoever trusts it. (Its claim would say so too,
-            // but it may not have come to that yet.)
-            let ordering = unless(weak!("ring_cache"), Ordering::Acquire);
-            let mut room = self.room(pos, producers.head_cache.load(ordering));
-            if room < want {
-                // Acquire pairs with the release in `pop`: the messages are out of their slots.
-                let head = self.head.load(Ordering::Acquire);
-                room = self.room(pos, head);
-                if room == 0 {
-                    let now = producers.tail.load(Ordering::Relaxed);
-                    if now != tail {
-                        tail = now;
-                        continue;
-                    }
-                    return Err(Refused::Full);
-                }
-                let ordering = unless(weak!("ring_cache"), Ordering::Release);
-                producers.head_cache.store(head, ordering);
-            }
-            let count = want.min(room);
-            let next = (pos + count) << SHIFT | (tail & kept_by_claim());
-            // Acquire pairs with the release of `rest`: with IDLE cleared the token is here, and what its
-            // last holder did must be seen. Release pairs with the acquires in `close` and `tail`:
-            // whoever counts this claim sees what came before it.
-            match producers.tail.compare_exchange_weak(
-                tail,
-                next,
-                unless(weak!("ring_claim"), Ordering::AcqRel),
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Ok((pos, count, self.token_of(tail))),
-                Err(now) => tail = now,
-            }
-        }
-    }
-
     /// How many positions from `pos` on are free when the consumer is at `head`.
     #[inline]
     fn room(&self, pos: u64, head: u64) -> u64 {
         self.limit.saturating_sub(pos.saturating_sub(head))
-    }
-
-    /// Fills a claimed position. Nothing here can panic: a claimed position must be published.
-    #[inline]
-    fn publish(&self, pos: u64, message: M) {
-        let slot = self.slots.get(pos & self.mask);
-        slot.message.with_mut(|place| {
-            // SAFETY: the claim gave `pos` to this thread alone, and the slot's last message is out:
-            // `claim` saw, by acquire, a head past it. Nobody reads it before `seq` says so.
-            unsafe { (*place).write(message) };
-        });
-        // Release pairs with the acquire in `peek` and `pop`: the message is in.
-        slot.seq.store(pos + 1, unless(weak!("ring_publish"), Ordering::Release));
-    }
-
-    /// The oldest message, if it is published.
-    #[inline]
-    pub fn peek<'a>(&'a self, token: &'a Token) -> Option<&'a M>
-    where
-        // A shared token may be lent to several threads at once, and so may then the message.
-        M: Sync,
-    {
-        self.assert_own(token);
-        let head = self.head.load(Ordering::Relaxed);
-        let slot = self.slots.get(head & self.mask);
-        if slot.seq.load(Ordering::Acquire) != head + 1 {
-            return None;
-        }
-        // SAFETY: `seq` says, by acquire, that the message of `head` is in; only the token's holder
-        // takes it out, which needs the token mutably, and the token is lent for the reference's life.
-        slot.message.with(|place| Some(unsafe { (*place).assume_init_ref() }))
-    }
-
-    /// Takes the oldest message, if it is published. `None` also while a producer is between its claim
-    /// and its publication: the lane then does not rest, and the caller comes back later.
-    #[inline]
-    pub fn pop(&self, token: &mut Token) -> Option<M> {
-        self.assert_own(token);
-        // Relaxed: only the token's holder stores it, and tokens move with release and acquire.
-        let head = self.head.load(Ordering::Relaxed);
-        let slot = self.slots.get(head & self.mask);
-        if slot.seq.load(Ordering::Acquire) != head + 1 {
-            return None;
-        }
-        // SAFETY: `seq` says, by acquire, that the message of `head` is in; the head moves past it
-        // below, so it is read once.
-        let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
-        // Release pairs with the acquires in `claim`: the slot may be filled again.
-        self.head.store(head + 1, unless(weak!("ring_head"), Ordering::Release));
-        Some(message)
     }
 
     /// Puts the token to rest, if the ring is empty and nobody waits for the lane.
@@ -410,11 +274,6 @@ impl<M> Ring<M> {
             "a token drains only its own lane"
         );
     }
-}
-
-enum Refused {
-    Full,
-    Closed,
 }
 
 impl<M> Ring<M> {

@@ -9,7 +9,10 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use keylane::internals::Router;
-use keylane::{Config, LaneHash, Outcome, Pinning, Receipt, Record, Runtime, Subscriber};
+use keylane::{
+    Config, LaneHash, Outcome, Pinning, Receipt, Record, RecordRef, Runtime, Subscriber,
+    Subscription,
+};
 use parking_lot::{Condvar, Mutex};
 
 /// How long a test waits, in real time, for what must happen.
@@ -60,6 +63,42 @@ impl Shape {
         let router = Router::new(LaneHash::Rapid, Some(SEED), self.lanes as u32);
         let keys = (0..).map(|i| format!("key-{i}"));
         keys.filter(|key| router.route(nth, key.as_bytes()).lane == lane).take(count).collect()
+    }
+
+    /// Lays a stone into the lane of [`Shape::keys_of`], as the runtime's `nth` subscription.
+    pub fn stone(self, runtime: &Runtime, nth: u32) -> Stone {
+        let (holds, log) = (Holds::new(&["stone"]), Log::default());
+        let (hold, logged) = (holds.handle(), log.clone());
+        let stones = runtime
+            .subscribe_async(Subscription::new("stone"), move |_: RecordRef| {
+                let (hold, log) = (hold.clone(), logged.clone());
+                async move {
+                    log.add("lies");
+                    hold.pass("stone").await;
+                    Ok(())
+                }
+            })
+            .unwrap();
+        let receipt = submit(&stones, &self.keys_of(nth, 1)[0], "stone");
+        until("the stone lies", || log.has("lies"));
+        Stone { receipt, holds }
+    }
+}
+
+/// A record whose key is busy until it is lifted: what its lane handles meanwhile has passed it.
+#[must_use = "it is lifted where it is dropped"]
+pub struct Stone {
+    receipt: Receipt,
+    holds: Holds,
+}
+
+impl Stone {
+    /// Lets the stone's record end, which must not have ended before.
+    #[track_caller]
+    pub fn lift(self) {
+        assert_eq!(self.receipt.outcome(), None, "it lay there all the while");
+        self.holds.open("stone");
+        all_done([&self.receipt]);
     }
 }
 
@@ -228,14 +267,14 @@ impl Hold {
 pub struct Random(u64);
 
 impl Random {
-    /// From `KEYLANE_TEST_SEED`, or the time.
+    /// From `KL_SEED`, or the time.
     pub fn seeded() -> Self {
-        let given = std::env::var("KEYLANE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = std::env::var("KL_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             since.map_or(1, |since| since.as_nanos() as u64)
         });
-        println!("KEYLANE_TEST_SEED={seed}");
+        println!("KL_SEED={seed}");
         Self(seed)
     }
 

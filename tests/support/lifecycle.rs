@@ -157,16 +157,16 @@ pub fn poll_once<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Ou
 pub struct Random(u64);
 
 impl Random {
-    /// From `KEYLANE_SEED`, else another one each run; printed, so that a failure can be repeated.
+    /// From `KL_SEED`, else another one each run; printed, so that a failure can be repeated.
     pub fn new() -> Self {
-        let seed = match std::env::var("KEYLANE_SEED") {
+        let seed = match std::env::var("KL_SEED") {
             Ok(seed) => seed.parse().expect("a number"),
             Err(_) => {
                 use std::hash::{BuildHasher, Hasher};
                 std::hash::RandomState::new().build_hasher().finish()
             }
         };
-        println!("KEYLANE_SEED={seed}");
+        println!("KL_SEED={seed}");
         Self::of(seed)
     }
 

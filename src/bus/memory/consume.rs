@@ -4,10 +4,12 @@ use super::feed::{Command, Feed};
 use super::shared::Shared;
 use crate::bus::{BusError, BusReport};
 use crate::clock::Time;
+use crate::notice::Notice;
 use crate::parker::Parker;
 use crate::reply::Answer;
 use crate::source::Source;
 use crate::sync::Arc;
+use crate::unwind::guard;
 use std::time::Duration;
 
 /// How long a frontier may have moved without being committed.
@@ -29,8 +31,19 @@ impl Loop {
         Self { shared, feeds: Vec::new(), closing: None, committed: Time::ZERO }
     }
 
+    /// Runs until the bus is closed or dropped; or until a turn panics, which it must not: then, too, everybody who
+    /// waits for the bus hears that it has ended.
     pub(super) fn run(mut self, parker: &Parker) {
         self.shared.begin_loop();
+        let turned = guard(|| self.turns(parker));
+        self.end(turned.is_ok());
+        if let Err(panicked) = turned {
+            let error = panicked.to_string();
+            self.shared.runtime.core().notice(&Notice::BusFailed { bus: "memory", error });
+        }
+    }
+
+    fn turns(&mut self, parker: &Parker) {
         loop {
             for command in self.shared.take_commands() {
                 self.obey(command, parker);
@@ -46,13 +59,12 @@ impl Loop {
                 self.commit(now);
             }
             if self.is_closed(now) || self.shared.is_abandoned() {
-                break;
+                return;
             }
             if !delivered {
                 self.sleep(now, parker);
             }
         }
-        self.end();
     }
 
     fn commit(&mut self, now: Time) {
@@ -139,22 +151,29 @@ impl Loop {
         })
     }
 
-    fn end(mut self) {
-        let now = self.shared.runtime.clock().now();
-        for feed in &mut self.feeds {
-            feed.pump(false);
+    /// Ends the subscriptions and answers everybody. What a loop that was cut short knows is not committed.
+    fn end(&mut self, whole: bool) {
+        let unfinished = guard(|| {
+            if whole {
+                self.feeds.iter_mut().for_each(|feed| {
+                    feed.pump(false);
+                });
+                self.commit(self.committed);
+            }
+            self.feeds.iter_mut().map(Feed::unfinished).sum()
+        });
+        for feed in std::mem::take(&mut self.feeds) {
+            let _ = guard(|| {
+                let subscriber = feed.subscriber.clone();
+                drop(feed);
+                // The source's end released what was queued; the removal is the rest's end.
+                drop(subscriber.remove());
+            });
         }
-        self.commit(now);
-        let unfinished = self.feeds.iter_mut().map(Feed::unfinished).sum();
-        for feed in self.feeds {
-            let subscriber = feed.subscriber.clone();
-            drop(feed);
-            // The source's end released what was queued; the removal is the rest's end.
-            drop(subscriber.remove());
-        }
-        let report = BusReport { drained: unfinished == 0, unfinished };
+        let unfinished = unfinished.unwrap_or(0);
+        let report = BusReport { drained: whole && unfinished == 0, unfinished };
         self.shared.end(report);
-        for answer in self.closing.into_iter().flat_map(|closing| closing.1) {
+        for answer in self.closing.take().into_iter().flat_map(|closing| closing.1) {
             answer.give(Ok(report));
         }
     }

@@ -126,8 +126,12 @@ impl Feed {
         };
         self.next = stored.frontier();
         self.committed = Some(stored.frontier());
-        let options =
-            SourceOptions { window: None, resume: Some(stored), waker: parker.waker().clone() };
+        let options = SourceOptions {
+            name: format!("{}/{}", self.topic.name, self.partition).into(),
+            window: None,
+            resume: Some(stored),
+            waker: parker.waker().clone(),
+        };
         let source = self.subscriber.source(options)?;
         *self.standing.0.lock() = Seen { stopped_by: None, unfinished: 0, epoch: source.epoch() };
         self.source = Some(source);
@@ -174,6 +178,7 @@ impl Feed {
                 }
             }
         }
+        source.show();
         let mut seen = self.standing.0.lock();
         seen.unfinished = source.ledger().unfinished();
         if source.is_stopped() && seen.stopped_by.is_none() {

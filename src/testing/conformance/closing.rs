@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::fixture::Failed;
+use super::fixture::{Failed, Shape};
 use super::stage::cases;
 use super::stage::{Stager, poll};
-use super::tools::{Gate, Judge, Notes, ensure, equal, refused};
+use super::tools::{Gate, Gates, Judge, Notes, ensure, equal, refused};
 use crate::bus::{BusError, BusReport, PublishErrorKind};
 use crate::handler::Handled;
 use crate::record::Record;
@@ -51,25 +51,28 @@ fn after_the_close_everything_is_refused(stager: &Stager<'_>) -> Result<(), Fail
 }
 
 fn close_handles_what_was_read(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (topic, judge, gate) = (stage.name("topic"), Judge::new(&stage), Gate::default());
-    let own = gate.clone();
-    let handler = judge.gated(move |key| (key == b"slow").then(|| own.clone()));
-    stage
-        .finish("the subscribe", stage.bus.subscribe_async(&topic, stage.policy("s"), handler))??;
-    for number in 1..=5 {
-        judge.publish(&stage, &topic, "slow", number)?;
-        judge.publish(&stage, &topic, "quick", number)?;
-    }
-    stage.until("the quick key is done", || judge.oracle.verdict().handled == 5)?;
-    let mut closing = stage.bus.close(LONG);
-    // Not only at once: a close that gives up has its turn here.
-    stage.pass(Duration::from_secs(1));
-    ensure(poll(&mut closing).is_none(), "the close waits for what was read")?;
-    gate.open();
-    let report = stage.finish("the close", closing)??;
-    ensure(report.drained, &format!("it was all handled: {report:?}"))?;
-    equal("handled", judge.verdict(&stage)?.handled, 10)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge, gates) = (stage.name("topic"), Judge::new(&stage), Gates::default());
+        let handler = judge.gated(gates.of_key());
+        let subscribed = stage.bus.subscribe_async(&topic, stage.policy("s"), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 2);
+        let gate = gates.shut(&keys[0]);
+        for number in 1..=5 {
+            for key in &keys {
+                judge.publish(&stage, &topic, key, number)?;
+            }
+        }
+        stage.until("the quick key is done", || judge.oracle.verdict().handled == 5)?;
+        let mut closing = stage.bus.close(LONG);
+        // Not only at once: a close that gives up has its turn here.
+        stage.pass(Duration::from_secs(1));
+        ensure(poll(&mut closing).is_none(), "the close waits for what was read")?;
+        gate.open();
+        let report = stage.finish("the close", closing)??;
+        ensure(report.drained, &format!("it was all handled: {report:?}"))?;
+        equal("handled", judge.verdict(&stage)?.handled, 10)
+    })
 }
 
 fn close_gives_up_at_its_deadline(stager: &Stager<'_>) -> Result<(), Failed> {
@@ -166,7 +169,7 @@ fn dead_letters_are_taken_while_it_closes(stager: &Stager<'_>) -> Result<(), Fai
 }
 
 fn a_publisher_that_waits_hears_of_the_close(stager: &Stager<'_>) -> Result<(), Failed> {
-    let shape = super::fixture::Shape { capacity: Some(1), ..super::fixture::Shape::new() };
+    let shape = Shape { capacity: Some(1), ..Shape::new() };
     let stage = stager.open_as(shape)?;
     let topic = stage.name("topic");
     let failures = Arc::<Mutex<u32>>::default();

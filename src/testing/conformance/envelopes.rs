@@ -140,8 +140,14 @@ fn broken_envelopes_are_not_tried(stager: &Stager<'_>) -> Result<(), Failed> {
     };
     stage.finish("the subscribe", stage.bus.subscribe_envelope(&topic, policy, handler))??;
     let good = event("order-1", 1);
+    let whole = String::from_utf8_lossy(&good.to_vec()?).into_owned();
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = whole.replace(r#""payload":"#, &format!(r#""deep":{deep},"payload":"#));
     for record in [
         Record::new("not-json", "{"),
+        Record::new("not-utf8", [&b"{\"event_id\":\"\xff\","[..], &whole.as_bytes()[1..]].concat()),
+        Record::new("cut-off", &whole[..whole.len() - 1]),
+        Record::new("order-1", deep),
         Record::new("no-envelope", r#"{"a":1}"#),
         Record::null("null"),
         Record::new("order-2", good.to_vec()?),
@@ -150,10 +156,10 @@ fn broken_envelopes_are_not_tried(stager: &Stager<'_>) -> Result<(), Failed> {
     ] {
         stage.publish(&topic, record)?;
     }
-    stage.until("all have an end", || letters.lock().len() == 5 && seen.len() == 1)?;
+    stage.until("all have an end", || letters.lock().len() == 8 && seen.len() == 1)?;
     stage.pass(Duration::from_secs(1));
     let letters = letters.lock().clone();
-    equal("letters", letters.len(), 5)?;
+    equal("letters", letters.len(), 8)?;
     ensure(letters.iter().all(|letter| letter.2 == 1), "there was one attempt at each")?;
     let mismatch = letters.iter().find(|letter| letter.0 == "order-2");
     let text = mismatch.map(|letter| letter.1.clone()).unwrap_or_default();
@@ -162,35 +168,38 @@ fn broken_envelopes_are_not_tried(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn keyless_envelopes_are_ordered_by_their_aggregate(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { workers: 4, lanes: 16, ..Shape::new() })?;
-    let (topic, seen) = (stage.name("topic"), Seen::new(&stage));
-    let own = seen.clone();
-    let handler = move |envelope: Envelope<'static>| {
-        let own = own.clone();
-        // The first of each is the slowest, so that without a key the others overtake it.
-        let yields = 20 / envelope.event_version.max(1);
-        async move {
-            for _ in 0..yields {
-                Yield::default().await;
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, seen) = (stage.name("topic"), Seen::new(&stage));
+        let own = seen.clone();
+        let handler = move |envelope: Envelope<'static>| {
+            let own = own.clone();
+            // The first of each is the slowest, so that without a key the others overtake it.
+            let yields = 20 / envelope.event_version.max(1);
+            async move {
+                for _ in 0..yields {
+                    Yield::default().await;
+                }
+                own.take(&envelope);
+                Ok(())
             }
-            own.take(&envelope);
-            Ok(())
+        };
+        let subscribed = stage.bus.subscribe_envelope_async(&topic, stage.policy("s"), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 2);
+        stage.lay_stone(&subscription, &keys[0])?;
+        for number in 1..=20 {
+            for key in &keys {
+                let bytes = event(key, number).to_vec()?;
+                stage.publish(&topic, Record::keyless(bytes))?;
+            }
         }
-    };
-    let subscribed = stage.bus.subscribe_envelope_async(&topic, stage.policy("s"), handler);
-    stage.finish("the subscribe", subscribed)??;
-    for number in 1..=20 {
-        for key in ["a", "b"] {
-            let bytes = event(key, number).to_vec()?;
-            stage.publish(&topic, Record::keyless(bytes))?;
+        stage.until("all are handled", || seen.len() == 40)?;
+        for key in &keys {
+            let versions: Vec<_> = seen.of(key).iter().map(|event| event.event_version).collect();
+            equal("the order", versions, (1..=20).collect())?;
         }
-    }
-    stage.until("all are handled", || seen.len() == 40)?;
-    for key in ["a", "b"] {
-        let versions: Vec<_> = seen.of(key).iter().map(|event| event.event_version).collect();
-        equal("the order", versions, (1..=20).collect())?;
-    }
-    by_header(&stage)
+        by_header(&stage)
+    })
 }
 
 /// What is no envelope is ordered by its header; raw handlers see it as it was.

@@ -6,6 +6,7 @@ use super::fixture::{Failed, Shape};
 use super::stage::cases;
 use super::stage::{Stage, Stager};
 use super::tools::{Judge, Notes, ensure, equal, number};
+use crate::bus::BusSubscription;
 use crate::error::HandlerError;
 use crate::handler::Handled;
 use crate::record::Record;
@@ -22,48 +23,51 @@ cases![
 ];
 
 fn errors_and_panics_stop_nobody_else(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { lanes: 1, ..Shape::new() })?;
-    let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-    let own = judge.clone();
-    let handler = move |record: &Record| -> Handled {
-        match number(record) % 3 {
-            0 => {
-                own.oracle
-                    .start(record.key().unwrap_or_default(), number(record))
-                    .end(Ended::Skipped);
-                Err(HandlerError::retryable("an error"))
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
+        let own = judge.clone();
+        let handler = move |record: &Record| -> Handled {
+            let key = record.key().unwrap_or_default();
+            match number(record) % 3 {
+                0 => {
+                    own.oracle.start(key, number(record)).end(Ended::Skipped);
+                    Err(HandlerError::retryable("an error"))
+                }
+                1 => {
+                    own.oracle.start(key, number(record)).end(Ended::Skipped);
+                    std::panic::panic_any("a panic that the case wants")
+                }
+                _ => {
+                    own.handled(record);
+                    Ok(())
+                }
             }
-            1 => {
-                own.oracle
-                    .start(record.key().unwrap_or_default(), number(record))
-                    .end(Ended::Skipped);
-                std::panic::panic_any("a panic that the case wants")
-            }
-            _ => {
-                own.handled(record);
-                Ok(())
+        };
+        let subscribed = stage.bus.subscribe(&topic, stage.policy("s").skip(), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 3);
+        stage.lay_stone(&subscription, &keys[0])?;
+        for number in 1..=15 {
+            for key in &keys {
+                judge.publish(&stage, &topic, key, number)?;
             }
         }
-    };
-    let subscribed = stage.bus.subscribe(&topic, stage.policy("s").skip(), handler);
-    stage.finish("the subscribe", subscribed)??;
-    for number in 1..=15 {
-        for key in ["a", "b", "c"] {
-            judge.publish(&stage, &topic, key, number)?;
-        }
-    }
-    let verdict = judge.verdict(&stage)?;
-    equal("attempts and skips", (verdict.attempts, verdict.skipped), (45, 30))?;
-    stage.until("all outcomes are counted", || stage.runtime.snapshot().outcomes.skipped == 30)?;
-    equal("panics", stage.runtime.snapshot().outcomes.panics, 15)
+        let verdict = judge.verdict(&stage)?;
+        equal("attempts and skips", (verdict.attempts, verdict.skipped), (45, 30))?;
+        let outcomes = || stage.runtime.snapshot().outcomes;
+        stage.until("all outcomes are counted", || outcomes().skipped == 30)?;
+        equal("panics", outcomes().panics, 15)
+    })
 }
 
 /// Keys of two different partitions, found by publishing them to a topic of the same shape.
-fn two_partitions(stage: &Stage) -> Result<[(String, u32); 2], Failed> {
+fn two_partitions(
+    stage: &Stage,
+    subscription: &BusSubscription,
+) -> Result<[(String, u32); 2], Failed> {
     let topic = stage.name("scout");
     let mut first: Option<(String, u32)> = None;
-    for number in 0..200 {
-        let key = format!("key-{number}");
+    for key in stage.keys(subscription, 200) {
         let partition = stage.publish(&topic, Record::new(&key, ""))?.partition;
         match first.take() {
             Some(other) if other.1 != partition => return Ok([other, (key, partition)]),
@@ -74,68 +78,73 @@ fn two_partitions(stage: &Stage) -> Result<[(String, u32); 2], Failed> {
 }
 
 fn a_stop_stops_its_partition_alone(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { partitions: 4, ..Shape::new() })?;
-    let [(bad, stopped), (good, _)] = two_partitions(&stage)?;
-    let (topic, notes, own) = (stage.name("topic"), Notes::new(&stage), bad.clone());
-    let taken = notes.clone();
-    let handler = move |record: &Record| -> Handled {
-        taken.take(record);
-        if record.key() == Some(own.as_bytes()) && record.payload() == b"2" {
-            return Err(HandlerError::retryable("out of\npaper"));
+    stager.each_shape(Shape { partitions: 4, ..Shape::new() }, |stage| {
+        let (topic, notes) = (stage.name("topic"), Notes::new(&stage));
+        let taken = notes.clone();
+        let handler = move |record: &Record| -> Handled {
+            taken.take(record);
+            match record.payload() {
+                b"bad 2" => Err(HandlerError::retryable("out of\npaper")),
+                _ => Ok(()),
+            }
+        };
+        let subscribed = stage.bus.subscribe(&topic, stage.policy("s").stop(), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let [(bad, stopped), (good, _)] = two_partitions(&stage, &subscription)?;
+        stage.lay_stone(&subscription, &bad)?;
+        for number in 1..=4 {
+            stage.publish(&topic, Record::new(&bad, format!("bad {number}")))?;
+            stage.publish(&topic, Record::new(&good, number.to_string()))?;
         }
-        Ok(())
-    };
-    let subscribed = stage.bus.subscribe(&topic, stage.policy("s").stop(), handler);
-    let subscription = stage.finish("the subscribe", subscribed)??;
-    for number in 1..=4 {
-        for key in [&bad, &good] {
-            stage.publish(&topic, Record::new(key, number.to_string()))?;
+        stage.until("the good key is done", || notes.texts_of(&good).len() == 4)?;
+        stage.until("the partition has stopped", || !stage.stopped().is_empty())?;
+        stage.pass(Duration::from_secs(1));
+        equal("of the bad key", notes.texts_of(&bad), ["bad 1", "bad 2"].map(String::from).into())?;
+        equal("what stopped", stage.stopped(), vec![(Some(stopped), "out of\\npaper".to_owned())])?;
+        ensure(subscription.stopped_by().is_none(), "the subscription itself goes on")?;
+        match stage.committed(&subscription, stopped) {
+            Ok(committed) => equal("what the stopped partition committed", committed, 1),
+            Err(Failed::Unsupported(_)) => Ok(()),
+            Err(failed) => Err(failed),
         }
-    }
-    stage.until("the good key is done", || notes.texts_of(&good).len() == 4)?;
-    stage.until("the partition has stopped", || !stage.stopped().is_empty())?;
-    stage.pass(Duration::from_secs(1));
-    equal("of the bad key", notes.texts_of(&bad), ["1", "2"].map(String::from).to_vec())?;
-    equal("what stopped", stage.stopped(), vec![(Some(stopped), "out of\\npaper".to_owned())])?;
-    ensure(subscription.stopped_by().is_none(), "the subscription itself goes on")?;
-    match stage.committed(&subscription, stopped) {
-        Ok(committed) => equal("what the stopped partition committed", committed, 1),
-        Err(Failed::Unsupported(_)) => Ok(()),
-        Err(failed) => Err(failed),
-    }
+    })
 }
 
 fn retries_are_in_place(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { lanes: 1, ..Shape::new() })?;
-    let (topic, judge, notes) = (stage.name("topic"), Judge::new(&stage), Notes::new(&stage));
-    let (own, taken): (Oracle, Notes) = (judge.oracle.clone(), notes.clone());
-    // Each third record succeeds at its third attempt.
-    let handler = move |record: &Record| -> Handled {
-        taken.take(record);
-        let attempt = own.start(record.key().unwrap_or_default(), number(record));
-        if number(record).is_multiple_of(3) && record.attempt() < 3 {
-            attempt.end(Ended::Failed);
-            return Err("not yet".into());
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge, notes) = (stage.name("topic"), Judge::new(&stage), Notes::new(&stage));
+        let (own, taken): (Oracle, Notes) = (judge.oracle.clone(), notes.clone());
+        // Each third record succeeds at its third attempt.
+        let handler = move |record: &Record| -> Handled {
+            taken.take(record);
+            let attempt = own.start(record.key().unwrap_or_default(), number(record));
+            if number(record).is_multiple_of(3) && record.attempt() < 3 {
+                attempt.end(Ended::Failed);
+                return Err("not yet".into());
+            }
+            attempt.end(Ended::Done);
+            Ok(())
+        };
+        let policy = stage.policy("s").retry(Retry::fixed(Duration::from_millis(20)).attempts(3));
+        let subscribed = stage.bus.subscribe(&topic, policy, handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 2);
+        stage.lay_stone(&subscription, &keys[0])?;
+        for number in 1..=9 {
+            for key in &keys {
+                judge.publish(&stage, &topic, key, number)?;
+            }
         }
-        attempt.end(Ended::Done);
-        Ok(())
-    };
-    let policy = stage.policy("s").retry(Retry::fixed(Duration::from_millis(20)).attempts(3));
-    stage.finish("the subscribe", stage.bus.subscribe(&topic, policy, handler))??;
-    for number in 1..=9 {
-        for key in ["a", "b"] {
-            judge.publish(&stage, &topic, key, number)?;
-        }
-    }
-    let verdict = judge.verdict(&stage)?;
-    equal("attempts and retries", (verdict.attempts, verdict.retries), (30, 12))?;
-    let third: Vec<u32> = notes
-        .all()
-        .iter()
-        .filter(|note| note.key.as_deref() == Some(b"a") && note.text() == "3")
-        .map(|note| note.attempt)
-        .collect();
-    equal("the attempts' numbers", third, vec![1, 2, 3])
+        let verdict = judge.verdict(&stage)?;
+        equal("attempts and retries", (verdict.attempts, verdict.retries), (30, 12))?;
+        let third: Vec<u32> = notes
+            .all()
+            .iter()
+            .filter(|note| note.key.as_deref() == Some(keys[0].as_bytes()) && note.text() == "3")
+            .map(|note| note.attempt)
+            .collect();
+        equal("the attempts' numbers", third, vec![1, 2, 3])
+    })
 }
 
 fn fatal_errors_are_not_tried_again(stager: &Stager<'_>) -> Result<(), Failed> {
@@ -164,28 +173,31 @@ fn fatal_errors_are_not_tried_again(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn a_handler_can_be_swapped_for_one_that_works(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (topic, notes) = (stage.name("topic"), Notes::new(&stage));
-    let taken = notes.clone();
-    let broken = move |record: &Record| -> Handled {
-        taken.take(record);
-        Err("broken".into())
-    };
-    let policy = stage.policy("s").retry(Retry::fixed(Duration::from_secs(1)).forever());
-    let subscribed = stage.bus.subscribe(&topic, policy, broken);
-    let subscription = stage.finish("the subscribe", subscribed)??;
-    stage.publish(&topic, Record::new("key", "1"))?;
-    stage.publish(&topic, Record::new("key", "2"))?;
-    stage.until("the first attempt has failed", || notes.len() == 1)?;
-    let mended = Notes::new(&stage);
-    let swap = subscription.swap(crate::handler::Handler::sync(mended.taker()));
-    stage.finish("the swap", swap)??;
-    stage.until("both are handled", || mended.len() == 2)?;
-    equal("order", mended.texts(), ["1", "2"].map(String::from).to_vec())?;
-    let before = notes.len();
-    stage.publish(&topic, Record::new("key", "3"))?;
-    stage.until("the third is handled", || mended.len() == 3)?;
-    equal("calls of the old handler", notes.len(), before)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, notes) = (stage.name("topic"), Notes::new(&stage));
+        let taken = notes.clone();
+        let broken = move |record: &Record| -> Handled {
+            taken.take(record);
+            Err("broken".into())
+        };
+        let policy = stage.policy("s").retry(Retry::fixed(Duration::from_secs(1)).forever());
+        let subscribed = stage.bus.subscribe(&topic, policy, broken);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let key = &stage.keys(&subscription, 1)[0];
+        stage.lay_stone(&subscription, key)?;
+        stage.publish(&topic, Record::new(key, "1"))?;
+        stage.publish(&topic, Record::new(key, "2"))?;
+        stage.until("the first attempt has failed", || notes.len() == 1)?;
+        let mended = Notes::new(&stage);
+        let swap = subscription.swap(crate::handler::Handler::sync(mended.taker()));
+        stage.finish("the swap", swap)??;
+        stage.until("both are handled", || mended.len() == 2)?;
+        equal("order", mended.texts(), ["1", "2"].map(String::from).to_vec())?;
+        let before = notes.len();
+        stage.publish(&topic, Record::new(key, "3"))?;
+        stage.until("the third is handled", || mended.len() == 3)?;
+        equal("calls of the old handler", notes.len(), before)
+    })
 }
 
 fn an_unsubscribed_name_is_free_and_handles_nothing(stager: &Stager<'_>) -> Result<(), Failed> {

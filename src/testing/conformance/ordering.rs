@@ -3,9 +3,9 @@
 use super::fixture::{Failed, Shape};
 use super::stage::cases;
 use super::stage::{Stage, Stager};
-use super::tools::{Judge, Notes, ensure, equal};
+use super::tools::{Gates, Judge, Notes, ensure, equal};
 use crate::handler::Handler;
-use crate::record::{Record, RecordRef};
+use crate::record::Record;
 use crate::subscription::Keyless;
 
 cases![
@@ -18,73 +18,71 @@ cases![
     keyless_records_may_be_rejected,
 ];
 
-const SHAPES: [Shape; 5] = [
-    Shape { workers: 1, lanes: 1, ..Shape::new() },
-    Shape { workers: 2, lanes: 1, ..Shape::new() },
-    Shape { workers: 1, lanes: 16, ..Shape::new() },
-    Shape { workers: 2, lanes: 16, partitions: 4, ..Shape::new() },
-    Shape { workers: 4, lanes: 3, partitions: 3, ..Shape::new() },
-];
+/// Topics of one partition, and of several.
+const TOPICS: [Shape; 2] = [Shape::new(), Shape { partitions: 4, ..Shape::new() }];
 
-/// Publishes for many keys, the last of which has half of all records, and judges.
-fn keeps_order(
-    stager: &Stager<'_>,
-    handler: impl Fn(&Judge) -> Handler,
-    rounds: u64,
-) -> Result<(), Failed> {
-    for shape in SHAPES {
-        let judged = (|| {
-            let stage = stager.open_as(shape)?;
-            let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-            let subscribed =
-                stage.bus.subscribe_handler(&topic, stage.policy("s"), handler(&judge));
-            stage.finish("the subscribe", subscribed)??;
-            let mut hot = 0;
-            for number in 1..=rounds {
-                for key in 0..12 {
-                    judge.publish(&stage, &topic, &format!("key-{key}"), number)?;
-                    hot += 1;
-                    judge.publish(&stage, &topic, "hot", hot)?;
-                }
-            }
-            equal("records", judge.verdict(&stage)?.attempts, 24 * rounds)
-        })();
-        judged.map_err(|failed| match failed {
-            Failed::Broken(why) => Failed::Broken(format!("{shape}: {why}")),
-            unsupported => unsupported,
-        })?;
+/// Publishes for many keys, half of which share a lane with a busy one and the first of which has half of all
+/// records, and judges.
+fn keeps_order(stage: &Stage, judge: &Judge, handler: Handler, rounds: u64) -> Result<(), Failed> {
+    let topic = stage.name("topic");
+    let subscribed = stage.bus.subscribe_handler(&topic, stage.policy("s"), handler);
+    let subscription = stage.finish("the subscribe", subscribed)??;
+    let mut keys = stage.keys(&subscription, 7);
+    let hot = keys.remove(0);
+    stage.lay_stone(&subscription, &hot)?;
+    keys.extend((0..6).map(|number| format!("anywhere-{number}")));
+    let mut last = 0;
+    for number in 1..=rounds {
+        for key in &keys {
+            judge.publish(stage, &topic, key, number)?;
+            last += 1;
+            judge.publish(stage, &topic, &hot, last)?;
+        }
     }
-    Ok(())
+    equal("records", judge.verdict(stage)?.attempts, 24 * rounds)
 }
 
 fn order_is_kept_by_sync_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::sync(judge.sync()), 20)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::sync(judge.sync()), 20)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn order_is_kept_by_async_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::future(judge.future()), 20)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::future(judge.future()), 20)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn order_is_kept_by_blocking_handlers(stager: &Stager<'_>) -> Result<(), Failed> {
-    keeps_order(stager, |judge| Handler::blocking(judge.blocking()), 5)
+    let case = |stage: Stage| {
+        let judge = Judge::new(&stage);
+        keeps_order(&stage, &judge, Handler::blocking(judge.blocking()), 5)
+    };
+    TOPICS.into_iter().try_for_each(|topic| stager.each_shape(topic, case))
 }
 
 fn a_slow_key_delays_no_other(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { lanes: 1, ..Shape::new() })?;
-    let (topic, judge, gate) =
-        (stage.name("topic"), Judge::new(&stage), super::tools::Gate::default());
-    let own = gate.clone();
-    let handler = judge.gated(move |key| (key == b"slow").then(|| own.clone()));
-    stage
-        .finish("the subscribe", stage.bus.subscribe_async(&topic, stage.policy("s"), handler))??;
-    for number in 1..=10 {
-        judge.publish(&stage, &topic, "slow", number)?;
-        judge.publish(&stage, &topic, "quick", number)?;
-    }
-    stage.until("the quick key is done", || judge.oracle.verdict().handled == 10)?;
-    equal("attempts while the slow key waits", judge.oracle.verdict().attempts, 11)?;
-    gate.open();
-    judge.concludes(&stage)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge, gates) = (stage.name("topic"), Judge::new(&stage), Gates::default());
+        let handler = judge.gated(gates.of_key());
+        let subscribed = stage.bus.subscribe_async(&topic, stage.policy("s"), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 3);
+        let gate = gates.shut(&keys[0]);
+        for number in 1..=10 {
+            keys.iter()
+                .try_for_each(|key| judge.publish(&stage, &topic, key, number).map(|_| ()))?;
+        }
+        stage.until("the quick keys are done", || judge.oracle.verdict().handled == 20)?;
+        equal("attempts while the slow key waits", judge.oracle.verdict().attempts, 21)?;
+        gate.open();
+        judge.concludes(&stage)
+    })
 }
 
 fn publish_keyless(stage: &Stage, topic: &str, count: u64) -> Result<(), Failed> {
@@ -107,16 +105,16 @@ fn keyless_records_are_all_handled(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn keyless_records_may_be_serial(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-    let policy = stage.policy("s").keyless(Keyless::Serial);
-    let handler = judge.future();
-    let subscribed =
-        stage.bus.subscribe_async(&topic, policy, move |record: RecordRef| handler(record));
-    stage.finish("the subscribe", subscribed)??;
-    (1..=50).for_each(|number| judge.oracle.published("", number));
-    publish_keyless(&stage, &topic, 50)?;
-    judge.concludes(&stage)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
+        let policy = stage.policy("s").keyless(Keyless::Serial);
+        let subscribed = stage.bus.subscribe_async(&topic, policy, judge.future());
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        stage.lay_stone(&subscription, "")?;
+        (1..=50).for_each(|number| judge.oracle.published("", number));
+        publish_keyless(&stage, &topic, 50)?;
+        judge.concludes(&stage)
+    })
 }
 
 fn keyless_records_may_be_rejected(stager: &Stager<'_>) -> Result<(), Failed> {

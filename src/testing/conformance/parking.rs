@@ -35,11 +35,10 @@ struct Letters {
 
 impl Letters {
     fn new(
-        stager: &Stager<'_>,
+        stage: Stage,
         policy: impl FnOnce(Subscription) -> Subscription,
         error: &'static str,
     ) -> Result<Self, Failed> {
-        let stage = stager.open_as(Shape { lanes: 1, ..Shape::new() })?;
         let (topic, dead) = (stage.name("topic"), stage.name("dead"));
         let (handled, letters) = (Notes::new(&stage), Notes::new(&stage));
         let (mended, taken) = (Arc::new(AtomicBool::new(false)), handled.clone());
@@ -70,6 +69,12 @@ impl Letters {
         texts.iter().try_for_each(|text| {
             self.stage.publish(&self.topic, Record::new(key, text)).map(|_| ())
         })
+    }
+
+    /// Two keys that share a lane.
+    fn keys(&self) -> [String; 2] {
+        let mut keys = self.stage.keys(&self.subscription, 2).into_iter();
+        [(); 2].map(|()| keys.next().unwrap_or_default())
     }
 
     fn mend(&self) {
@@ -131,7 +136,7 @@ fn dead_letters_say_why(stager: &Stager<'_>) -> Result<(), Failed> {
     // Long enough to be cut, wherever that is.
     let error: &'static str = ERROR.repeat(16).leak();
     let retry = Retry::fixed(Duration::from_millis(5)).attempts(3);
-    let case = Letters::new(stager, |policy| policy.retry(retry), error)?;
+    let case = Letters::new(stager.open()?, |policy| policy.retry(retry), error)?;
     let position = case.stage.publish(&case.topic, Record::new("key", "bad"))?;
     case.read()?;
     case.stage.until("the letter is read", || case.letters.len() == 1)?;
@@ -150,68 +155,83 @@ fn dead_letters_say_why(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn the_original_waits_for_its_dead_letter(stager: &Stager<'_>) -> Result<(), Failed> {
-    let case = Letters::new(stager, |policy| policy, "no")?;
-    case.stage.break_topic(&case.dead, true)?;
-    let held = case.stage.publish(&case.topic, Record::new("a", "bad"))?;
-    case.publish("a", &["after"])?;
-    case.publish("b", &["other"])?;
-    case.stage.until("the other key is handled", || case.handled.texts_of("b").len() == 1)?;
-    case.stage.pass(Duration::from_secs(30));
-    equal("of the key", case.handled.texts_of("a"), vec!["bad".to_owned()])?;
-    let committed = case.stage.committed(&case.subscription, held.partition)?;
-    equal("the frontier", committed, held.offset)?;
-    case.stage.break_topic(&case.dead, false)?;
-    case.stage.until("the key goes on", || case.handled.texts_of("a").len() == 2)?;
-    case.stage.until_committed(&case.subscription)?;
-    case.read()?;
-    case.stage.until("the letter is read", || case.letters.len() == 1)?;
-    equal("the letter", case.letters.texts(), vec!["bad".to_owned()])
+    stager.each_shape(Shape::new(), |stage| {
+        let case = Letters::new(stage, |policy| policy, "no")?;
+        let [a, b] = case.keys();
+        case.stage.break_topic(&case.dead, true)?;
+        let held = case.stage.publish(&case.topic, Record::new(&a, "bad"))?;
+        case.publish(&a, &["after"])?;
+        case.publish(&b, &["other"])?;
+        case.stage.until("the other key is handled", || case.handled.texts_of(&b).len() == 1)?;
+        case.stage.pass(Duration::from_secs(3));
+        equal("of the key", case.handled.texts_of(&a), vec!["bad".to_owned()])?;
+        let committed = case.stage.committed(&case.subscription, held.partition)?;
+        equal("the frontier", committed, held.offset)?;
+        case.stage.break_topic(&case.dead, false)?;
+        case.stage.until("the key goes on", || case.handled.texts_of(&a).len() == 2)?;
+        case.stage.until_committed(&case.subscription)?;
+        case.read()?;
+        case.stage.until("the letter is read", || case.letters.len() == 1)?;
+        equal("the letter", case.letters.texts(), vec!["bad".to_owned()])
+    })
 }
 
 fn a_parked_key_follows_in_order_until_resumed(stager: &Stager<'_>) -> Result<(), Failed> {
-    let case = Letters::new(stager, Subscription::park_key, "no")?;
-    case.read()?;
-    case.publish("a", &["1", "bad 2", "3", "4"])?;
-    case.publish("b", &["1", "2"])?;
-    case.stage.until("all have an end", || case.letters.len() == 3 && case.handled.len() == 4)?;
-    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    equal("letters", case.letters.texts_of("a"), texts(&["bad 2", "3", "4"]))?;
-    equal("handled", case.handled.texts_of("a"), texts(&["1", "bad 2"]))?;
-    equal("of the other key", case.handled.texts_of("b"), texts(&["1", "2"]))?;
-    case.stage.until_committed(&case.subscription).or_else(unsupported)?;
-    let subscriber = case.subscription.subscriber();
-    case.stage.until("both are counted", || {
-        subscriber.parked().first().is_some_and(|parked| parked.followed == 2)
-    })?;
-    let parked = subscriber.parked();
-    equal("parked keys", parked.len(), 1)?;
-    equal("the parked key", parked[0].key.clone(), b"a".to_vec())?;
-    equal("why", &*parked[0].error, "no")?;
-    case.mend();
-    subscriber.resume(b"a");
-    case.publish("a", &["5", "bad 6"])?;
-    case.stage.until("the key goes on", || case.handled.texts_of("a").len() == 4)?;
-    equal("handled", case.handled.texts_of("a"), texts(&["1", "bad 2", "5", "bad 6"]))?;
-    ensure(subscriber.parked().is_empty(), "no key is parked")?;
-    equal("letters", case.letters.len(), 3)
+    stager.each_shape(Shape::new(), |stage| {
+        let case = Letters::new(stage, Subscription::park_key, "no")?;
+        case.read()?;
+        let [a, b] = case.keys();
+        case.publish(&a, &["1", "bad 2", "3", "4"])?;
+        case.publish(&b, &["1", "2"])?;
+        case.stage
+            .until("all have an end", || case.letters.len() == 3 && case.handled.len() == 4)?;
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        equal("letters", case.letters.texts_of(&a), texts(&["bad 2", "3", "4"]))?;
+        equal("handled", case.handled.texts_of(&a), texts(&["1", "bad 2"]))?;
+        equal("of the other key", case.handled.texts_of(&b), texts(&["1", "2"]))?;
+        case.stage.until_committed(&case.subscription).or_else(unsupported)?;
+        let subscriber = case.subscription.subscriber();
+        case.stage.until("both are counted", || {
+            subscriber.parked().first().is_some_and(|parked| parked.followed == 2)
+        })?;
+        let parked = subscriber.parked();
+        equal("parked keys", parked.len(), 1)?;
+        equal("the parked key", parked[0].key.clone(), a.clone().into_bytes())?;
+        equal("why", &*parked[0].error, "no")?;
+        case.mend();
+        subscriber.resume(a.as_bytes());
+        case.publish(&a, &["5", "bad 6"])?;
+        case.stage.until("the key goes on", || case.handled.texts_of(&a).len() == 4)?;
+        equal("handled", case.handled.texts_of(&a), texts(&["1", "bad 2", "5", "bad 6"]))?;
+        ensure(subscriber.parked().is_empty(), "no key is parked")?;
+        equal("letters", case.letters.len(), 3)
+    })
 }
 
 fn a_key_can_be_parked_and_skipped_by_hand(stager: &Stager<'_>) -> Result<(), Failed> {
-    let forever = Retry::fixed(Duration::from_secs(3_600)).forever();
-    let case = Letters::new(stager, |policy| policy.retry(forever), "no")?;
-    case.read()?;
-    let subscriber = case.subscription.subscriber();
-    case.publish("a", &["bad 1", "2"])?;
-    case.stage.until("the first has failed", || case.handled.len() == 1)?;
-    subscriber.skip(b"a");
-    case.stage.until("the second is handled", || case.handled.len() == 2)?;
-    ensure(subscriber.park(b"a"), "the key is parked")?;
-    case.stage.until("it is known", || subscriber.parked().len() == 1)?;
-    case.publish("a", &["3"])?;
-    case.stage.until("it follows", || case.letters.len() == 1)?;
-    equal("the letter", case.letters.texts(), vec!["3".to_owned()])?;
-    equal("attempts", Letters::header(&case.letters.all()[0], "X-Attempts"), Some("0".to_owned()))?;
-    case.stage.until_committed(&case.subscription).or_else(unsupported)
+    stager.each_shape(Shape::new(), |stage| {
+        let forever = Retry::fixed(Duration::from_secs(3_600)).forever();
+        let case = Letters::new(stage, |policy| policy.retry(forever), "no")?;
+        case.read()?;
+        let ([a, b], subscriber) = (case.keys(), case.subscription.subscriber());
+        case.publish(&a, &["bad 1", "2"])?;
+        case.publish(&b, &["1"])?;
+        case.stage.until("the first has failed, and the other key's has not", || {
+            case.handled.len() == 2
+        })?;
+        subscriber.skip(a.as_bytes());
+        case.stage.until("the second is handled", || case.handled.texts_of(&a).len() == 2)?;
+        ensure(subscriber.park(a.as_bytes()), "the key is parked")?;
+        case.stage.until("it is known", || subscriber.parked().len() == 1)?;
+        case.publish(&a, &["3"])?;
+        case.publish(&b, &["2"])?;
+        case.stage.until("it follows", || case.letters.len() == 1)?;
+        equal("the letter", case.letters.texts(), vec!["3".to_owned()])?;
+        let attempts = Letters::header(&case.letters.all()[0], "X-Attempts");
+        equal("attempts", attempts, Some("0".to_owned()))?;
+        case.stage.until("the other key goes on", || case.handled.texts_of(&b).len() == 2)?;
+        case.stage.until_committed(&case.subscription).or_else(unsupported)
+    })
 }
 
 /// A check that the fixture cannot make is left out.

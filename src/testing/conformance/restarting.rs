@@ -1,13 +1,10 @@
 //! Restarts: nothing is lost, what is repeated is bounded and in order, and the past changes nothing.
 
-use std::collections::HashMap;
-
 use super::fixture::{Failed, Progress, Restart, Shape};
-use super::stage::Stager;
 use super::stage::cases;
-use super::tools::{Gate, Judge, Notes, ensure, equal};
+use super::stage::{Stage, Stager};
+use super::tools::{Gate, Gates, Judge, Notes, ensure, equal};
 use crate::record::Record;
-use crate::sync::{Arc, Mutex};
 
 cases![
     a_crash_loses_nothing_and_repeats_little,
@@ -31,37 +28,36 @@ impl Random {
 
 /// Rounds of publishing with one key held, then a crash, then the rest.
 fn a_crash_loses_nothing_and_repeats_little(stager: &Stager<'_>) -> Result<(), Failed> {
-    for seed in [0x9e37_79b9, 0x85eb_ca6b, 0xc2b2_ae35] {
-        crashes(stager, seed).map_err(|failed| match failed {
-            Failed::Broken(why) => Failed::Broken(format!("seed {seed:#x}: {why}")),
-            unsupported => unsupported,
-        })?;
-    }
-    Ok(())
+    [0x9e37_79b9, 0x85eb_ca6b, 0xc2b2_ae35].into_iter().try_for_each(|seed| {
+        stager.each_shape(Shape { partitions: 2, ..Shape::new() }, |stage| {
+            crashes(stage, seed).map_err(|failed| match failed {
+                Failed::Broken(why) => Failed::Broken(format!("seed {seed:#x}: {why}")),
+                unsupported => unsupported,
+            })
+        })
+    })
 }
 
-fn crashes(stager: &Stager<'_>, seed: u64) -> Result<(), Failed> {
-    const KEYS: u64 = 8;
+fn crashes(stage: Stage, seed: u64) -> Result<(), Failed> {
+    const KEYS: usize = 8;
     const ROUNDS: u64 = 6;
     let mut random = Random(seed);
-    let stage = stager.open_as(Shape { partitions: 2, ..Shape::new() })?;
-    let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-    let gates = Arc::<Mutex<HashMap<Vec<u8>, Gate>>>::default();
-    let own = gates.clone();
-    let handler = judge.gated(move |key| own.lock().get(key).cloned());
+    let (topic, judge, gates) = (stage.name("topic"), Judge::new(&stage), Gates::default());
+    let handler = judge.gated(gates.of_key());
     let subscribed = stage.bus.subscribe_async(&topic, stage.policy("s"), handler);
     let subscription = stage.finish("the subscribe", subscribed)??;
-    let (mut numbers, mut bound, mut published) = ([0; KEYS as usize], 0, 0);
+    let keys = stage.keys(&subscription, KEYS);
+    let (mut numbers, mut bound, mut published) = ([0; KEYS], 0, 0);
     for _ in 0..ROUNDS {
-        let (held, gate) = (random.below(KEYS), Gate::default());
-        gates.lock().insert(format!("key-{held}").into_bytes(), gate.clone());
+        let held = random.below(KEYS as u64) as usize;
+        let gate = gates.shut(&keys[held]);
         let mut waiting = 0;
         for _ in 0..5 + random.below(40) {
-            let key = random.below(KEYS);
-            numbers[key as usize] += 1;
+            let key = random.below(KEYS as u64) as usize;
+            numbers[key] += 1;
             waiting += u64::from(key == held);
             published += 1;
-            judge.publish(&stage, &topic, &format!("key-{key}"), numbers[key as usize])?;
+            judge.publish(&stage, &topic, &keys[key], numbers[key])?;
         }
         stage.until("all keys but the held one are done", || {
             let verdict = judge.oracle.verdict();
@@ -76,7 +72,7 @@ fn crashes(stager: &Stager<'_>, seed: u64) -> Result<(), Failed> {
         bound += progress.iter().map(above).sum::<u64>().saturating_sub(waiting);
         judge.oracle.restarted();
         stage.restart(&subscription, Restart::Crash)?;
-        gates.lock().clear();
+        gates.clear();
         gate.open();
         judge.concludes(&stage)?;
     }
@@ -90,29 +86,31 @@ fn crashes(stager: &Stager<'_>, seed: u64) -> Result<(), Failed> {
 }
 
 fn a_crash_repeats_what_was_not_committed(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (topic, judge, gate) = (stage.name("topic"), Judge::new(&stage), Gate::default());
-    let own = gate.clone();
-    let handler = judge.gated(move |key| (key == b"held").then(|| own.clone()));
-    let subscribed = stage.bus.subscribe_async(&topic, stage.policy("s"), handler);
-    let subscription = stage.finish("the subscribe", subscribed)??;
-    let before = judge.publish(&stage, &topic, "before", 1)?;
-    let held = judge.publish(&stage, &topic, "held", 1)?;
-    judge.publish(&stage, &topic, "after", 1)?;
-    stage.until("what is below the held one is committed", || {
-        stage.committed(&subscription, held.partition).is_ok_and(|at| at == held.offset)
-    })?;
-    equal("the held one is next", held.offset, before.offset + 1)?;
-    stage.until("what is above it is handled", || judge.oracle.verdict().handled == 2)?;
-    judge.oracle.committed("before", 1);
-    judge.oracle.restarted();
-    stage.restart(&subscription, Restart::Crash)?;
-    stage.until("what was above the frontier comes again", || {
-        judge.oracle.verdict().replayed == 1
-    })?;
-    gate.open();
-    stage.until_committed(&subscription)?;
-    equal("repeated", judge.verdict(&stage)?.replayed, 1)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge, gates) = (stage.name("topic"), Judge::new(&stage), Gates::default());
+        let handler = judge.gated(gates.of_key());
+        let subscribed = stage.bus.subscribe_async(&topic, stage.policy("s"), handler);
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let keys = stage.keys(&subscription, 3);
+        let gate = gates.shut(&keys[1]);
+        let before = judge.publish(&stage, &topic, &keys[0], 1)?;
+        let held = judge.publish(&stage, &topic, &keys[1], 1)?;
+        judge.publish(&stage, &topic, &keys[2], 1)?;
+        stage.until("what is below the held one is committed", || {
+            stage.committed(&subscription, held.partition).is_ok_and(|at| at == held.offset)
+        })?;
+        equal("the held one is next", held.offset, before.offset + 1)?;
+        stage.until("what is above it is handled", || judge.oracle.verdict().handled == 2)?;
+        judge.oracle.committed(&keys[0], 1);
+        judge.oracle.restarted();
+        stage.restart(&subscription, Restart::Crash)?;
+        stage.until("what was above the frontier comes again", || {
+            judge.oracle.verdict().replayed == 1
+        })?;
+        gate.open();
+        stage.until_committed(&subscription)?;
+        equal("repeated", judge.verdict(&stage)?.replayed, 1)
+    })
 }
 
 fn a_graceful_restart_repeats_nothing(stager: &Stager<'_>) -> Result<(), Failed> {
@@ -167,18 +165,21 @@ fn late_completions_change_nothing(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn deliveries_that_were_held_come_in_order(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
-    let subscribed = stage.bus.subscribe(&topic, stage.policy("s"), judge.sync());
-    stage.finish("the subscribe", subscribed)??;
-    judge.publish(&stage, &topic, "key", 1)?;
-    judge.concludes(&stage)?;
-    stage.hold_topic(&topic, true)?;
-    for number in 2..=10 {
-        judge.publish(&stage, &topic, "key", number)?;
-    }
-    stage.pass(std::time::Duration::from_secs(1));
-    equal("handled while they are held", judge.oracle.verdict().attempts, 1)?;
-    stage.hold_topic(&topic, false)?;
-    judge.concludes(&stage)
+    stager.each_shape(Shape::new(), |stage| {
+        let (topic, judge) = (stage.name("topic"), Judge::new(&stage));
+        let subscribed = stage.bus.subscribe(&topic, stage.policy("s"), judge.sync());
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let key = &stage.keys(&subscription, 1)[0];
+        stage.lay_stone(&subscription, key)?;
+        judge.publish(&stage, &topic, key, 1)?;
+        judge.concludes(&stage)?;
+        stage.hold_topic(&topic, true)?;
+        for number in 2..=10 {
+            judge.publish(&stage, &topic, key, number)?;
+        }
+        stage.pass(std::time::Duration::from_secs(1));
+        equal("handled while they are held", judge.oracle.verdict().attempts, 1)?;
+        stage.hold_topic(&topic, false)?;
+        judge.concludes(&stage)
+    })
 }

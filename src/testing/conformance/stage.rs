@@ -9,9 +9,11 @@ use std::time::Duration;
 use super::fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
 use crate::bus::{Bus, BusSubscription};
 use crate::clock::{Clock, SystemClock};
+use crate::handler::Handled;
 use crate::notice::Notice;
-use crate::record::{Position, Record};
+use crate::record::{Position, Record, RecordRef};
 use crate::runtime::Runtime;
+use crate::subscriber::Subscriber;
 use crate::subscription::Subscription;
 use crate::sync::{Arc, Mutex};
 use crate::testing::{VirtualClock, settle};
@@ -70,6 +72,21 @@ impl<'a> Stager<'a> {
         self.open_as(Shape::new())
     }
 
+    /// Runs a case with one and two workers, with one lane and several, otherwise as `shape` says.
+    pub(super) fn each_shape(
+        &self,
+        shape: Shape,
+        case: impl Fn(Stage) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        [(1, 1), (2, 1), (1, 8), (2, 8)].into_iter().try_for_each(|(workers, lanes)| {
+            let shape = Shape { workers, lanes, ..shape };
+            self.open_as(shape).and_then(&case).map_err(|failed| match failed {
+                Failed::Broken(why) => Failed::Broken(format!("{shape}: {why}")),
+                unsupported => unsupported,
+            })
+        })
+    }
+
     pub(super) fn open_as(&self, shape: Shape) -> Result<Stage, Failed> {
         let clock = self.fixture.has_virtual_time().then(VirtualClock::new);
         let notices = Arc::<Mutex<Vec<Notice>>>::default();
@@ -120,6 +137,29 @@ impl Stage {
     /// A subscription's policy, under a name that nobody else has.
     pub(super) fn policy(&self, name: &str) -> Subscription {
         Subscription::new(self.name(name))
+    }
+
+    /// Keys whose records all go through one lane of a subscription.
+    pub(super) fn keys(&self, subscription: &BusSubscription, count: usize) -> Vec<String> {
+        let keys = (0..).map(|number| format!("key-{number}"));
+        keys.filter(|key| lane(subscription.subscriber(), key) == 0).take(count).collect()
+    }
+
+    /// Lays a stone into the lane of `key`, or, if that is empty, of serial records without a key: a record
+    /// that is pending for as long as the stage is there. What the lane handles has passed a busy key.
+    pub(super) fn lay_stone(&self, beside: &BusSubscription, key: &str) -> Result<(), Failed> {
+        let (lies, signal) = (Arc::new(Mutex::new(false)), self.signal.clone());
+        let told = lies.clone();
+        let stones = self.runtime.subscribe_async(self.policy("stone"), move |_: RecordRef| {
+            *told.lock() = true;
+            signal.ring();
+            std::future::pending::<Handled>()
+        })?;
+        let wanted = lane(beside.subscriber(), key);
+        let mut keys = (0..).map(|number| format!("stone-{number}"));
+        let key = keys.find(|key| lane(&stones, key) == wanted).unwrap_or_default();
+        stones.submit(Record::new(key, ""))?;
+        self.until("the stone lies", || *lies.lock())
     }
 
     /// Waits until `met`. On a virtual clock, time goes on whenever nothing else does.
@@ -246,6 +286,11 @@ impl Stage {
         });
         stopped.collect()
     }
+}
+
+/// The lane that a subscription has a key in.
+fn lane(subscriber: &Subscriber, key: &str) -> u32 {
+    subscriber.core.router.route(subscriber.entry.generation, key.as_bytes()).lane
 }
 
 /// The output of a future that is ready.

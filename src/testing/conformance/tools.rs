@@ -1,5 +1,6 @@
 //! What cases are made of: handlers that take notes, a gate that holds them, a judge, and checks.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -124,6 +125,30 @@ impl Gate {
     /// A future that ends once it is open.
     pub(super) fn pass(&self) -> Passing {
         Passing(self.clone())
+    }
+}
+
+/// Gates of single keys; those that have none pass.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gates(Arc<Mutex<HashMap<Vec<u8>, Gate>>>);
+
+impl Gates {
+    /// Shuts a gate for a key.
+    pub(super) fn shut(&self, key: &str) -> Gate {
+        let gate = Gate::default();
+        self.0.lock().insert(key.into(), gate.clone());
+        gate
+    }
+
+    /// Takes all gates away; who waits at one waits on.
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+
+    /// What [`Judge::gated`] asks.
+    pub(super) fn of_key(&self) -> impl Fn(&[u8]) -> Option<Gate> + Send + Sync + 'static {
+        let gates = self.clone();
+        move |key| gates.0.lock().get(key).cloned()
     }
 }
 

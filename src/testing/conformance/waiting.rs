@@ -143,20 +143,23 @@ fn inside_a_handler_nothing_blocks(stager: &Stager<'_>) -> Result<(), Failed> {
 }
 
 fn publishing_inside_a_handler_works(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open()?;
-    let (from, to, notes) = (stage.name("from"), stage.name("to"), Notes::new(&stage));
-    stage
-        .finish("the subscribe", stage.bus.subscribe(&to, stage.policy("to"), notes.taker()))??;
-    let (bus, next) = (stage.bus.clone(), to.clone());
-    let handler = move |record: RecordRef| {
-        let publishing = bus.publish(&next, record.copy());
-        async move { Ok(publishing.await.map(|_| ())?) }
-    };
-    stage
-        .finish("the subscribe", stage.bus.subscribe_async(&from, stage.policy("f"), handler))??;
-    for number in 1..=10 {
-        stage.publish(&from, Record::new("key", number.to_string()))?;
-    }
-    stage.until("all have come through", || notes.len() == 10)?;
-    equal("order", notes.texts(), (1..=10).map(|number| number.to_string()).collect())
+    stager.each_shape(Shape::new(), |stage| {
+        let (from, to, notes) = (stage.name("from"), stage.name("to"), Notes::new(&stage));
+        let subscribed = stage.bus.subscribe(&to, stage.policy("to"), notes.taker());
+        let subscription = stage.finish("the subscribe", subscribed)??;
+        let key = &stage.keys(&subscription, 1)[0];
+        stage.lay_stone(&subscription, key)?;
+        let (bus, next) = (stage.bus.clone(), to.clone());
+        let handler = move |record: RecordRef| {
+            let publishing = bus.publish(&next, record.copy());
+            async move { Ok(publishing.await.map(|_| ())?) }
+        };
+        let subscribed = stage.bus.subscribe_async(&from, stage.policy("f"), handler);
+        stage.finish("the subscribe", subscribed)??;
+        for number in 1..=10 {
+            stage.publish(&from, Record::new(key, number.to_string()))?;
+        }
+        stage.until("all have come through", || notes.len() == 10)?;
+        equal("order", notes.texts(), (1..=10).map(|number| number.to_string()).collect())
+    })
 }

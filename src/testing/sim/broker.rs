@@ -60,7 +60,12 @@ pub(super) fn assign(world: &World, partition: usize) -> bool {
     let flag = Flag::raised();
     let stored = world.feeds.borrow()[partition].stored.clone();
     let options =
-        SourceOptions { window: None, resume: Some(stored.clone()), waker: flag.clone().into() };
+        SourceOptions {
+            window: None,
+            resume: Some(stored.clone()),
+            waker: flag.clone().into(),
+            name: format!("p{partition}").into(),
+        };
     let Ok(source) = subscriber.source(options) else { return false };
     let mut judge = world.judge.borrow_mut();
     let epoch = judge.epochs.len() as u32;

@@ -206,6 +206,7 @@ impl Node {
             clock: Arc::new(Dial(hand.clone())),
             workers: setup.workers as u32,
             monitor: parker.unparker(),
+            not_pinned: None,
             blocking,
             on_notice: Box::new(|_| ()),
             spawner,
@@ -359,7 +360,9 @@ impl Node {
         // It runs nobody's code but wakers', which only raise flags.
         bed.asleep = Some(match own.turn() {
             monitor::Next::Sleep(until) => until.unwrap_or(Time::from_nanos(u64::MAX)),
-            monitor::Next::Doze(moment) => now.after(moment),
+            monitor::Next::Doze(moment, until) => {
+                until.map_or(now.after(moment), |until| until.min(now.after(moment)))
+            }
         });
     }
 

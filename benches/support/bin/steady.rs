@@ -15,14 +15,15 @@
 //! | `ready` | 256 | `submit` | async, ready at once |
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
 
+use std::alloc::System;
 use std::process::ExitCode;
 
 use keylane::Record;
-use keylane_benches::allocator::{Counting, MiMalloc, calls};
-use keylane_benches::gated::{Gated, Kind};
+use keylane_bench_support::allocator::{Counting, calls};
+use keylane_bench_support::gated::{Gated, Kind};
 
 #[global_allocator]
-static ALLOCATOR: Counting<MiMalloc> = Counting(MiMalloc);
+static ALLOCATOR: Counting<System> = Counting(System);
 
 /// Fewer than the pool keeps, so that every block comes back.
 const RECORDS: usize = 2_000;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use keylane::internals::{Lanes, Parker};
 use keylane::{Config, Record, Runtime, Subscription};
-use keylane_benches::allocator::{Counting, live};
-use keylane_benches::process::{anonymous, mappings_of, threads};
+use keylane_bench_support::allocator::{Counting, live};
+use keylane_bench_support::process::{anonymous, mappings_of, threads};
 
 #[global_allocator]
 static ALLOCATOR: Counting<System> = Counting(System);
