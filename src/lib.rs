@@ -80,8 +80,8 @@ mod batch;
 mod bell;
 mod block;
 mod blocking;
-mod builder;
 mod bound;
+mod builder;
 mod bus;
 mod busy;
 mod clock;
@@ -146,8 +146,8 @@ mod window;
 mod work;
 mod worker;
 
-pub use builder::Builder;
 pub use bound::{Bound, UsedUp};
+pub use builder::Builder;
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{

@@ -76,7 +76,10 @@ fn seeds() {
     let started = Instant::now();
     let (failed, coverage, steps) = run(first, seeds, 8);
     let took = started.elapsed().as_secs_f64();
-    println!("{seeds} seeds from {first}, {steps} steps, {took:.1} s, {:.0} seeds/s", seeds as f64 / took);
+    println!(
+        "{seeds} seeds from {first}, {steps} steps, {took:.1} s, {:.0} seeds/s",
+        seeds as f64 / took
+    );
     println!("{coverage}");
     for simulated in &failed {
         println!("seed {}: {}", simulated.seed, simulated.conviction.as_ref().unwrap());

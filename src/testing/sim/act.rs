@@ -39,7 +39,9 @@ fn act(world: &Rc<World>, action: Action) {
         Action::Swap { of, kind } => swap(world, of, kind),
         Action::Remove { of } => remove(world, of, None),
         Action::CloseOne { of, ms } => remove(world, of, Some(ms)),
-        Action::Resume { of, key } => command(world, of, |own| own.subscriber.resume(&key_name(key))),
+        Action::Resume { of, key } => {
+            command(world, of, |own| own.subscriber.resume(&key_name(key)))
+        }
         Action::Park { of, key } => command(world, of, |own| {
             own.subscriber.park(&key_name(key));
         }),
@@ -171,8 +173,11 @@ fn batch(world: &World, to: usize, items: &[Item]) {
             world.judge.borrow_mut().offer(record, generation, lane, None)
         })
         .collect();
-    let mut batch: Vec<Record> =
-        records.iter().zip(&offered).map(|(&record, &number)| world.record(record, number)).collect();
+    let mut batch: Vec<Record> = records
+        .iter()
+        .zip(&offered)
+        .map(|(&record, &number)| world.record(record, number))
+        .collect();
     let said = subscriber.try_submit_batch(&mut batch);
     let refused: Vec<u32> = batch.iter().map(|record| record.epoch() as u32).collect();
     world.judge.borrow_mut().demand(
@@ -193,7 +198,9 @@ fn batch(world: &World, to: usize, items: &[Item]) {
             let other = &judge.deliveries[before as usize];
             before < number && other.lane == lane && other.key != KEYLESS && key != KEYLESS
         });
-        judge.demand(!passed, Invariant::I3, || format!("delivery {number} passes one of its batch"));
+        judge.demand(!passed, Invariant::I3, || {
+            format!("delivery {number} passes one of its batch")
+        });
         judge.taken(number);
     }
     drop(judge);
@@ -269,12 +276,16 @@ pub(super) fn removed(world: &World, generation: u32, records: &[Record]) {
 /// A record that was submitted in process came back.
 pub(super) fn returned(world: &World, record: &Record) {
     let number = record.epoch() as u32;
-    let known = world.judge.borrow().deliveries.get(number as usize).map(|delivery| delivery.record);
+    let known =
+        world.judge.borrow().deliveries.get(number as usize).map(|delivery| delivery.record);
     let whole = known.is_some_and(|known| world.is_whole(known, record));
     world.note(34, number.into(), || format!("delivery {number} comes back"));
     match known {
         Some(_) => world.judge.borrow_mut().returned(number, whole),
-        None => world.judge.borrow_mut().convict(Invariant::I10, "an unknown record comes back".to_owned()),
+        None => world
+            .judge
+            .borrow_mut()
+            .convict(Invariant::I10, "an unknown record comes back".to_owned()),
     }
 }
 

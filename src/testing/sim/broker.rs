@@ -59,13 +59,12 @@ pub(super) fn assign(world: &World, partition: usize) -> bool {
     };
     let flag = Flag::raised();
     let stored = world.feeds.borrow()[partition].stored.clone();
-    let options =
-        SourceOptions {
-            window: None,
-            resume: Some(stored.clone()),
-            waker: flag.clone().into(),
-            name: format!("p{partition}").into(),
-        };
+    let options = SourceOptions {
+        window: None,
+        resume: Some(stored.clone()),
+        waker: flag.clone().into(),
+        name: format!("p{partition}").into(),
+    };
     let Ok(source) = subscriber.source(options) else { return false };
     let mut judge = world.judge.borrow_mut();
     let epoch = judge.epochs.len() as u32;
@@ -78,7 +77,9 @@ pub(super) fn assign(world: &World, partition: usize) -> bool {
     (feed.source, feed.epoch, feed.flag) = (Some(source), epoch, flag);
     (feed.full, feed.asleep, feed.changed) = (None, None, false);
     drop(feeds);
-    world.note(21, partition as u64, || format!("partition {partition} is assigned from {frontier} on"));
+    world.note(21, partition as u64, || {
+        format!("partition {partition} is assigned from {frontier} on")
+    });
     true
 }
 
@@ -121,7 +122,9 @@ fn deliver(world: &World, partition: usize) -> bool {
         let feeds = world.feeds.borrow();
         let feed = &feeds[partition];
         match (feed.log.get(feed.next), &feed.source) {
-            (Some(&(offset, record)), Some(source)) if !source.is_stopped() => (offset, record, feed.epoch),
+            (Some(&(offset, record)), Some(source)) if !source.is_stopped() => {
+                (offset, record, feed.epoch)
+            }
             _ => return false,
         }
     };
@@ -143,7 +146,9 @@ fn deliver(world: &World, partition: usize) -> bool {
             judge.taken(number);
             feed.next += 1;
             drop((judge, feeds));
-            world.note(22, number.into(), || format!("delivery {number} is record {record} at {offset} of {partition}"));
+            world.note(22, number.into(), || {
+                format!("delivery {number} is record {record} at {offset} of {partition}")
+            });
             return true;
         }
         Some(Err(Undelivered::Full(back))) => {
@@ -154,12 +159,16 @@ fn deliver(world: &World, partition: usize) -> bool {
         Some(Err(Undelivered::Ledger(DeliverError::AlreadyFinished, back))) => {
             let known = &judge.known[record as usize];
             let may = known.terminal || known.unsure || feed.stored.is_finished(offset);
-            judge.demand(may, Invariant::I2, || format!("{offset} of {partition} counts as finished"));
+            judge.demand(may, Invariant::I2, || {
+                format!("{offset} of {partition} counts as finished")
+            });
             feed.next += 1;
             passed = true;
             back
         }
-        Some(Err(Undelivered::Ledger(DeliverError::WindowFull, back) | Undelivered::Stopped(back))) => back,
+        Some(Err(
+            Undelivered::Ledger(DeliverError::WindowFull, back) | Undelivered::Stopped(back),
+        )) => back,
         Some(Err(Undelivered::Ledger(error, back))) => {
             judge.convict(Invariant::I4, format!("{offset} of {partition}: {error}"));
             back
@@ -181,7 +190,11 @@ fn deliver(world: &World, partition: usize) -> bool {
 }
 
 /// The lane of a record; of one without a key any, since nothing is demanded of it.
-pub(super) fn lane_of(world: &World, record: u32, subscriber: &crate::subscriber::Subscriber) -> u32 {
+pub(super) fn lane_of(
+    world: &World,
+    record: u32,
+    subscriber: &crate::subscriber::Subscriber,
+) -> u32 {
     match world.judge.borrow().known[record as usize].item.key {
         KEYLESS => 0,
         key => world.node().core.router.route(subscriber.entry.generation, &key_name(key)).lane,
@@ -195,12 +208,16 @@ pub(super) fn commit(world: &World, partition: usize) {
     if !std::mem::take(&mut feed.changed) {
         return;
     }
-    let Some(stored) = feed.source.as_mut().and_then(|source| source.ledger().stored()) else { return };
+    let Some(stored) = feed.source.as_mut().and_then(|source| source.ledger().stored()) else {
+        return;
+    };
     world.judge.borrow_mut().committed(partition, &feed.stored, &stored, &feed.log);
     let text = stored.encode(world.script.setup.stored).text;
     feed.stored = Stored::decode(&text).unwrap_or_else(|_| Stored::new(stored.frontier()));
     drop(feeds);
-    world.note(23, stored.frontier(), || format!("partition {partition} is committed: {}", stored.frontier()));
+    world.note(23, stored.frontier(), || {
+        format!("partition {partition} is committed: {}", stored.frontier())
+    });
 }
 
 /// Sleeps until something is published or finished, or a commit is due.
@@ -209,8 +226,14 @@ fn sleep(world: &World, partition: usize, now: Time) {
     let feed = &mut feeds[partition];
     let Some(source) = &mut feed.source else { return };
     let full = feed.next < feed.log.len() && source.ledger().is_full();
-    let until = if feed.changed { feed.committed.after(COMMIT).max(now) } else { Time::from_nanos(u64::MAX) };
-    let may = !full && feed.changed || source.ledger().unfinished() == 0 || source.ledger().prepare_wait();
+    let until = if feed.changed {
+        feed.committed.after(COMMIT).max(now)
+    } else {
+        Time::from_nanos(u64::MAX)
+    };
+    let may = !full && feed.changed
+        || source.ledger().unfinished() == 0
+        || source.ledger().prepare_wait();
     feed.asleep = may.then_some(until);
 }
 

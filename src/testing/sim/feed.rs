@@ -49,7 +49,6 @@ impl Feed {
     }
 
     pub(super) fn runs(&self, now: Time) -> bool {
-        self.source.is_some()
-            && (self.flag.is_up() || self.asleep.is_none_or(|until| until <= now))
+        self.source.is_some() && (self.flag.is_up() || self.asleep.is_none_or(|until| until <= now))
     }
 }

@@ -70,7 +70,9 @@ fn end(world: &Rc<World>) {
     if let Some(runtime) = runtime {
         let mut again = std::pin::pin!(runtime.close_async(Duration::ZERO));
         match again.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(report) => report.records.iter().for_each(|(_, record)| act::returned(world, record)),
+            Poll::Ready(report) => {
+                report.records.iter().for_each(|(_, record)| act::returned(world, record))
+            }
             Poll::Pending => {
                 let said = "everybody sleeps and the close has not ended".to_owned();
                 world.judge.borrow_mut().convict(Invariant::I15, said);
@@ -88,7 +90,9 @@ fn end(world: &Rc<World>) {
             Wait::Closing { .. } => Invariant::I15,
             Wait::Receipt { .. } => Invariant::I7,
         };
-        if let Some(Wait::Receipt { number, .. }) = schedule::poll_one(world, own).map(|own| own.wait) {
+        if let Some(Wait::Receipt { number, .. }) =
+            schedule::poll_one(world, own).map(|own| own.wait)
+        {
             let said = format!("the receipt of delivery {number} has no outcome after the close");
             world.judge.borrow_mut().convict(name, said);
         }
@@ -144,6 +148,8 @@ fn settle(world: &Rc<World>) {
             return;
         }
         repair(world);
+        // A letter that a skip by hand has ended is known for that once its time has passed.
+        world.advance_to(world.now().after(Duration::from_secs(11)));
     }
     give_up(world);
 }
@@ -152,7 +158,8 @@ fn settle(world: &Rc<World>) {
 fn give_up(world: &World) {
     let mut judge = world.judge.borrow_mut();
     let Some(record) = judge.unfinished().next() else {
-        return judge.convict(Invariant::I18, "a position does not come to its partition's end".to_owned());
+        return judge
+            .convict(Invariant::I18, "a position does not come to its partition's end".to_owned());
     };
     let known = &judge.known[record as usize];
     let delivery = known.delivery.map(|number| (number, &judge.deliveries[number as usize]));
@@ -186,11 +193,15 @@ fn rest_for(world: &Rc<World>, limit: Duration) {
 /// What an operator would do.
 fn repair(world: &Rc<World>) {
     for of in 0..SUBSCRIPTIONS {
-        let own = world.subscribed.borrow()[of].as_ref().map(|own| (own.subscriber.clone(), own.generation, own.leaving));
+        let own = world.subscribed.borrow()[of]
+            .as_ref()
+            .map(|own| (own.subscriber.clone(), own.generation, own.leaving));
         match own {
             None => act::subscribe(world, of),
             Some((subscriber, generation, leaving)) => {
-                if world.judge.borrow().generations[generation as usize].stopped != Stopped::No && !leaving {
+                if world.judge.borrow().generations[generation as usize].stopped != Stopped::No
+                    && !leaving
+                {
                     act::remove(world, of, None);
                 } else {
                     subscriber.parked().iter().for_each(|parked| subscriber.resume(&parked.key));

@@ -166,7 +166,12 @@ impl Judge {
         }
     }
 
-    pub(super) fn demand(&mut self, holds: bool, invariant: Invariant, said: impl FnOnce() -> String) {
+    pub(super) fn demand(
+        &mut self,
+        holds: bool,
+        invariant: Invariant,
+        said: impl FnOnce() -> String,
+    ) {
         if !holds {
             self.convict(invariant, said());
         }
@@ -198,7 +203,13 @@ impl Judge {
     }
 
     /// A record is offered to the runtime, under a number of its own.
-    pub(super) fn offer(&mut self, record: u32, generation: u32, lane: u32, epoch: Option<u32>) -> u32 {
+    pub(super) fn offer(
+        &mut self,
+        record: u32,
+        generation: u32,
+        lane: u32,
+        epoch: Option<u32>,
+    ) -> u32 {
         let number = self.deliveries.len() as u32;
         let known = &mut self.known[record as usize];
         known.delivery = Some(number);
@@ -293,12 +304,20 @@ impl Judge {
         let state = self.deliveries[earlier as usize].state;
         let invariant = if state == State::Running { Invariant::I5 } else { Invariant::I3 };
         let key = self.deliveries[number as usize].key;
-        let said = format!("delivery {number} of key {key} {does} before {earlier}, which is {state:?}");
+        let said =
+            format!("delivery {number} of key {key} {does} before {earlier}, which is {state:?}");
         self.convict(invariant, said);
     }
 
     /// An attempt starts. `parked`: its key is listed as parked.
-    pub(super) fn started(&mut self, number: u32, version: u32, attempt: u32, blocking: bool, parked: bool) {
+    pub(super) fn started(
+        &mut self,
+        number: u32,
+        version: u32,
+        attempt: u32,
+        blocking: bool,
+        parked: bool,
+    ) {
         let delivery = &self.deliveries[number as usize];
         let generation = &self.generations[delivery.generation as usize];
         let (key, state, life) = (delivery.key, delivery.state, self.life);
@@ -311,22 +330,40 @@ impl Judge {
         let offset = self.known[delivery.record as usize].log.map_or(0, |(_, offset)| offset);
         let again = epoch.is_some_and(|epoch| epoch.resumed.is_finished(offset));
         let of = || format!("delivery {number} of key {key}");
-        self.demand(state != State::Refused, Invariant::I10, || format!("{} was refused and starts", of()));
+        self.demand(state != State::Refused, Invariant::I10, || {
+            format!("{} was refused and starts", of())
+        });
         self.demand(alive, Invariant::I4, || format!("{} of an earlier runtime starts", of()));
-        self.demand(state != State::Running, Invariant::I5, || format!("{} starts twice at once", of()));
+        self.demand(state != State::Running, Invariant::I5, || {
+            format!("{} starts twice at once", of())
+        });
         let may = matches!(state, State::Queued | State::Retry(_));
         self.demand(may, Invariant::I7, || format!("{} starts, being {state:?}", of()));
-        self.demand(attempt == due, Invariant::I7, || format!("{}: attempt {attempt} after {}", of(), due - 1));
-        self.demand(phase != Phase::Stopped, Invariant::I15, || format!("{} starts after the stop", of()));
+        self.demand(attempt == due, Invariant::I7, || {
+            format!("{}: attempt {attempt} after {}", of(), due - 1)
+        });
+        self.demand(phase != Phase::Stopped, Invariant::I15, || {
+            format!("{} starts after the stop", of())
+        });
         // A blocking call may have waited for a thread since.
         let retries = attempt > 1 && !blocking && matches!(phase, Phase::Closing(_));
-        self.demand(!retries, Invariant::I15, || format!("{} is tried again during the close", of()));
+        self.demand(!retries, Invariant::I15, || {
+            format!("{} is tried again during the close", of())
+        });
         self.demand(!gone, Invariant::I20, || format!("{} starts after its removal", of()));
-        self.demand(!over, Invariant::I4, || format!("{} starts though its assignment is over", of()));
-        self.demand(!halted, Invariant::I3, || format!("{} starts after the failure that stops it", of()));
-        self.demand(!again, Invariant::I6, || format!("{} was finished by the position it began with", of()));
+        self.demand(!over, Invariant::I4, || {
+            format!("{} starts though its assignment is over", of())
+        });
+        self.demand(!halted, Invariant::I3, || {
+            format!("{} starts after the failure that stops it", of())
+        });
+        self.demand(!again, Invariant::I6, || {
+            format!("{} was finished by the position it began with", of())
+        });
         let let_through = parked && attempt == 1 && !blocking;
-        self.demand(!let_through, Invariant::I3, || format!("{} starts though its key is parked", of()));
+        self.demand(!let_through, Invariant::I3, || {
+            format!("{} starts though its key is parked", of())
+        });
         self.demand(!replaced, Invariant::I19, || {
             format!("{} starts with handler {version} after its swap has ended", of())
         });
@@ -363,7 +400,8 @@ impl Judge {
             format!("delivery {number} ends, being {state:?}")
         });
         let deadline = Duration::from_millis(policy.deadline.into());
-        let expired = policy.deadline > 0 && self.now >= delivery_deadline(&self.deliveries[number as usize], deadline);
+        let expired = policy.deadline > 0
+            && self.now >= delivery_deadline(&self.deliveries[number as usize], deadline);
         let closing = self.phase != Phase::Running;
         self.deliveries[number as usize].panicked = how == Ended::Panicked;
         let late = matches!(self.phase, Phase::Closing(at) if self.now >= at);
@@ -459,11 +497,19 @@ impl Judge {
     pub(super) fn letter(&mut self, number: u32, attempts: u32, whole: bool) {
         let delivery = &self.deliveries[number as usize];
         let (state, made) = (delivery.state, delivery.attempts);
+        if state == State::Back && self.known[delivery.record as usize].unsure {
+            // Its policy was still at hand when its subscription went.
+            return;
+        }
         let follows = state == State::Queued && attempts == 0;
         let may = matches!(state, State::Letter(_)) || follows;
-        self.demand(may, Invariant::I8, || format!("a letter of delivery {number}, which is {state:?}"));
+        self.demand(may, Invariant::I8, || {
+            format!("a letter of delivery {number}, which is {state:?}")
+        });
         let whole = whole && attempts == made;
-        self.demand(whole, Invariant::I8, || format!("the letter of delivery {number} is not whole"));
+        self.demand(whole, Invariant::I8, || {
+            format!("the letter of delivery {number} is not whole")
+        });
         self.demand_turn(number, "goes to the dead letters");
         self.set(number, State::Letter(None));
     }
@@ -488,7 +534,9 @@ impl Judge {
             Err(_) if removed => self.back(number),
             Err(Ended::Fatal) => self.halt(number),
             Err(_) if closing => self.left(number),
-            Err(_) => self.set(number, State::Letter(Some(self.now.after(Duration::from_secs(10))))),
+            Err(_) => {
+                self.set(number, State::Letter(Some(self.now.after(Duration::from_secs(10)))))
+            }
         }
     }
 }

@@ -23,12 +23,12 @@ mod world;
 use std::rc::Rc;
 
 pub use self::coverage::Coverage;
+use self::script::Script;
 pub use self::shrink::shrink;
 pub use self::verdict::{Conviction, Invariant};
+use self::world::World;
 #[cfg(keylane_sabotage)]
 pub use crate::sabotage::{BUGS, Bug, choose};
-use self::script::Script;
-use self::world::World;
 
 /// What became of one simulation.
 #[derive(Debug, Clone)]

@@ -25,7 +25,9 @@ struct Scripted;
 pub(super) fn handler(life: u32, kind: Kind, version: u32) -> Handler {
     match kind {
         Kind::Sync => Handler::sync(move |record| run(life, version, Kind::Sync, record)),
-        Kind::Blocking => Handler::blocking(move |record| run(life, version, Kind::Blocking, &record)),
+        Kind::Blocking => {
+            Handler::blocking(move |record| run(life, version, Kind::Blocking, &record))
+        }
         Kind::Async => Handler::future(move |record| {
             let begun = begin(life, version, Kind::Async, &record);
             let (number, play) = begun.map_or((0, Play::Ok), |(_, number, play)| (number, play));
@@ -55,7 +57,12 @@ pub(super) fn policy(life: u32, name: &str, policy: &Policy) -> Subscription {
 fn begin(life: u32, version: u32, kind: Kind, record: &Record) -> Option<(Rc<World>, u32, Play)> {
     let world = alive(life)?;
     let number = record.epoch() as u32;
-    let known = world.judge.borrow().deliveries.get(number as usize).map(|d| (d.record, d.generation, d.key));
+    let known = world
+        .judge
+        .borrow()
+        .deliveries
+        .get(number as usize)
+        .map(|d| (d.record, d.generation, d.key));
     let Some((id, generation, key)) = known else {
         world.judge.borrow_mut().convict(Invariant::I22, "an unknown record starts".to_owned());
         return None;
@@ -66,7 +73,8 @@ fn begin(life: u32, version: u32, kind: Kind, record: &Record) -> Option<(Rc<Wor
     let whole = world.is_whole(id, record);
     let parked = is_parked(&world, generation, key);
     let mut judge = world.judge.borrow_mut();
-    judge.demand(whole, Invariant::I22, || format!("delivery {number} starts with another content"));
+    judge
+        .demand(whole, Invariant::I22, || format!("delivery {number} starts with another content"));
     let plays = judge.known[id as usize].plays;
     let play = judge.known[id as usize].item.plays.get(plays).copied().unwrap_or(Play::Ok);
     judge.started(number, version, record.attempt(), kind == Kind::Blocking, parked);
@@ -80,7 +88,9 @@ pub(super) fn is_parked(world: &World, generation: u32, key: u32) -> bool {
     let subscribed = world.subscribed.borrow();
     let own = subscribed.iter().flatten().find(|subscribed| subscribed.generation == generation);
     key != KEYLESS
-        && own.is_some_and(|own| own.subscriber.parked().iter().any(|parked| parked.key == key_name(key)))
+        && own.is_some_and(|own| {
+            own.subscriber.parked().iter().any(|parked| parked.key == key_name(key))
+        })
 }
 
 fn run(life: u32, version: u32, kind: Kind, record: &Record) -> Handled {
@@ -103,12 +113,16 @@ fn run(life: u32, version: u32, kind: Kind, record: &Record) -> Handled {
 fn end(life: u32, number: u32, kind: Kind, play: Play, waited: bool) -> Handled {
     let Some(world) = alive(life) else { return Ok(()) };
     let (how, said) = match play {
-        Play::Error | Play::PendingError(_) => (Ended::Failed, Err(HandlerError::retryable("not now"))),
+        Play::Error | Play::PendingError(_) => {
+            (Ended::Failed, Err(HandlerError::retryable("not now")))
+        }
         Play::Fatal => (Ended::Fatal, Err(HandlerError::fatal("never"))),
         Play::Panic | Play::PendingPanic(_) => (Ended::Panicked, Ok(())),
         Play::Ok | Play::Slow(_) | Play::Pending(_) | Play::Never => (Ended::Done, Ok(())),
     };
-    world.note(2, u64::from(number) << 8 | how as u64, || format!("end of delivery {number}: {how:?}"));
+    world.note(2, u64::from(number) << 8 | how as u64, || {
+        format!("end of delivery {number}: {how:?}")
+    });
     match how {
         Ended::Panicked => world.coverage.borrow_mut().fails(Fault::Panic, kind, waited),
         Ended::Failed => world.coverage.borrow_mut().fails(Fault::Error, kind, waited),
@@ -193,7 +207,8 @@ impl DeadLetter for Letters {
         let life = self.life;
         let Some(world) = alive(life) else { return Box::pin(std::future::pending()) };
         let number = letter.record.epoch() as u32;
-        let id = world.judge.borrow().deliveries.get(number as usize).map_or(u32::MAX, |d| d.record);
+        let id =
+            world.judge.borrow().deliveries.get(number as usize).map_or(u32::MAX, |d| d.record);
         let whole = world.is_whole(id, &letter.record) && !letter.error.is_empty();
         world.note(4, number.into(), || format!("letter of delivery {number}"));
         world.judge.borrow_mut().letter(number, letter.attempts, whole);
@@ -232,7 +247,9 @@ impl Future for Posting {
         this.over = true;
         this.timed.into_iter().for_each(|id| world.forget(id));
         let (said, answer) = match this.post {
-            Some(Post::Refused) => (Err(Ended::Failed), Err(HandlerError::retryable("no post today"))),
+            Some(Post::Refused) => {
+                (Err(Ended::Failed), Err(HandlerError::retryable("no post today")))
+            }
             Some(Post::Fatal) => (Err(Ended::Fatal), Err(HandlerError::fatal("no post ever"))),
             _ => (Ok(()), Ok(())),
         };
@@ -247,7 +264,9 @@ impl Future for Posting {
             own.is_some_and(|own| own.subscriber.parked().len() >= world.script.setup.parked_keys)
         };
         let full = full && !is_parked(&world, generation, key);
-        world.note(5, this.number.into(), || format!("letter of delivery {}: {said:?}", this.number));
+        world.note(5, this.number.into(), || {
+            format!("letter of delivery {}: {said:?}", this.number)
+        });
         world.judge.borrow_mut().answered(this.number, said, full);
         Poll::Ready(answer)
     }
@@ -260,7 +279,9 @@ impl Drop for Posting {
         }
         let Some(world) = alive(self.life) else { return };
         self.timed.into_iter().for_each(|id| world.forget(id));
-        world.note(6, self.number.into(), || format!("the letter of delivery {} is dropped", self.number));
+        world.note(6, self.number.into(), || {
+            format!("the letter of delivery {} is dropped", self.number)
+        });
         world.judge.borrow_mut().letter_dropped(self.number);
     }
 }

@@ -92,7 +92,10 @@ impl Judge {
                         && self.now > delivery.began.after(deadline);
                     match (late, over) {
                         (true, _) => (Invariant::I11, format!("{} is ready and not polled", of())),
-                        (_, true) => (Invariant::I21, format!("{} runs past its deadline at {:?}", of(), self.now)),
+                        (_, true) => (
+                            Invariant::I21,
+                            format!("{} runs past its deadline at {:?}", of(), self.now),
+                        ),
                         _ => continue,
                     }
                 }
@@ -107,7 +110,13 @@ impl Judge {
     fn known_by_now(&mut self) {
         let stopped = self.generations.iter_mut().map(|generation| &mut generation.stopped);
         let stopped = stopped.chain(self.epochs.iter_mut().map(|epoch| &mut epoch.stopped));
-        stopped.filter(|stopped| **stopped == Stopped::Soon).for_each(|stopped| *stopped = Stopped::Yes);
+        stopped
+            .filter(|stopped| **stopped == Stopped::Soon)
+            .for_each(|stopped| *stopped = Stopped::Yes);
+        if self.phase != Phase::Running {
+            // What lanes did not know when they were stopped they have not learnt.
+            return;
+        }
         for delivery in &mut self.deliveries {
             let policy = &self.generations[delivery.generation as usize].policy;
             if std::mem::take(&mut delivery.loose)
@@ -136,7 +145,13 @@ impl Judge {
     }
 
     /// A position is committed.
-    pub(super) fn committed(&mut self, partition: usize, before: &Stored, stored: &Stored, log: &[(u64, u32)]) {
+    pub(super) fn committed(
+        &mut self,
+        partition: usize,
+        before: &Stored,
+        stored: &Stored,
+        log: &[(u64, u32)],
+    ) {
         let (was, is) = (before.frontier(), stored.frontier());
         self.demand(is >= was, Invariant::I2, || {
             format!("partition {partition}: the frontier goes back from {was} to {is}")
@@ -158,7 +173,8 @@ impl Judge {
             let state = delivery.map(|delivery| delivery.state);
             let letter = matches!(state, Some(State::Letter(_)));
             let name = if letter { Invariant::I8 } else { Invariant::I2 };
-            return self.convict(name, format!("partition {partition}: {offset} is committed, {state:?}"));
+            return self
+                .convict(name, format!("partition {partition}: {offset} is committed, {state:?}"));
         }
     }
 
@@ -168,7 +184,9 @@ impl Judge {
         own.replaced.push(version - 1);
         let old = |number: &&u32| {
             let delivery = &self.deliveries[**number as usize];
-            delivery.generation == generation && delivery.state == State::Running && delivery.version + 1 == version
+            delivery.generation == generation
+                && delivery.state == State::Running
+                && delivery.version + 1 == version
         };
         if let Some(number) = self.live.iter().find(old) {
             let said = format!("the swap to {version} has ended and delivery {number} runs on");
@@ -186,8 +204,12 @@ impl Judge {
         known.unsure |= loose;
         let may = known.unsure || !matches!(state, State::Ended | State::Refused | State::Offered);
         known.terminal &= !known.unsure;
-        self.demand(may, Invariant::I7, || format!("delivery {number} comes back, being {state:?}"));
-        self.demand(whole, Invariant::I10, || format!("delivery {number} comes back as another record"));
+        self.demand(may, Invariant::I7, || {
+            format!("delivery {number} comes back, being {state:?}")
+        });
+        self.demand(whole, Invariant::I10, || {
+            format!("delivery {number} comes back as another record")
+        });
         self.back(number);
     }
 
@@ -212,7 +234,10 @@ impl Judge {
                 // It is delivered again.
                 (_, Some(_)) => self.back(number),
                 (_, None) => {
-                    self.convict(name, format!("delivery {number}, {state:?}, is lost in the {what}"));
+                    self.convict(
+                        name,
+                        format!("delivery {number}, {state:?}, is lost in the {what}"),
+                    );
                 }
             }
         }

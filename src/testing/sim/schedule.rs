@@ -205,7 +205,9 @@ fn quiet(world: &World) {
         for (number, lane) in core.lanes.iter().enumerate() {
             let (queued, held) = (lane.ring().len(), lane.counters.held.get());
             let (keys, rests) = (lane.counters.keys.get(), lane.ring().is_at_rest());
-            lines.push(format!("lane {number}: {queued} queued, {held} held of {keys} keys, rests: {rests}"));
+            lines.push(format!(
+                "lane {number}: {queued} queued, {held} held of {keys} keys, rests: {rests}"
+            ));
         }
     }
     if judge.phase != Phase::Running {
@@ -216,28 +218,42 @@ fn quiet(world: &World) {
         if let Wait::Submit { number, lane, until, .. } = &waiting.wait
             && judge.deliveries[*number as usize].key != super::script::KEYLESS
         {
-            judge.demand(!room(*lane), Invariant::I11, || format!("delivery {number} waits and there is room"));
+            judge.demand(!room(*lane), Invariant::I11, || {
+                format!("delivery {number} waits and there is room")
+            });
             let late = world.now() > *until;
-            judge.demand(!late, Invariant::I11, || format!("delivery {number} waits longer than it may"));
+            judge.demand(!late, Invariant::I11, || {
+                format!("delivery {number} waits longer than it may")
+            });
         }
     }
     for feed in world.feeds.borrow_mut().iter_mut() {
         if let (Some(lane), Some(source)) = (feed.full, &feed.source) {
             let may = !room(lane) || source.is_stopped();
-            judge.demand(may, Invariant::I11, || format!("partition {} waits and there is room", feed.partition));
+            judge.demand(may, Invariant::I11, || {
+                format!("partition {} waits and there is room", feed.partition)
+            });
         }
         let left = feed.source.as_mut().map_or(0, |source| source.ledger().unfinished());
-        judge.demand(left <= setup.window, Invariant::I13, || format!("{left} deliveries in a window of {}", setup.window));
+        judge.demand(left <= setup.window, Invariant::I13, || {
+            format!("{left} deliveries in a window of {}", setup.window)
+        });
     }
     for lane in 0..setup.lanes as u32 {
         let lane = core.lanes.get(lane);
         let (queued, held) = (lane.ring().len(), lane.counters.held.get() as usize);
-        judge.demand(queued <= setup.slots, Invariant::I13, || format!("{queued} records in {} slots", setup.slots));
-        judge.demand(held <= setup.lane_waiting, Invariant::I13, || format!("{held} records in a gate of {}", setup.lane_waiting));
+        judge.demand(queued <= setup.slots, Invariant::I13, || {
+            format!("{queued} records in {} slots", setup.slots)
+        });
+        judge.demand(held <= setup.lane_waiting, Invariant::I13, || {
+            format!("{held} records in a gate of {}", setup.lane_waiting)
+        });
     }
     for own in world.subscribed.borrow().iter().flatten() {
         let parked = own.subscriber.parked().len();
-        judge.demand(parked <= setup.parked_keys, Invariant::I13, || format!("{parked} keys are parked"));
+        judge.demand(parked <= setup.parked_keys, Invariant::I13, || {
+            format!("{parked} keys are parked")
+        });
     }
     let calls = world.node().in_calls();
     judge.demand(calls <= setup.blocking, Invariant::I13, || format!("{calls} blocking calls"));
@@ -270,7 +286,10 @@ pub(super) fn sleep(life: u32, parker: &Parker, until: Option<Time>) {
                 // For whoever would wait for ever.
                 world.node().crash();
             } else {
-                world.judge.borrow_mut().convict(Invariant::I15, "the close waits for ever".to_owned());
+                world
+                    .judge
+                    .borrow_mut()
+                    .convict(Invariant::I15, "the close waits for ever".to_owned());
             }
         }
     }
@@ -293,7 +312,8 @@ pub(super) fn poll_one(world: &Rc<World>, mut own: Waiting) -> Option<Waiting> {
     match &mut own.wait {
         Wait::Submit { future, number, until, .. } => {
             if until.as_nanos() == u64::MAX {
-                *until = world.now().after(Duration::from_millis(world.script.setup.wait_ms.into()));
+                *until =
+                    world.now().after(Duration::from_millis(world.script.setup.wait_ms.into()));
             }
             match Pin::new(&mut **future).poll(cx) {
                 Poll::Pending => return Some(own),
@@ -318,7 +338,10 @@ pub(super) fn poll_one(world: &Rc<World>, mut own: Waiting) -> Option<Waiting> {
                 Poll::Pending => return Some(own),
                 Poll::Ready(Ok(records)) => act::removed(world, generation, &records),
                 Poll::Ready(Err(error)) => {
-                    world.judge.borrow_mut().convict(Invariant::I20, format!("a removal says {error}"));
+                    world
+                        .judge
+                        .borrow_mut()
+                        .convict(Invariant::I20, format!("a removal says {error}"));
                 }
             }
         }
@@ -328,7 +351,9 @@ pub(super) fn poll_one(world: &Rc<World>, mut own: Waiting) -> Option<Waiting> {
                 *drained = report.drained;
                 let wrong = report.drained && !report.records.is_empty();
                 let mut judge = world.judge.borrow_mut();
-                judge.demand(!wrong, Invariant::I15, || "a drained close gives records back".to_owned());
+                judge.demand(!wrong, Invariant::I15, || {
+                    "a drained close gives records back".to_owned()
+                });
                 judge.phase = Phase::Stopped;
                 drop(judge);
                 report.records.iter().for_each(|(_, record)| act::returned(world, record));
@@ -344,9 +369,12 @@ pub(super) fn poll_one(world: &Rc<World>, mut own: Waiting) -> Option<Waiting> {
 
 /// A drain may have become a removal.
 fn note_removal(world: &World, generation: u32) {
-    let removed = world.subscribed.borrow().iter().flatten().any(|own| {
-        own.generation == generation && own.subscriber.entry.state.is_removed()
-    });
+    let removed = world
+        .subscribed
+        .borrow()
+        .iter()
+        .flatten()
+        .any(|own| own.generation == generation && own.subscriber.entry.state.is_removed());
     if removed {
         world.judge.borrow_mut().generations[generation as usize].removed = true;
     }

@@ -265,7 +265,8 @@ impl Node {
                 "blk" => self.blocking.set(self.blocking.get() + 1),
                 "close" => self.closers.borrow_mut().push(run),
                 _ => {
-                    if let Some(id) = role.strip_prefix('w').and_then(|id| id.parse::<usize>().ok()) {
+                    if let Some(id) = role.strip_prefix('w').and_then(|id| id.parse::<usize>().ok())
+                    {
                         self.workers.borrow_mut()[id].1 = Some(Worker::new(&self.core, id));
                         self.core.monitor.watch();
                     }

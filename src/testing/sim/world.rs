@@ -156,17 +156,24 @@ impl World {
         if self.judge.try_borrow().is_ok_and(|judge| judge.conviction.is_some()) {
             return;
         }
-        let seen = mix(self.trace.get() ^ mix(what << 32 ^ number)) ^ self.now.load(Ordering::Relaxed);
+        let seen =
+            mix(self.trace.get() ^ mix(what << 32 ^ number)) ^ self.now.load(Ordering::Relaxed);
         self.trace.set(seen);
         if let Some(lines) = &mut *self.lines.borrow_mut() {
             let now = self.now.load(Ordering::Relaxed) / 1_000;
-            lines.push(format!("{:>6} {now:>10} us  {}{}", self.steps.get(), "  ".repeat(self.depth.get() as usize), text()));
+            lines.push(format!(
+                "{:>6} {now:>10} us  {}{}",
+                self.steps.get(),
+                "  ".repeat(self.depth.get() as usize),
+                text()
+            ));
         }
     }
 
     /// A fault comes: counts what it meets.
     pub(super) fn meets(&self, fault: Fault) {
-        let parked = self.subscribed.borrow().iter().flatten().any(|s| !s.subscriber.parked().is_empty());
+        let parked =
+            self.subscribed.borrow().iter().flatten().any(|s| !s.subscriber.parked().is_empty());
         self.coverage.borrow_mut().meets(fault, &self.judge.borrow(), parked);
     }
 
@@ -199,7 +206,13 @@ impl World {
     }
 
     /// A future waits until then.
-    pub(super) fn wait_until(&self, id: Option<u64>, due: Time, waker: &Waker, number: Option<u32>) -> u64 {
+    pub(super) fn wait_until(
+        &self,
+        id: Option<u64>,
+        due: Time,
+        waker: &Waker,
+        number: Option<u32>,
+    ) -> u64 {
         let mut timed = self.timed.borrow_mut();
         if let Some(place) = id.and_then(|id| timed.iter_mut().find(|timed| timed.id == id)) {
             place.waker.clone_from(waker);
