@@ -91,11 +91,6 @@ impl Visit<'_> {
         {
             state.resume(key);
             self.private.gate.set_parked(slot, None);
-            if sabotage!(ResumeOutOfTurn)
-                && let Some(work) = self.private.gate.next(slot)
-            {
-                let _ = self.private.gate.wait(slot, work);
-            }
             self.advance(slot);
         }
     }

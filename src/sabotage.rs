@@ -38,7 +38,6 @@ bugs! {
     EpochNotFenced: "a record of an assignment that is over is started", I4;
     RetryPassed: "a failed record goes to the end of its lane", I3;
     SuccessorOutOfTurn: "of the records that wait for a key the last is next", I3;
-    ResumeOutOfTurn: "a key that is resumed goes on with its second record", I3;
     ParkedLetThrough: "a parked key's record is started", I3;
     SkipsAnother: "a skip hits the first busy key of the lane", I3;
     GateForgets: "the gate does not remember a busy key", I5;

@@ -86,7 +86,8 @@ impl Visit<'_> {
     /// Handles records for as long as no key is busy. False if the visit is over: its quantum is, or the ring is
     /// empty.
     fn drain(&mut self, ring: &mut Drain<'_, Work>) -> bool {
-        if self.private.phase == STOPPED {
+        // Looked at once more: it may have come while something of the gate was handled.
+        if self.core.phase() == STOPPED {
             return self.budget > 0;
         }
         while self.budget > 0 {

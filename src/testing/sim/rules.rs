@@ -118,7 +118,11 @@ impl Judge {
             return;
         }
         for delivery in &mut self.deliveries {
-            let policy = &self.generations[delivery.generation as usize].policy;
+            let generation = &self.generations[delivery.generation as usize];
+            let policy = &generation.policy;
+            if generation.removed {
+                continue;
+            }
             if std::mem::take(&mut delivery.loose)
                 && let State::Retry(by) = &mut delivery.state
                 && by.as_nanos() < u64::MAX
