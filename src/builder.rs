@@ -41,6 +41,13 @@ pub struct Builder {
     tokio: Option<tokio::runtime::Handle>,
 }
 
+impl Runtime {
+    /// A builder with the defaults: 256 lanes of 1,000 slots, a wait of 500 ms, a worker a core.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
 /// Setters that only hand on to the configuration.
 macro_rules! options {
     ($($(#[$about:meta])* $name:ident: $type:ty;)+) => {$(

@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::builder::Builder;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::core::Core;
@@ -117,11 +116,6 @@ impl fmt::Display for SubscribeError {
 impl Error for SubscribeError {}
 
 impl Runtime {
-    /// A builder with the defaults: 256 lanes of 1,000 slots, a wait of 500 ms, a worker a core.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     /// Subscribes a sync handler: for what takes microseconds. One that runs longer than 1 ms holds up its
     /// lane and a thread, no other lane, and is reported; declare it blocking.
     ///

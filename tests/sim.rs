@@ -1,6 +1,7 @@
 //! Seeded simulations of the whole runtime: see `testing::sim`. The many seeds are `ci/sim.sh`'s.
 
 #![cfg(all(feature = "testing", feature = "internals", not(keylane_loom)))]
+#![allow(clippy::unwrap_used, reason = "a thread that panicked is a failure")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;

@@ -10,6 +10,7 @@ mod coverage;
 mod feed;
 mod heal;
 mod judge;
+mod model;
 mod play;
 mod random;
 mod rules;

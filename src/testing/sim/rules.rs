@@ -276,6 +276,27 @@ impl Judge {
         }
     }
 
+    /// A dead letter's future was dropped before it was confirmed.
+    pub(super) fn letter_dropped(&mut self, number: u32) {
+        let delivery = &self.deliveries[number as usize];
+        if delivery.state != State::Letter(None) {
+            return;
+        }
+        let removed = self.generations[delivery.generation as usize].removed;
+        let may = removed || self.phase != Phase::Running;
+        if delivery.skipped && may {
+            // By the skip, or by the end of all.
+            let record = delivery.record;
+            self.known[record as usize].unsure = true;
+            return self.back(number);
+        }
+        if delivery.skipped {
+            return self.finished(number);
+        }
+        self.demand(may, Invariant::I8, || format!("the letter of delivery {number} was dropped"));
+        self.left(number);
+    }
+
     /// The runtime has crashed: what it had is delivered again, or lost with it.
     pub(super) fn crashed(&mut self) {
         for number in self.live.clone() {
