@@ -12,7 +12,7 @@ use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
 use crate::sabotage::sabotage;
-use crate::submit::{Refusal, route, route_keyless, work};
+use crate::submit::{Refusal, route, route_keyless, timed, work};
 use crate::sync::Arc;
 use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
@@ -186,6 +186,7 @@ impl Source {
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
         let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
+        let record = timed(&self.core, record);
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
             Ok(()) => {

@@ -26,6 +26,8 @@ use crate::visit::visit;
 const LOOKS: u32 = 32;
 /// Visits after which a worker looks for lanes of others that are held up, though it has some of its own.
 const RELIEF: u32 = 8;
+/// Rounds of the loop after which a worker notes which key it is at; a multiple of `RELIEF`.
+const SAMPLE: u32 = 256;
 /// Rounds of looks that end any spin: a virtual clock may stand still.
 const ROUNDS: u32 = 1_024;
 
@@ -72,21 +74,29 @@ impl Worker {
 
     /// Visits the next lane. False if there is none.
     pub(crate) fn turn(&mut self) -> bool {
-        let bell = self.core.lanes.bell(self.local.id);
-        let (turns, queued) = (&mut self.turns, &mut self.queued);
-        bell.collect(|lane| queue(turns, queued, lane));
-        while let Some(lane) = self.turns.pop_front() {
-            let token = bell.take(lane);
-            // Also if it was taken meanwhile: it may come back.
-            if token.is_some() || !weak!("worker_queued") {
-                self.queued[lane as usize] = false;
-            }
-            if let Some(token) = token {
-                self.visit(token);
-                return true;
+        // What became ready stands behind what has its turn already: it is looked for when that is done, or
+        // comes round again.
+        while !self.turns.is_empty() || self.collect() {
+            while let Some(lane) = self.turns.pop_front() {
+                let token = self.core.lanes.bell(self.local.id).take(lane);
+                // Also if it was taken meanwhile: it may come back.
+                if token.is_some() || !weak!("worker_queued") {
+                    self.queued[lane as usize] = false;
+                }
+                if let Some(token) = token {
+                    self.visit(token);
+                    return true;
+                }
             }
         }
         false
+    }
+
+    /// Gives every lane a turn that has become ready. False if there is none.
+    fn collect(&mut self) -> bool {
+        let (turns, queued) = (&mut self.turns, &mut self.queued);
+        self.core.lanes.bell(self.local.id).collect(|lane| queue(turns, queued, lane));
+        !turns.is_empty()
     }
 
     /// Takes a lane from a worker that is held up, and visits it. False if there is none.
@@ -164,14 +174,25 @@ impl Worker {
         false
     }
 
+    /// Notes which key it was at last, for those who ask which are the busiest.
+    fn sample(&self) {
+        let own = &self.core.workers[self.local.id];
+        own.busiest.sample(own.counters.attempts.get(), || own.status.last());
+    }
+
     /// Visits a lane if there is one, else lies down: the caller has it sleep and get up. `spin` is how long
     /// it may look for work before that.
     pub(crate) fn step(&mut self, spin: Duration) -> Next {
         // Or a worker with no end of lanes of its own would never come round to those of another that is
         // held up, to which the monitor leaves them while anybody is free.
         self.steps = self.steps.wrapping_add(1);
-        if self.steps.is_multiple_of(RELIEF) && self.relieve() {
-            return Next::Step;
+        if self.steps.is_multiple_of(RELIEF) {
+            if self.steps.is_multiple_of(SAMPLE) {
+                self.sample();
+            }
+            if self.relieve() {
+                return Next::Step;
+            }
         }
         if self.turn() || self.steal(false) || self.spin(spin) {
             return Next::Step;
@@ -194,6 +215,8 @@ impl Worker {
             self.get_up();
             return Next::Step;
         }
+        // Where visits are rare; beside a sleep it costs nothing.
+        self.sample();
         self.core.workers[self.local.id].counters.parks.add(1);
         self.core.watchers.notify();
         Next::Sleep(self.core.clock.now().after(self.core.config.heartbeat))
