@@ -210,7 +210,9 @@ impl Pair {
 
     fn compare(&mut self) {
         // Whoever holds the token knows where the ring begins.
-        self.token.as_mut().into_iter().for_each(|token| drop(self.ring.drain(token)));
+        if let Some(token) = &mut self.token {
+            self.ring.drain(token);
+        }
         let (ring, model) = (&self.ring, &self.model);
         assert_eq!(ring.limit(), model.limit);
         assert_eq!(ring.len(), model.messages.len());
