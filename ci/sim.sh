@@ -4,12 +4,12 @@
 #
 #   ci/sim.sh            20,000 seeds
 #   ci/sim.sh SEEDS      as many
-#   KEYLANE_SIM_FIRST=N  from that seed on
+#   KL_SIM_FIRST=N  from that seed on
 #
 # A failing seed is made as short as it gets, and what happens in it is printed.
 . "$(dirname "$0")/lib.sh"
 
-export KEYLANE_SIM_SEEDS=${1:-20000}
+export KL_SIM_SEEDS=${1:-20000}
 
 # run TEST CFG: runs one test of tests/sim.rs, built with these flags.
 run() {

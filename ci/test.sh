@@ -22,7 +22,7 @@ checks=(
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
-members=(members benches)
+members=(members benches top versus)
 full=(loom-full fuzz-long)
 
 # The command of a check that is not just ci/NAME.sh.

@@ -54,7 +54,7 @@ fn explain(seed: u64) -> String {
 
 #[test]
 fn a_few_seeds_hold_every_invariant() {
-    let (failed, _, _) = run(0, number("KEYLANE_SIM_FEW", 40), 1);
+    let (failed, _, _) = run(0, number("KL_SIM_FEW", 40), 1);
     if let Some(first) = failed.first() {
         panic!("{}", explain(first.seed));
     }
@@ -73,7 +73,7 @@ fn a_seed_replays_bit_by_bit() {
 #[test]
 #[ignore = "many seeds: ci/sim.sh"]
 fn seeds() {
-    let (first, seeds) = (number("KEYLANE_SIM_FIRST", 0), number("KEYLANE_SIM_SEEDS", 20_000));
+    let (first, seeds) = (number("KL_SIM_FIRST", 0), number("KL_SIM_SEEDS", 20_000));
     let started = Instant::now();
     let (failed, coverage, steps) = run(first, seeds, 8);
     let took = started.elapsed().as_secs_f64();
@@ -92,11 +92,11 @@ fn seeds() {
     assert!(missing.is_empty(), "too seldom:\n{}", missing.join("\n"));
 }
 
-/// What one seed does: `KEYLANE_SIM_SEED=7 cargo test … -- --ignored --nocapture one_seed`.
+/// What one seed does: `KL_SIM_SEED=7 cargo test … -- --ignored --nocapture one_seed`.
 #[test]
 #[ignore = "one seed, by hand"]
 fn one_seed() {
-    let seed = number("KEYLANE_SIM_SEED", 0);
+    let seed = number("KL_SIM_SEED", 0);
     let simulated = simulate(seed, true);
     println!("{}", simulated.lines.join("\n"));
     if let Some(conviction) = simulated.conviction {
@@ -122,7 +122,7 @@ fn seeds_that_found_a_bug_pass() {
 #[ignore = "needs a build of its own: ci/sim.sh"]
 fn every_deliberate_bug_is_convicted() {
     use keylane::testing::sim::{BUGS, choose};
-    let seeds = number("KEYLANE_SIM_SEEDS", 20_000);
+    let seeds = number("KL_SIM_SEEDS", 20_000);
     let mut missed = Vec::new();
     println!("{:20} {:5} {:>8}  what was seen", "bug", "by", "seed");
     for &(bug, what, invariant) in BUGS {
