@@ -8,7 +8,8 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static FREED: AtomicU64 = AtomicU64::new(0);
 
-/// An allocator that counts: for the binaries that report allocations. It costs two locked instructions a call.
+/// An allocator that counts: for the binaries that report allocations. It costs two locked instructions a call,
+/// until it is told to [`stop`].
 pub struct Counting<A>(pub A);
 
 // SAFETY: every call goes to the allocator inside as it came; the counters touch no memory of a caller's.
@@ -20,6 +21,16 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Counting<A> {
         }
         // SAFETY: the caller's promise is `alloc`'s own.
         unsafe { self.0.alloc(layout) }
+    }
+
+    // Not left to the default, which would write zeros to pages that the system gives as zeros.
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if COUNTS.load(Ordering::Relaxed) {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            TAKEN.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promise is `alloc_zeroed`'s own.
+        unsafe { self.0.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {

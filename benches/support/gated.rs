@@ -1,13 +1,14 @@
 //! One worker under a load that is the same in every run: the worker is held in a handler while records are put in,
-//! then let go, and the producer sleeps until all are handled. Time stands still, so nothing else happens. What is
-//! left for instruction counts to vary with is the system.
+//! then let go, and the producer sleeps until all are handled and the runtime's threads sleep again, which a thread of
+//! its own watches for. Time stands still, so nothing else happens. What is left for instruction counts to vary with is
+//! the system.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-use keylane::testing::VirtualClock;
+use keylane::testing::{VirtualClock, settle};
 use keylane::{Config, Handler, Record, Runtime, Subscriber, Subscription};
 
 use crate::load::read;
@@ -38,6 +39,8 @@ pub struct Marks {
     held: Mark,
     let_go: Mark,
     over: Mark,
+    /// Rounds after which every thread of the runtime has gone to sleep.
+    settled: Mark,
     /// Records of this round that are not handled yet; the worker's alone while a round lasts.
     left: AtomicU64,
 }
@@ -109,6 +112,16 @@ impl Gated {
         });
         let orders = runtime.subscribe_handler(Subscription::new("orders"), handler(kind, marks));
         let (gate, orders) = (gate.expect("subscribed"), orders.expect("subscribed"));
+        // Or a round would find the worker asleep or not, as chance has it, and wake it or not. Not the producer's
+        // part: how long it takes to see them asleep is chance, too.
+        let seen = runtime.clone();
+        std::thread::spawn(move || {
+            for round in 1.. {
+                marks.over.wait(round);
+                settle(&seen);
+                marks.settled.set(round);
+            }
+        });
         Self { _runtime: runtime, gate, orders, marks, kind, round: 0 }
     }
 
@@ -122,7 +135,7 @@ impl Gated {
         marks.held.wait(self.round);
         put(&self.orders);
         marks.let_go.set(self.round);
-        marks.over.wait(self.round);
+        marks.settled.wait(self.round);
     }
 
     /// A handler that does the same as the one there is, to be swapped in.
