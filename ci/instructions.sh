@@ -109,10 +109,8 @@ for way in "${ways[@]}"; do
         'BEGIN { printf "%s %.3f %.3f %s\n", name, p - load, w - handler, rest }'
 done >"$out/ways"
 
-commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-[ -z "$(git status --porcelain -- src Cargo.lock benches/support 2>/dev/null)" ] || commit+=" and changes"
 echo "instructions a record, less the load's loop ($load) and the handler's own work ($handler)"
-echo "commit $commit, $section, $(valgrind --version)"
+echo "$(stamp), $(valgrind --version)"
 echo
 printf '%-13s %9s %8s %9s %8s %9s %12s\n' way producer locked worker locked sum allocations
 awk '{ printf "%-13s %9.1f %8.2f %9.1f %8.2f %9.1f %12s\n", $1, $2, $4, $3, $5, $2 + $3, $6 }' "$out/ways"

@@ -52,7 +52,7 @@ const MOST_WAKES: f64 = 5.0;
 const MOST_CPU: f64 = 0.01;
 const MOST_SUBSCRIPTION: u64 = 2_048;
 /// Of a topic of the memory bus with one partition and one subscription, resident.
-const MOST_TOPIC: u64 = 640 << 10;
+const MOST_TOPIC: u64 = 64 << 10;
 /// By how much a million keys that are idle may make a runtime grow: nothing that is theirs, stray pages. A byte a
 /// key would be too much.
 const MOST_SEEN: u64 = 256 << 10;
@@ -326,6 +326,7 @@ fn all() -> ExitCode {
     let mut table = Table::default();
     let kib = |bytes: u64| bytes as f64 / 1_024.0;
     table.row("256 lanes x 1000 slots, resident", kib(lanes[0]), kib(MOST_LANES), "KiB");
+    table.tell("  each", lanes[0] as f64 / 256.0, "bytes");
     table.row("  their slab of 16 MiB before use", kib(lanes[1]), kib(MOST_SLAB), "KiB");
     table.row("a default runtime, idle, resident", kib(runtime[0]), kib(MOST_RUNTIME), "KiB");
     table.tell("  allocated by it", kib(runtime[1]), "KiB");
