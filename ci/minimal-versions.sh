@@ -9,6 +9,8 @@ mkdir -p "$copy"
 cp -R Cargo.toml src "$copy"
 # The resolver wants to see every target that the manifest names.
 for folder in examples tests; do if [ -d "$folder" ]; then cp -R "$folder" "$copy"; fi; done
+mkdir "$copy/benches"
+cp benches/versus.rs "$copy/benches"
 # Bounds of other workspace members and of what only tests use are not what a user gets.
 sed -i.orig -e 's/^members *=.*/members = ["."]/' \
     -e '/^\[.*dev-dependencies/,/^\[/{/^\[.*dev-dependencies/d;/^\[/!d;}' "$copy/Cargo.toml"

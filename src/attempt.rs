@@ -7,12 +7,13 @@ use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{Core, STOPPED, SlotWaker, WorkerShared};
 use crate::error::HandlerError;
-use crate::handler::{Kind, Running, Started};
+use crate::handler::{self, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::pool::Magazine;
 use crate::record::Record;
+use crate::span;
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, Table};
 use crate::unwind::{Panicked, guard};
@@ -75,12 +76,16 @@ impl<'a> Visit<'a> {
         let Kind::Sync(handle) = &entry.version.handler.0 else {
             return Err(Unhandled::New(work));
         };
+        if span::is_wanted(&entry.policy) {
+            return Err(Unhandled::New(work));
+        }
         // In pieces, so that only the record is in memory.
         let Work { record, hash, subscription, generation, completion } = work;
         let work = |record, completion| Work { record, hash, subscription, generation, completion };
         match self.call(&record, subscription, 1, || handle(&record)) {
             Ok(Ok(())) => {
                 self.own.counters.outcomes.done.add(1);
+                self.handled(entry, &record);
                 match completion {
                     Completion::Untracked => {}
                     completion => self.tell(completion, Outcome::Done),
@@ -155,10 +160,13 @@ impl<'a> Visit<'a> {
         number: u32,
         slot: u32,
     ) -> Step {
+        let about = span::About::new(&entry.policy, self.lane, number);
         match &entry.version.handler.0 {
             Kind::Sync(handle) => {
-                let said =
-                    self.call(&work.record, work.subscription, number, || handle(&work.record));
+                let record = &work.record;
+                let said = self.call(record, work.subscription, number, move || {
+                    about.span(record).in_scope(|| handle(record))
+                });
                 self.settle(entry, work, number, said, slot)
             }
             Kind::Async(starts) => {
@@ -166,8 +174,9 @@ impl<'a> Visit<'a> {
                 let record = work.record.share();
                 let began = entry.policy.deadline.map(|_| self.core.clock.now());
                 let mut cx = Context::from_waker(&waker);
-                let started = self.call(&work.record, work.subscription, number, || {
-                    starts.start(record, &mut cx)
+                let (starts, cx) = (&**starts, &mut cx);
+                let started = self.call(&work.record, work.subscription, number, move || {
+                    handler::start(starts, record, cx, about)
                 });
                 match started {
                     Ok(Started::Ready(said)) => self.settle(entry, work, number, said, slot),
@@ -189,10 +198,12 @@ impl<'a> Visit<'a> {
                     let (core, reply, handle, running) =
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
                     let (record, lane) = (work.record.share(), self.lane);
-                    let (subscription, state) = (entry.name.clone(), entry.state.clone());
+                    let entry = entry.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
-                        let said = if core.phase() == STOPPED || !state.is_open() || !reply.start()
+                        let said = if core.phase() == STOPPED
+                            || !entry.state.is_open()
+                            || !reply.start()
                         {
                             Said::NotStarted
                         } else {
@@ -201,8 +212,10 @@ impl<'a> Visit<'a> {
                                 core.lanes.wake_slot(lane, slot);
                             }
                             let key = record.key().map(|key| key[..key.len().min(64)].to_vec());
+                            let subscription = entry.name.clone();
                             let _listed = core.blocking.list(About { subscription, key });
-                            Said::Ended(guard(|| handle(record)))
+                            let about = span::About::new(&entry.policy, lane, number);
+                            Said::Ended(guard(|| about.span(&record).in_scope(|| handle(record))))
                         };
                         drop(running);
                         reply.set(said);
@@ -254,7 +267,7 @@ impl<'a> Visit<'a> {
         subscription: u32,
         run: impl FnOnce() -> R,
     ) -> Result<R, Panicked> {
-        self.own.status.enter(self.lane, subscription, record);
+        self.own.status.enter(subscription, record);
         let said = guard(run);
         self.own.status.leave();
         said

@@ -9,7 +9,7 @@ use crate::error::PushError;
 use crate::hash::Route;
 use crate::record::Record;
 use crate::ring::Batch;
-use crate::submit::{BatchError, Refusal, route, wait_for_room, work};
+use crate::submit::{BatchError, Refusal, route, timed, wait_for_room, work};
 use crate::table::Entry;
 use crate::work::{Completion, Work};
 
@@ -112,10 +112,11 @@ fn run_batch(
     let count = records.len();
     let Scratch { items, groups, lanes, refused } = scratch;
     let mut first: Option<(u32, Refusal)> = None;
-    let mut refuse = |place: u32, record, why| {
+    let mut refuse = |place: u32, record, why: Refusal| {
         if first.is_none_or(|(before, _)| place < before) {
             first = Some((place, why));
         }
+        why.count(&entry.state.counters.refused);
         refused.push((place, record));
     };
     if groups.len() < core.lanes.len() as usize {
@@ -138,7 +139,7 @@ fn run_batch(
                 }
                 group.last = place;
                 group.count += 1;
-                (Some(record), hash)
+                (Some(timed(core, record)), hash)
             }
             Err(why) => {
                 refuse(place, record, why);

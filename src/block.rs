@@ -34,6 +34,9 @@ pub(crate) struct Block {
     pub(crate) body: Body,
     /// Something of `rest` or `large` was used: most records need none of it, and then none is emptied.
     pub(crate) more: bool,
+    /// When it was submitted, in nanoseconds, if that is to be known; else 0.
+    #[cfg(feature = "metrics")]
+    pub(crate) submitted: u64,
     /// The key if it is short, and behind it the payload if both together are.
     small: Small,
     /// What is not in `small`.
@@ -85,6 +88,8 @@ impl Block {
             keyed: false,
             body: Body::Null,
             more: false,
+            #[cfg(feature = "metrics")]
+            submitted: 0,
             small: Small([0; SMALL]),
             large: Vec::new(),
             rest: Rest::default(),
@@ -138,6 +143,10 @@ impl Block {
         // Together, so that it is one store.
         *self.attempt.get_mut() = 0;
         (self.keyed, self.body, self.more) = (true, body, false);
+        #[cfg(feature = "metrics")]
+        {
+            self.submitted = 0;
+        }
         let Some(small) = self.small.0.get_mut(..self.len) else {
             return self.fill_large(key, copied);
         };
@@ -197,6 +206,8 @@ impl Clone for Block {
             keyed: self.keyed,
             body: self.body,
             more: self.more,
+            #[cfg(feature = "metrics")]
+            submitted: self.submitted,
             small: self.small.clone(),
             large: self.large.clone(),
             rest: self.rest.clone(),

@@ -5,9 +5,11 @@ use std::task::{Wake, Waker};
 use crossbeam_utils::CachePadded;
 
 use crate::blocking::Blocking;
+use crate::busiest::Busiest;
 use crate::busy::Private;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::counts::Publishes;
 use crate::gate::Bounds;
 use crate::hash::Router;
 use crate::inspect::Inspection;
@@ -71,6 +73,7 @@ pub(crate) struct Core {
     /// Records submitted in process that were not handled.
     pub(crate) returned: Mutex<Vec<Returned>>,
     pub(crate) spares: Counter,
+    pub(crate) publishes: Publishes,
     /// Why workers are not pinned, if they are not.
     pub(crate) not_pinned: Option<String>,
     /// Whether it was said already that a blocking call was made in async code.
@@ -95,6 +98,7 @@ pub(crate) struct Returned {
 pub(crate) struct WorkerShared {
     pub(crate) status: CachePadded<Status>,
     pub(crate) counters: CachePadded<WorkerCounters>,
+    pub(crate) busiest: Busiest,
     /// Its bed, until its thread takes it.
     pub(crate) parker: Mutex<Option<Parker>>,
     pub(crate) unparker: Unparker,
@@ -146,6 +150,7 @@ impl Core {
             monitor: Monitor::new(parts.monitor),
             returned: Mutex::new(Vec::new()),
             spares: Counter::default(),
+            publishes: Publishes::default(),
             not_pinned: parts.not_pinned,
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
@@ -367,6 +372,7 @@ impl WorkerShared {
         Self {
             status: CachePadded::default(),
             counters: CachePadded::default(),
+            busiest: Busiest::default(),
             unparker: parker.unparker(),
             parker: Mutex::new(Some(parker)),
             started: AtomicBool::new(false),

@@ -24,10 +24,14 @@ impl Visit<'_> {
         slot: u32,
     ) -> Step {
         match said {
-            Ok(Ok(())) => self.finish(work, Outcome::Done),
+            Ok(Ok(())) => {
+                self.handled(entry, &work.record);
+                self.finish(work, Outcome::Done)
+            }
             Ok(Err(error)) => self.failed(entry, work, number, error, slot),
             Err(panicked) => {
                 self.counters().panics.add(1);
+                entry.state.counters.panics.add_shared(1);
                 self.failed(entry, work, number, HandlerError::retryable(panicked), slot)
             }
         }
@@ -63,6 +67,7 @@ impl Visit<'_> {
         slot: u32,
     ) -> Step {
         let random = self.random();
+        entry.state.counters.failed.add_shared(1);
         // Both are a caller's code: what an error says, and what is retryable.
         let text = guard(|| error_text(&error)).unwrap_or_else(|panicked| error_text(&panicked));
         let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
@@ -72,6 +77,7 @@ impl Visit<'_> {
                 return self.release(work);
             }
             self.counters().retries.add(1);
+            entry.state.counters.retries.add_shared(1);
             let due = self.now_after().after(pause);
             if pause.is_zero() {
                 self.again(slot);
@@ -107,17 +113,9 @@ impl Visit<'_> {
     #[cold]
     pub(crate) fn release(&mut self, work: Work) -> Step {
         let shut = self.open_entry(&work).is_some();
-        let outcomes = &self.counters().outcomes;
-        match self.stopped_by(&work) {
-            Some(failure) => {
-                outcomes.stopped.add(1);
-                self.give_back(work, Outcome::Stopped(failure));
-            }
-            None => {
-                outcomes.abandoned.add(1);
-                self.give_back(work, Outcome::Abandoned);
-            }
-        }
+        let outcome = self.stopped_by(&work).map_or(Outcome::Abandoned, Outcome::Stopped);
+        self.count(&work, &outcome);
+        self.give_back(work, outcome);
         if shut { Step::Parked(Parked::Abandoned) } else { Step::Ended }
     }
 
@@ -140,14 +138,9 @@ impl Visit<'_> {
 
     /// A record has its outcome.
     pub(crate) fn finish(&mut self, work: Work, outcome: Outcome) -> Step {
-        let outcomes = &self.own.counters.outcomes;
         match &outcome {
-            Outcome::Done => outcomes.done.add(1),
-            Outcome::DeadLettered(_) => outcomes.dead_lettered.add(1),
-            Outcome::Parked => outcomes.parked.add(1),
-            Outcome::Skipped(_) => outcomes.skipped.add(1),
-            Outcome::Stopped(_) => outcomes.stopped.add(1),
-            Outcome::Abandoned => outcomes.abandoned.add(1),
+            Outcome::Done => self.own.counters.outcomes.done.add(1),
+            other => self.count(&work, other),
         }
         self.tell(work.completion, outcome);
         self.recycle(work.record);
@@ -157,11 +150,9 @@ impl Visit<'_> {
     /// Keeps the block for the next record.
     #[inline(always)]
     pub(crate) fn recycle(&mut self, record: Record) {
-        if record.is_shared() {
-            // Its drop is a caller's code.
-            return self.recycle_shared(record);
+        if let Err(record) = record.recycle_to(&mut self.local.blocks) {
+            self.recycle_slowly(record);
         }
-        record.recycle_to(&mut self.local.blocks);
     }
 
     /// Tells whoever is to be told.
@@ -181,7 +172,8 @@ impl Visit<'_> {
     }
 
     #[inline(never)]
-    fn recycle_shared(&self, record: Record) {
+    fn recycle_slowly(&self, record: Record) {
+        // The drop of a shared payload is a caller's code.
         if guard(|| record.recycle()).is_err() {
             self.own.counters.panics.add(1);
         }
@@ -190,11 +182,9 @@ impl Visit<'_> {
     /// An async attempt has run too long: it is dropped, and counts as failed.
     pub(crate) fn expire(&mut self, attempt: Attempt, work: Work, number: u32, slot: u32) -> Step {
         drop(attempt);
-        let after = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .and_then(|entry| entry.policy.deadline)
-            .unwrap_or_default();
+        let entry = self.table.subscription(work.subscription, work.generation);
+        entry.inspect(|entry| entry.state.counters.timeouts.add_shared(1));
+        let after = entry.and_then(|entry| entry.policy.deadline).unwrap_or_default();
         self.ended(work, number, Ok(Err(deadline_passed(after))), slot)
     }
 }

@@ -9,6 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::error::HandlerError;
 use crate::record::{Record, RecordRef};
+use crate::span::{About, Span};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, unless, weak};
 use crate::unwind::{Panicked, guard};
@@ -95,16 +96,54 @@ pub(crate) enum Started {
     Pending(Attempt),
 }
 
+/// Starts an async attempt, in its span if somebody wants it.
+#[inline]
+pub(crate) fn start(
+    starts: &dyn Starts,
+    record: RecordRef,
+    cx: &mut Context<'_>,
+    about: About,
+) -> Started {
+    #[cfg(feature = "tracing")]
+    if about.is_wanted() {
+        return start_within(starts, record, cx, about);
+    }
+    let _ = about;
+    starts.start(record, cx)
+}
+
+#[cfg(feature = "tracing")]
+#[cold]
+fn start_within(
+    starts: &dyn Starts,
+    record: RecordRef,
+    cx: &mut Context<'_>,
+    about: About,
+) -> Started {
+    let span = about.span(&record);
+    let mut started = span.in_scope(|| starts.start(record, cx));
+    if let Started::Pending(attempt) = &mut started {
+        attempt.span = span;
+    }
+    started
+}
+
 /// An async attempt that is waiting for something.
-pub(crate) struct Attempt(Pin<Box<dyn Waits>>);
+pub(crate) struct Attempt {
+    future: Pin<Box<dyn Waits>>,
+    /// It is polled and dropped in here.
+    span: Span,
+}
 
 impl Attempt {
     /// Polls it; a panic is its end. When it is ready the future is gone, and its drop's panic is its end too.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Handled, Panicked>> {
-        match guard(|| self.0.as_mut().poll(cx)) {
+        let Self { future, span } = self;
+        match guard(|| span.in_scope(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(handled)) => {
-                Poll::Ready(guard(|| self.0.as_mut().clear()).map(|()| handled))
+                let cleared = guard(|| span.in_scope(|| future.as_mut().clear()));
+                Poll::Ready(cleared.map(|()| handled))
             }
             Err(panicked) => Poll::Ready(Err(panicked)),
         }
@@ -114,7 +153,9 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         // Dropping a future runs a caller's code. The box is emptied under guard and then goes quietly.
-        let _ = guard(|| self.0.as_mut().clear());
+        let (future, span) = (&mut self.future, std::mem::replace(&mut self.span, Span::none()));
+        // The end of a span is a caller's code too: it goes with the closure.
+        let _ = guard(move || span.in_scope(|| future.as_mut().clear()));
     }
 }
 
@@ -164,7 +205,7 @@ where
         place.set(Some(future));
         let polled = guard(|| Waits::poll(place.as_mut(), cx));
         if let Ok(Poll::Pending) = polled {
-            return Started::Pending(Attempt(place));
+            return Started::Pending(Attempt { future: place, span: Span::none() });
         }
         let cleared = guard(|| place.set(None));
         // A queue that is full lets the box go.

@@ -157,8 +157,9 @@ impl Visit<'_> {
         }
         let error = failure.error.clone();
         let subscription = entry.name.to_string();
-        self.counters().outcomes.stopped.add(1);
-        self.give_back(work, Outcome::Stopped(failure));
+        let outcome = Outcome::Stopped(failure);
+        self.count(&work, &outcome);
+        self.give_back(work, outcome);
         self.core.notice(&Notice::Stopped { subscription, partition, error });
         // What waits for it elsewhere is released, so that nothing lies there until the end.
         self.core.purge();

@@ -68,6 +68,8 @@
 //! |---|---|
 //! | `tokio` | [`Builder`] takes a tokio handle, in whose context handlers run |
 //! | `serde` | [`Config`] in TOML and JSON; [`Snapshot`] and outcomes serialise |
+//! | `metrics` | [`Exporter`](https://docs.rs/keylane/latest/keylane/struct.Exporter.html), for recorders of the `metrics` crate; handled records by subscription and sampled latencies in [`Snapshot`] |
+//! | `tracing` | a span of the `tracing` crate around every attempt |
 //! | `testing` | the module `testing`, for `[dev-dependencies]` |
 //!
 //! Buses for NATS JetStream and Kafka are not built yet.
@@ -82,6 +84,7 @@ mod block;
 mod blocking;
 mod bound;
 mod bus;
+mod busiest;
 mod busy;
 mod clock;
 mod close;
@@ -90,10 +93,13 @@ mod config;
 mod connect;
 mod context;
 mod core;
+mod counts;
 mod delivery;
 mod ending;
 pub mod envelope;
 mod error;
+#[cfg(feature = "metrics")]
+mod export;
 mod finished;
 mod gate;
 mod handler;
@@ -101,6 +107,7 @@ mod hash;
 mod holder;
 mod inspect;
 mod lane;
+mod latency;
 mod ledger;
 mod letters;
 mod machine;
@@ -123,6 +130,7 @@ mod runtime;
 mod shutdown;
 mod snapshot;
 mod source;
+mod span;
 mod spawner;
 #[cfg(keylane_loom)]
 mod stage;
@@ -132,6 +140,7 @@ mod subscriber;
 mod subscription;
 mod sync;
 mod table;
+mod tally;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod timer;
@@ -154,13 +163,17 @@ pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
 pub use connect::Connecting;
+pub use counts::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
 };
 pub use error::{ConfigError, HandlerError, PushError};
+#[cfg(feature = "metrics")]
+pub use export::{Exporter, Exporting};
 pub use handler::{Handled, Handler};
 pub use hash::LaneHash;
 pub use inspect::{BusyKey, Why};
+pub use latency::Latency;
 pub use notice::Notice;
 pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
@@ -169,8 +182,8 @@ pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
 pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot, SubscriptionSnapshot,
-    WorkerSnapshot,
+    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot,
+    SubscriptionSnapshot, WorkerSnapshot,
 };
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;

@@ -1,4 +1,5 @@
-//! Counters. Each has one writer, which adds to a plain number and publishes it with a relaxed store.
+//! Counters. On the steady path each has one writer, which adds to a plain number and publishes it with a relaxed
+//! store; what is rare may have many.
 //!
 //! std's atomics, not `sync`'s: they order nothing.
 

@@ -138,8 +138,8 @@ impl Monitor {
         let subscription = entry.name.to_string();
         if !watched.reported {
             watched.reported = true;
-            let first = entry.state.overruns.get() == 0;
-            entry.state.overruns.add(1);
+            let first = entry.state.counters.overruns.get() == 0;
+            entry.state.counters.overruns.add_shared(1);
             if first {
                 let (subscription, key) = (subscription.clone(), seen.key.clone());
                 self.core.notice(&Notice::Overrun { subscription, key, ran });
@@ -148,6 +148,7 @@ impl Monitor {
         match entry.policy.deadline {
             Some(deadline) if ran >= deadline && !watched.late => {
                 watched.late = true;
+                entry.state.counters.timeouts.add_shared(1);
                 self.core.notice(&Notice::DeadlinePassed { subscription, key: seen.key });
             }
             Some(_) => {}

@@ -69,7 +69,7 @@ impl Record {
         Self::build(key.as_ref(), Body::Null, &[])
     }
 
-    #[inline]
+    #[inline(always)]
     fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
         let mut block = pool::take();
         match Arc::get_mut(&mut block) {
@@ -231,12 +231,6 @@ impl Record {
         self.0.front().len() + self.payload().len() + self.0.rest.header_bytes.len()
     }
 
-    /// Whether its payload is counted bytes of a caller's.
-    #[inline]
-    pub(crate) fn is_shared(&self) -> bool {
-        self.0.body == Body::Shared
-    }
-
     #[inline]
     pub(crate) fn set_attempt(&self, attempt: u32) {
         self.0.attempt.store(attempt, Ordering::Relaxed);
@@ -252,6 +246,21 @@ impl Record {
     #[inline]
     pub(crate) fn front(&self) -> &[u8] {
         self.0.front()
+    }
+
+    /// When it was submitted, if it is one of those that are timed.
+    #[cfg(feature = "metrics")]
+    #[inline]
+    pub(crate) fn submitted(&self) -> Option<crate::clock::Time> {
+        let nanos = self.0.submitted;
+        (nanos != 0).then(|| crate::clock::Time::from_nanos(nanos))
+    }
+
+    /// It is submitted now, and one of those that are timed.
+    #[cfg(feature = "metrics")]
+    #[cold]
+    pub(crate) fn set_submitted(&mut self, now: crate::clock::Time) {
+        self.block_mut().submitted = now.as_nanos().max(1);
     }
 
     /// A counted reference to the same record, for a handler that outlives the call.
@@ -271,12 +280,16 @@ impl Record {
     }
 
     /// As [`recycle`](Self::recycle), for a thread with blocks of its own.
+    ///
+    /// # Errors
+    /// If there is more to it than that: the record is as it was.
     #[inline(always)]
-    pub(crate) fn recycle_to(self, blocks: &mut Magazine) {
+    pub(crate) fn recycle_to(self, blocks: &mut Magazine) -> Result<(), Self> {
         if self.0.more || !self.0.is_unique() {
-            return self.recycle();
+            return Err(self);
         }
         blocks.put(self.0);
+        Ok(())
     }
 
     /// As [`recycle`](Self::recycle), where a panic of a caller's drop has nowhere to go.

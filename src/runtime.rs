@@ -227,7 +227,7 @@ impl Runtime {
                 policy,
                 dead_letter,
                 version,
-                state: Arc::new(SubscriptionState::default()),
+                state: Arc::new(SubscriptionState::new(core.workers.len())),
             });
             match free {
                 Some(id) => table.subscriptions[id] = Some(entry.clone()),

@@ -3,9 +3,12 @@
 use std::cmp::Reverse;
 
 use crate::bound::UsedUp;
+use crate::busiest::together;
 use crate::core::{CLOSING, Core, RUNNING};
+use crate::counts::{PublishCounts, SubscriptionCounts};
 use crate::holder::used_up;
 use crate::inspect::{BusyKey, Why};
+use crate::latency::Latency;
 use crate::metrics::{Counter, Outcomes};
 use crate::outcome::Failure;
 use crate::shutdown::inspect;
@@ -16,6 +19,8 @@ use crate::table::{NO_POSITION, SourceEntry, Table};
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
+/// Busiest keys that a snapshot lists.
+const BUSIEST_SHOWN: usize = 100;
 /// Busy keys that a snapshot lists.
 const BUSY_SHOWN: usize = 1_000;
 
@@ -65,6 +70,10 @@ pub struct Snapshot {
     pub oldest: Option<BusyKey>,
     /// Busy keys, those that hold up most first; at most 1,000.
     pub busy: Vec<BusyKey>,
+    /// Keys that make up most of what was handled lately, the busiest first; at most 100. Estimated from samples.
+    pub busiest: Vec<BusiestKey>,
+    /// Publishes by result, of all its buses.
+    pub publishes: PublishCounts,
     /// Bounds that are used up now, each with what holds it: one entry for every key, lane, source and
     /// subscription that has used one up.
     pub bounds: Vec<UsedUp>,
@@ -164,6 +173,21 @@ pub struct Running {
     pub overruns: bool,
 }
 
+/// A key that makes up much of what was handled lately.
+#[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct BusiestKey {
+    /// The subscription.
+    pub subscription: String,
+    /// The key's first 64 bytes; `None` for records without one.
+    pub key: Option<Vec<u8>>,
+    /// The lane.
+    pub lane: u32,
+    /// Its part of all attempts, 0 to 1, at least.
+    pub share: f64,
+}
+
 /// A subscription, as a snapshot saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -181,6 +205,10 @@ pub struct SubscriptionSnapshot {
     pub overruns: u64,
     /// Pending futures and blocking calls.
     pub running: usize,
+    /// What was counted of it.
+    pub counts: SubscriptionCounts,
+    /// How long its records took, sampled; `None` without the feature `metrics`.
+    pub latency: Option<Latency>,
 }
 
 /// A source, as its loop said last: one partition of a bus, as one subscription reads it.
@@ -285,8 +313,10 @@ impl Snapshot {
                     stopped_by: entry.state.stopped_by(),
                     parked_keys,
                     parked,
-                    overruns: entry.state.overruns.get(),
+                    overruns: entry.state.counters.overruns.get(),
                     running: entry.version.running(),
+                    counts: entry.state.counters.read(),
+                    latency: entry.state.counters.latency(),
                 }
             })
             .collect();
@@ -314,11 +344,25 @@ impl Snapshot {
             sources,
             oldest,
             busy,
+            busiest: busiest(core, name),
+            publishes: core.publishes.read(),
             blocking: core.blocking.load(),
             spares: core.spares.get() as usize,
             not_pinned: core.not_pinned.clone(),
         }
     }
+}
+
+/// The workers' busiest keys.
+fn busiest(core: &Core, name: impl Fn(u32) -> String) -> Vec<BusiestKey> {
+    let (keys, total) = together(core.workers.iter().map(|worker| &worker.busiest));
+    let shown = keys.into_iter().take(BUSIEST_SHOWN).map(|(seen, weight)| BusiestKey {
+        subscription: name(seen.subscription),
+        key: seen.key,
+        lane: seen.lane,
+        share: weight as f64 / total as f64,
+    });
+    shown.collect()
 }
 
 impl SourceSnapshot {

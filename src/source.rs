@@ -11,7 +11,7 @@ use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
-use crate::submit::{Refusal, route, route_keyless, work};
+use crate::submit::{Refusal, route, route_keyless, timed, work};
 use crate::sync::Arc;
 use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
@@ -184,6 +184,7 @@ impl Source {
             Err(error) => return Err(Undelivered::Ledger(error, record)),
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
+        let record = timed(&self.core, record);
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
             Ok(()) => {

@@ -41,15 +41,53 @@ pub struct Seen {
     pub key: Option<Vec<u8>>,
 }
 
+/// The subscription, lane and key of a worker's last attempt, for the worker: no allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Last {
+    subscription: u32,
+    lane: u32,
+    key_len: u32,
+    /// Zero past the key's end.
+    key: [u64; WORDS],
+}
+
+impl Last {
+    /// A number that differs between most attempts that differ.
+    pub fn mark(&self) -> u64 {
+        let first = u64::from(self.subscription) << 32 | u64::from(self.key_len);
+        let mix = |mark: u64, word: &u64| (mark ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.key.iter().fold(first, |mark, word| mix(mark.rotate_left(29), word))
+    }
+
+    /// The same as what others see of a running attempt.
+    pub fn seen(&self) -> Seen {
+        let key = (self.key_len != NO_KEY).then(|| {
+            self.key
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .take(self.key_len as usize)
+                .collect()
+        });
+        Seen { turn: 0, lane: self.lane, subscription: self.subscription, key }
+    }
+}
+
 const NO_KEY: u32 = u32::MAX;
 
 impl Status {
-    /// An attempt begins. For the worker.
+    /// The worker's next attempts are at records of this lane. For the worker.
     #[inline]
-    pub fn enter(&self, lane: u32, subscription: u32, record: &Record) {
+    pub fn hold(&self, lane: u32) {
         // Pairs with the fence in `seen`: whoever reads a field of this turn finds that the last one has ended.
         fence(Ordering::Release);
         self.lane.store(lane, Ordering::Relaxed);
+    }
+
+    /// An attempt begins. For the worker.
+    #[inline]
+    pub fn enter(&self, subscription: u32, record: &Record) {
+        // As in `hold`.
+        fence(Ordering::Release);
         self.subscription.store(subscription, Ordering::Relaxed);
         match record.short_key() {
             Some((len, words)) => {
@@ -121,6 +159,24 @@ impl Status {
         (self.turn.load(Ordering::Relaxed) == turn).then_some(seen)
     }
 
+    /// The last attempt, ended or not. For the worker.
+    pub fn last(&self) -> Last {
+        let key_len = self.key_len.load(Ordering::Relaxed);
+        let mut left = if key_len == NO_KEY { 0 } else { key_len as usize };
+        let key = self.key.each_ref().map(|word| {
+            let used = left.min(8);
+            left -= used;
+            let mask = u64::MAX.checked_shr(64 - 8 * used as u32).unwrap_or(0);
+            word.load(Ordering::Relaxed) & mask
+        });
+        Last {
+            subscription: self.subscription.load(Ordering::Relaxed),
+            lane: self.lane.load(Ordering::Relaxed),
+            key_len,
+            key,
+        }
+    }
+
     /// Says that the attempt has run too long, and how long. For the monitor.
     pub fn set_stuck(&self, ran: Duration) {
         self.ran.store(u64::try_from(ran.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -160,21 +216,30 @@ mod tests {
     fn what_runs_is_seen_and_what_has_ended_is_not() {
         let status = Status::default();
         assert_eq!(status.seen(), None);
-        status.enter(7, 3, &Record::new([9; 70], ""));
+        status.hold(7);
+        status.enter(3, &Record::new([9; 70], ""));
         let seen = status.seen().unwrap();
         assert_eq!((seen.lane, seen.subscription, seen.key), (7, 3, Some(vec![9; 64])));
         status.set_stuck(Duration::from_millis(3));
         assert!(status.is_stuck() && status.ran() == Duration::from_millis(3));
         status.leave();
         assert!(!status.is_stuck() && status.seen().is_none());
-        status.enter(7, 3, &Record::keyless(""));
+        status.enter(3, &Record::keyless(""));
         assert_eq!(status.seen().unwrap().key, None);
         status.leave();
         let key: Vec<u8> = (1..=70).collect();
         for len in 0..=70 {
-            status.enter(7, 3, &Record::new(&key[..len], "payload"));
+            status.enter(3, &Record::new(&key[..len], "payload"));
             assert_eq!(status.seen().unwrap().key.as_deref(), Some(&key[..len.min(64)]));
             status.leave();
+            let last = status.last();
+            assert_eq!(last.seen().key.as_deref(), Some(&key[..len.min(64)]));
+            // What an earlier, longer key has left behind does not count.
+            status.enter(3, &Record::new([0xff; 64], ""));
+            status.leave();
+            status.enter(3, &Record::new(&key[..len], ""));
+            status.leave();
+            assert_eq!(status.last(), last);
         }
         status.ask();
         assert!(status.asked() && !status.asked());

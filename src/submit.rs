@@ -11,6 +11,7 @@ use crate::context::in_handler;
 use crate::core::Core;
 use crate::error::PushError;
 use crate::hash::Route;
+use crate::metrics::Counter;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::ring::Refused;
@@ -105,6 +106,14 @@ impl SubmitError {
     }
 }
 
+impl Refusal {
+    /// Counts one: there is a counter for each, in their order.
+    #[cold]
+    pub(crate) fn count(self, refused: &[Counter; 5]) {
+        refused[self as usize].add_shared(1);
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -184,6 +193,19 @@ pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Route, Refusal
     Ok(Route { lane: core.router.lane(hash), hash })
 }
 
+/// The record, which is submitted now: one in some is timed.
+#[inline(always)]
+pub(crate) fn timed(core: &Core, record: Record) -> Record {
+    #[cfg(feature = "metrics")]
+    if crate::latency::is_sampled() {
+        let mut record = record;
+        record.set_submitted(core.clock.now());
+        return record;
+    }
+    let _ = core;
+    record
+}
+
 /// What a lane takes of a record.
 #[inline]
 pub(crate) fn work(entry: &Entry, record: Record, hash: u64, completion: Completion) -> Work {
@@ -200,6 +222,7 @@ pub(crate) fn submit(
     completion: Completion,
     wait: bool,
 ) -> Result<(), SubmitError> {
+    let record = timed(core, record);
     let key = record.front();
     if !(1..=MAX_KEY).contains(&key.len()) || !entry.state.takes() {
         return submit_slow(core, entry, record, completion, wait);
@@ -239,6 +262,7 @@ fn submit_slow(
         Ok(routed) if entry.state.takes() => routed,
         routed => {
             let refusal = routed.err().unwrap_or(Refusal::Stopped);
+            refusal.count(&entry.state.counters.refused);
             return Err(SubmitError::new(refusal, record));
         }
     };
@@ -270,6 +294,7 @@ fn refuse(
         }
         Refused::Full => (Refusal::Full, work),
     };
+    back.0.count(&entry.state.counters.refused);
     Err(SubmitError::new(back.0, back.1.record))
 }
 
@@ -341,7 +366,7 @@ impl SubmitAsync {
             Ok(_) => (0, 0, Some(Refusal::Stopped)),
             Err(refusal) => (0, 0, Some(refusal)),
         };
-        let work = Some(work(entry, record, hash, Completion::Untracked));
+        let work = Some(work(entry, timed(core, record), hash, Completion::Untracked));
         let (core, state) = (core.clone(), entry.state.clone());
         Self { core, state, lane, work, refusal, place: None, deadline: None, alarm: None }
     }
@@ -361,7 +386,10 @@ impl SubmitAsync {
 
     fn refuse(&mut self, refusal: Refusal) -> Poll<Result<(), SubmitError>> {
         match self.take_record() {
-            Some(record) => Poll::Ready(Err(SubmitError::new(refusal, record))),
+            Some(record) => {
+                refusal.count(&self.state.counters.refused);
+                Poll::Ready(Err(SubmitError::new(refusal, record)))
+            }
             None => Poll::Pending,
         }
     }

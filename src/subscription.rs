@@ -36,6 +36,8 @@ pub struct Subscription {
     pub(crate) deadline: Option<Duration>,
     pub(crate) keyless: Keyless,
     pub(crate) start: Start,
+    #[cfg(feature = "tracing")]
+    pub(crate) span_at_info: bool,
 }
 
 /// What happens to a record after its last attempt.
@@ -94,6 +96,8 @@ impl Subscription {
             deadline: None,
             keyless: Keyless::default(),
             start: Start::default(),
+            #[cfg(feature = "tracing")]
+            span_at_info: false,
         }
     }
 

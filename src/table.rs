@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crossbeam_utils::CachePadded;
 
 use crate::block::Position;
+use crate::counts::SubscriptionCounters;
 use crate::error::HandlerError;
 use crate::finished::Finished;
 use crate::handler::Version;
@@ -52,8 +53,8 @@ pub struct SubscriptionState {
     standing: AtomicU8,
     stopped_by: Mutex<Option<Failure>>,
     parked: Mutex<BTreeMap<Vec<u8>, ParkedKey>>,
-    /// Attempts that ran longer than they may without being declared blocking.
-    pub overruns: Counter,
+    /// What is counted of it.
+    pub counters: SubscriptionCounters,
     /// Places given to records without a key, so that they spread.
     pub keyless: Counter,
 }
@@ -64,6 +65,11 @@ const STOPPED: u8 = 2;
 const REMOVED: u8 = 3;
 
 impl SubscriptionState {
+    /// Open, with nothing parked; for `threads` threads that handle its records.
+    pub fn new(threads: usize) -> Self {
+        Self { counters: SubscriptionCounters::new(threads), ..Self::default() }
+    }
+
     /// Whether records are handled.
     #[inline]
     pub fn is_open(&self) -> bool {

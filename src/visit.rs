@@ -25,6 +25,7 @@ pub(crate) fn visit(
     let mut private =
         lane.take_private(&mut token).unwrap_or_else(|| Private::new(core.bounds(), RUNNING));
     let own = &core.workers[local.id];
+    own.status.hold(number);
     let mut visit = Visit {
         core,
         own,
@@ -265,7 +266,7 @@ impl Visit<'_> {
             Busy::Future { mut attempt, running, work, number, deadline } => {
                 let waker = self.waker(slot);
                 let mut cx = std::task::Context::from_waker(&waker);
-                self.own.status.enter(self.lane, work.subscription, &work.record);
+                self.own.status.enter(work.subscription, &work.record);
                 let polled = attempt.poll(&mut cx);
                 self.own.status.leave();
                 match polled {
@@ -345,10 +346,9 @@ impl Visit<'_> {
 
     #[cold]
     fn report_deadline(&self, work: &Work) {
-        let subscription = self
-            .table
-            .subscription(work.subscription, work.generation)
-            .map_or_else(String::new, |entry| entry.name.to_string());
+        let entry = self.table.subscription(work.subscription, work.generation);
+        entry.inspect(|entry| entry.state.counters.timeouts.add_shared(1));
+        let subscription = entry.map_or_else(String::new, |entry| entry.name.to_string());
         let key = work.record.key().map(|key| key[..key.len().min(64)].to_vec());
         self.core.notice(&crate::notice::Notice::DeadlinePassed { subscription, key });
     }

@@ -25,6 +25,8 @@ use crate::visit::visit;
 const LOOKS: u32 = 32;
 /// Visits after which a worker looks for lanes of others that are held up, though it has some of its own.
 const RELIEF: u32 = 8;
+/// Rounds of the loop after which a worker notes which key it is at; a multiple of `RELIEF`.
+const SAMPLE: u32 = 256;
 /// Rounds of looks that end any spin: a virtual clock may stand still.
 const ROUNDS: u32 = 1_024;
 
@@ -60,21 +62,29 @@ impl Worker {
 
     /// Visits the next lane. False if there is none.
     pub(crate) fn turn(&mut self) -> bool {
-        let bell = self.core.lanes.bell(self.local.id);
-        let (turns, queued) = (&mut self.turns, &mut self.queued);
-        bell.collect(|lane| queue(turns, queued, lane));
-        while let Some(lane) = self.turns.pop_front() {
-            let token = bell.take(lane);
-            // Also if it was taken meanwhile: it may come back.
-            if token.is_some() || !weak!("worker_queued") {
-                self.queued[lane as usize] = false;
-            }
-            if let Some(token) = token {
-                self.visit(token);
-                return true;
+        // What became ready stands behind what has its turn already: it is looked for when that is done, or
+        // comes round again.
+        while !self.turns.is_empty() || self.collect() {
+            while let Some(lane) = self.turns.pop_front() {
+                let token = self.core.lanes.bell(self.local.id).take(lane);
+                // Also if it was taken meanwhile: it may come back.
+                if token.is_some() || !weak!("worker_queued") {
+                    self.queued[lane as usize] = false;
+                }
+                if let Some(token) = token {
+                    self.visit(token);
+                    return true;
+                }
             }
         }
         false
+    }
+
+    /// Gives every lane a turn that has become ready. False if there is none.
+    fn collect(&mut self) -> bool {
+        let (turns, queued) = (&mut self.turns, &mut self.queued);
+        self.core.lanes.bell(self.local.id).collect(|lane| queue(turns, queued, lane));
+        !turns.is_empty()
     }
 
     /// Takes a lane from a worker that is held up, and visits it. False if there is none.
@@ -152,6 +162,12 @@ impl Worker {
         false
     }
 
+    /// Notes which key it was at last, for those who ask which are the busiest.
+    fn sample(&self) {
+        let own = &self.core.workers[self.local.id];
+        own.busiest.sample(own.counters.attempts.get(), || own.status.last());
+    }
+
     /// Sleeps until there is work, or for a heartbeat.
     fn sleep(&mut self, parker: &Parker) {
         let bell = self.core.lanes.bell(self.local.id);
@@ -162,6 +178,8 @@ impl Worker {
             self.core.watchers.notify();
         }
         if !self.core.exits() {
+            // Where visits are rare; beside a sleep it costs nothing.
+            self.sample();
             self.core.workers[self.local.id].counters.parks.add(1);
             self.core.watchers.notify();
             let wake = self.core.clock.now().after(self.core.config.heartbeat);
@@ -231,8 +249,13 @@ pub(crate) fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) 
         // Or a worker with no end of lanes of its own would never come round to those of another that is
         // held up, to which the monitor leaves them while anybody is free.
         visits = visits.wrapping_add(1);
-        if visits.is_multiple_of(RELIEF) && worker.relieve() {
-            continue;
+        if visits.is_multiple_of(RELIEF) {
+            if visits.is_multiple_of(SAMPLE) {
+                worker.sample();
+            }
+            if worker.relieve() {
+                continue;
+            }
         }
         if worker.turn() || worker.steal(false) || worker.spin(spin) {
             continue;

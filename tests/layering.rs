@@ -12,15 +12,18 @@ use std::path::Path;
 const LAYERS: &[(u8, &str)] = &[
     (0, "sync error clock"),
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
-    (1, "metrics status window finished delivery armor position ledger envelope/ context unwind"),
+    (
+        1,
+        "metrics counts latency busiest span status window finished delivery armor position ledger envelope/ context unwind",
+    ),
     (
         1,
         "timer outcome receipt reply subscription handler notice spawner blocking bound inspect work",
     ),
     (2, "registry table gate bell"),
     (3, "lane"),
-    (4, "busy core attempt ending letters command visit worker monitor stage"),
-    (5, "submit batch source subscriber close shutdown holder snapshot runtime"),
+    (4, "busy core attempt ending tally letters command visit worker monitor stage"),
+    (5, "submit batch source subscriber close shutdown holder snapshot runtime export"),
     (6, "bus bus/error bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/"),
     (8, "connect testing/"),

@@ -60,6 +60,8 @@ pub(super) struct Feed {
     /// The frontier that was committed last.
     pub(super) committed: Option<u64>,
     pub(super) changed: bool,
+    /// What is below this offset was delivered before.
+    pub(super) delivered: u64,
 }
 
 /// What others may know of a feed.
@@ -99,6 +101,7 @@ impl Feed {
             standing,
             committed: None,
             changed: false,
+            delivered: 0,
         }
     }
 
@@ -151,8 +154,15 @@ impl Feed {
             }
             let Some(record) = self.read.pop_front() else { break };
             let record = keyed(record, self.envelope).with_epoch(u64::from(source.epoch()));
+            let offset = record.position().map_or(0, |position| position.offset);
             match source.deliver(record) {
-                Ok(()) => delivered += 1,
+                Ok(()) => {
+                    delivered += 1;
+                    if offset < self.delivered {
+                        self.subscriber.entry.state.counters.redelivered.add_shared(1);
+                    }
+                    self.delivered = self.delivered.max(offset + 1);
+                }
                 Err(Undelivered::Full(record) | Undelivered::Stopped(record)) => {
                     self.read.push_front(record);
                     break;

@@ -154,6 +154,14 @@ impl Shared {
     }
 
     pub(super) fn count(&self, topic: &str, result: Result<Position, &PublishErrorKind>) {
+        let publishes = &self.runtime.core().publishes;
+        let counter = match result {
+            Ok(_) => &publishes.confirmed,
+            Err(PublishErrorKind::Full) => &publishes.full,
+            Err(PublishErrorKind::Unknown(_)) => &publishes.unknown,
+            Err(_) => &publishes.failed,
+        };
+        counter.add_shared(1);
         if result.is_err() {
             self.failed.add_shared(1);
         }

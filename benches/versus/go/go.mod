@@ -1,0 +1,3 @@
+module keylane/versus
+
+go 1.22

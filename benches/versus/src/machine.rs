@@ -1,0 +1,109 @@
+//! The machine: what it is, and how much of it others took.
+
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+/// Processor time as /proc/stat counts it, from a moment on.
+pub struct Stolen(Option<[u64; 2]>);
+
+impl Stolen {
+    pub fn begin() -> Self {
+        Self(times())
+    }
+
+    /// Whether other machines had more than 1 % of this one's processor time since.
+    pub fn too_much(&self) -> bool {
+        let (Some([stolen, all]), Some(now)) = (self.0, times()) else { return false };
+        (now[0] - stolen) * 100 > now[1] - all
+    }
+}
+
+/// `rounds` rounds from which nobody stole more than 1 %, of four times as many at most; and how many were discarded.
+pub fn rounds<T>(rounds: usize, round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
+    rounds_until(rounds, None, round)
+}
+
+/// The same; after `until` none that is discarded is repeated.
+pub fn rounds_until<T>(
+    rounds: usize,
+    until: Option<Instant>,
+    mut round: impl FnMut(usize) -> T,
+) -> (Vec<T>, usize) {
+    let (mut kept, mut discarded) = (Vec::new(), 0);
+    for turn in 0..rounds * 4 {
+        let late = until.is_some_and(|until| Instant::now() > until);
+        if kept.len() == rounds || late && turn >= rounds {
+            break;
+        }
+        let stolen = Stolen::begin();
+        let result = round(turn);
+        if stolen.too_much() {
+            discarded += 1;
+        } else {
+            kept.push(result);
+        }
+    }
+    (kept, discarded)
+}
+
+/// The first two cores this process may use, if there are two.
+pub fn two_cores() -> Option<[core_affinity::CoreId; 2]> {
+    let cores = core_affinity::get_core_ids()?;
+    Some([*cores.first()?, *cores.get(1)?])
+}
+
+/// Runs on a thread of its own, pinned to `core`: the caller stays where it may.
+pub fn pinned<T: Send>(core: core_affinity::CoreId, run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            core_affinity::set_for_current(core);
+            run()
+        });
+        thread.join().expect("it does not panic")
+    })
+}
+
+/// Stolen, and all together.
+fn times() -> Option<[u64; 2]> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let times: Vec<u64> = text
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|time| time.parse().ok())
+        .collect();
+    // The last two, a guest's, are in the first two already.
+    Some([*times.get(7)?, times.iter().take(8).sum()])
+}
+
+/// The first line of a record: what the figures are of.
+pub fn describe() -> Value {
+    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    let load = fs::read_to_string("/proc/loadavg").ok();
+    let load = load.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+    json!({
+        "table": "run",
+        "date": said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        "commit": said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
+        "cpu": cpu,
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "load": load,
+        "kernel": kernel.map(|text| text.trim().to_owned()),
+        "rustc": said("rustc", &["--version"]),
+        "go": said("go", &["version"]),
+    })
+}
+
+/// What a program printed; `None` if it is not there or failed.
+pub fn said(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
