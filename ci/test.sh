@@ -19,7 +19,7 @@ checks=(
     fmt clippy doc features
     cargo-test convict layering behaviours golden
     quickstart footprint instructions locked
-    loom san fuzz
+    loom sim san fuzz
     package msrv minimal-versions public-deps
 )
 members=(members benches)

@@ -13,6 +13,7 @@ use crate::notice::Notice;
 use crate::outcome::Outcome;
 use crate::pool::Magazine;
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::span;
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, Table};
@@ -135,7 +136,8 @@ impl<'a> Visit<'a> {
 
     /// The subscription of a record that may be started: it is here and open, and so is the source.
     pub(crate) fn open_entry(&self, work: &Work) -> Option<&'a Arc<Entry>> {
-        if self.core.phase() == STOPPED { None } else { self.taking_entry(work) }
+        let stopped = self.core.phase() == STOPPED && !sabotage!(StartsAfterStop);
+        if stopped { None } else { self.taking_entry(work) }
     }
 
     #[inline(always)]
@@ -146,6 +148,7 @@ impl<'a> Visit<'a> {
         }
         if let Completion::Source(token) = &work.completion
             && self.table.source(token.source, token.epoch).is_none_or(|s| s.state.is_stopped())
+            && !sabotage!(EpochNotFenced)
         {
             return None;
         }
@@ -194,6 +197,11 @@ impl<'a> Visit<'a> {
                 let running = Arc::new(Running::new(&entry.version));
                 let timed = entry.policy.deadline.is_some();
                 work.record.set_attempt(number);
+                let source = match &work.completion {
+                    Completion::Source(token) => self.table.source(token.source, token.epoch),
+                    _ => None,
+                };
+                let source = source.map(|source| source.state.clone());
                 let call = {
                     let (core, reply, handle, running) =
                         (self.local.core.clone(), reply.clone(), handle.clone(), running.clone());
@@ -201,10 +209,11 @@ impl<'a> Visit<'a> {
                     let entry = entry.clone();
                     move || {
                         let Some(core) = core.upgrade() else { return };
-                        let said = if core.phase() == STOPPED
+                        // What a lane looks at before it starts a record, again: it may have waited long.
+                        let shut = core.phase() == STOPPED
                             || !entry.state.is_open()
-                            || !reply.start()
-                        {
+                            || source.is_some_and(|source| source.is_stopped());
+                        let said = if shut || !reply.start() {
                             Said::NotStarted
                         } else {
                             if timed {

@@ -147,6 +147,20 @@ impl Blocking {
         self.called.notify_one();
     }
 
+    /// The step of a thread, for a simulator in its place: runs the next call. False if there is none; the
+    /// thread has ended then.
+    #[cfg(all(feature = "internals", feature = "testing"))]
+    pub fn step(&self) -> bool {
+        let mut state = self.state.lock();
+        let Some((_, call)) = state.calls.pop_front() else {
+            state.threads -= 1;
+            return false;
+        };
+        drop(state);
+        let _ = guard(call);
+        true
+    }
+
     fn run(&self) {
         let mut state = self.state.lock();
         loop {

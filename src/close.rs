@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::clock::{Clock, SystemClock, Time};
+use crate::clock::Time;
 use crate::context::in_handler;
 use crate::core::{Census, Command, Core};
 use crate::handler::Version;
 use crate::receipt::WaitError;
 use crate::record::Record;
 use crate::registry::Registry;
+use crate::sabotage::sabotage;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, weak};
 use crate::table::Entry;
@@ -152,6 +153,9 @@ pub fn still_running<T>(registry: &Registry<T>, version: u64, old: &Version) -> 
         let attempts = old.running();
         return (registry.behind(version).count(), attempts);
     }
+    if sabotage!(SwapWaitsNot) {
+        return (0, 0);
+    }
     // Readers first: one that has seen the new table starts no attempt of the old handler.
     let readers = registry.behind(version).count();
     (readers, old.running())
@@ -195,7 +199,6 @@ struct Rest {
     census: Option<Arc<Census>>,
     /// In real time, when lanes may be asked again.
     again: Time,
-    clock: SystemClock,
 }
 
 /// The least pause between two questions to all lanes: whoever waits is called more often.
@@ -270,6 +273,7 @@ impl Removal {
             self.stage = remove(core, entry, over);
         }
         match &mut self.stage {
+            Stage::Removed { .. } if sabotage!(RemovalWaitsNot) => true,
             Stage::Draining { .. } => false,
             // What still runs is left behind, as the report of the close says.
             Stage::Removed { .. } if core.has_ended() => true,
@@ -323,7 +327,7 @@ impl Rest {
     /// What may have been pushed by now.
     fn of(core: &Core) -> Self {
         let tails = core.lanes.iter().map(|lane| lane.ring().tail()).collect();
-        Self { tails, census: None, again: Time::ZERO, clock: SystemClock::new() }
+        Self { tails, census: None, again: Time::ZERO }
     }
 
     /// Whether nothing of the subscription is queued or under way.
@@ -339,8 +343,9 @@ impl Rest {
         // All of it has left the rings. Every lane is asked, since a holder's visit may be under way: its
         // answer comes after that, and after what it was told to release.
         let Some(asked) = &self.census else {
-            if self.clock.now() >= self.again {
-                self.again = self.clock.now().after(PAUSE);
+            let now = core.machine_clock.now();
+            if now >= self.again {
+                self.again = now.after(PAUSE);
                 self.census = Some(ask(core, entry));
             }
             return false;

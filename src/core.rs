@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 use crate::blocking::Blocking;
 use crate::busiest::Busiest;
 use crate::busy::Private;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::counts::Publishes;
 use crate::gate::Bounds;
@@ -20,6 +20,7 @@ use crate::parker::{Parker, Unparker};
 use crate::receipt::End;
 use crate::record::Record;
 use crate::registry::Registry;
+use crate::sabotage::sabotage;
 use crate::spawner::Spawner;
 use crate::status::Status;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -60,6 +61,8 @@ pub(crate) enum Command {
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) clock: Arc<dyn Clock>,
+    /// For what takes real time, and none on a clock that may stand still.
+    pub(crate) machine_clock: Arc<dyn Clock>,
     pub(crate) router: Router,
     pub(crate) lanes: Lanes<Work, Private, Command>,
     pub(crate) registry: Registry<Table>,
@@ -155,6 +158,7 @@ impl Core {
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),
+            machine_clock: parts.spawner.machine_clock(),
             spawner: parts.spawner,
             phase: CachePadded::new(AtomicU8::new(RUNNING)),
             exit: AtomicBool::new(false),
@@ -271,7 +275,7 @@ impl Core {
                 if deadline.is_some_and(|deadline| self.clock.now() >= deadline) {
                     break false;
                 }
-                parker.park_until(&*self.clock, deadline);
+                self.spawner.sleep(parker, &*self.clock, deadline);
             };
             place.into_iter().for_each(|place| self.watchers.leave(place));
             met
@@ -285,7 +289,7 @@ impl Core {
         limit: std::time::Duration,
         mut done: impl FnMut() -> bool,
     ) -> bool {
-        let clock = SystemClock::new();
+        let clock = &*self.machine_clock;
         let deadline = clock.now().after(limit);
         crate::parker::with_current(|parker| {
             let mut place = None;
@@ -298,7 +302,8 @@ impl Core {
                 if clock.now() >= deadline {
                     break false;
                 }
-                parker.park(Some(std::time::Duration::from_millis(5)));
+                let look = clock.now().after(std::time::Duration::from_millis(5));
+                self.spawner.sleep(parker, clock, Some(look));
             };
             place.into_iter().for_each(|place| self.watchers.leave(place));
             met
@@ -406,7 +411,9 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if let Some(core) = self.core.upgrade() {
+        if let Some(core) = self.core.upgrade()
+            && !sabotage!(LostWakeUp)
+        {
             core.lanes.wake_slot(self.lane, self.slot);
         }
     }

@@ -7,6 +7,7 @@ use crate::error::HandlerError;
 use crate::handler::{Attempt, Handled};
 use crate::outcome::{Failure, Outcome};
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::subscription::{After, error_text};
 use crate::sync::Arc;
 use crate::table::{Entry, deadline_passed};
@@ -24,11 +25,17 @@ impl Visit<'_> {
         slot: u32,
     ) -> Step {
         match said {
+            Ok(Ok(())) if sabotage!(HandledTwice) && number == 1 => {
+                self.again(slot);
+                let (due, error) = (self.now(), "".into());
+                Step::Busy(Busy::Retry { work, number, due, error })
+            }
             Ok(Ok(())) => {
                 self.handled(entry, &work.record);
                 self.finish(work, Outcome::Done)
             }
             Ok(Err(error)) => self.failed(entry, work, number, error, slot),
+            Err(_) if sabotage!(PanicLoses) => Step::Ended,
             Err(panicked) => {
                 self.counters().panics.add(1);
                 entry.state.counters.panics.add_shared(1);
@@ -73,10 +80,15 @@ impl Visit<'_> {
         let pause = guard(|| entry.policy.retry.pause(number, Some(&error), random)).ok().flatten();
         let _ = guard(|| drop(error));
         if let Some(pause) = pause {
-            if self.core.phase() >= CLOSING || !entry.state.is_open() {
+            // Of a source that is gone another may have the record already: its key does not wait.
+            if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
                 return self.release(work);
             }
             self.counters().retries.add(1);
+            if sabotage!(RetryPassed) {
+                let _ = self.core.lanes.push(self.lane, work);
+                return Step::Ended;
+            }
             entry.state.counters.retries.add_shared(1);
             let due = self.now_after().after(pause);
             if pause.is_zero() {
@@ -113,6 +125,9 @@ impl Visit<'_> {
     #[cold]
     pub(crate) fn release(&mut self, work: Work) -> Step {
         let shut = self.open_entry(&work).is_some();
+        if sabotage!(ReleasedIsFinished) {
+            return self.finish(work, Outcome::Done);
+        }
         let outcome = self.stopped_by(&work).map_or(Outcome::Abandoned, Outcome::Stopped);
         self.count(&work, &outcome);
         self.give_back(work, outcome);
@@ -131,7 +146,9 @@ impl Visit<'_> {
         let (subscription, generation) = (work.subscription, work.generation);
         // A record of a source goes here, and with it a caller's payload.
         let record = guard(|| work.abandon(outcome)).ok().flatten();
-        if let Some(record) = record {
+        if let Some(record) = record
+            && !sabotage!(CloseKeeps)
+        {
             self.core.returned.lock().push(Returned { subscription, generation, record });
         }
     }
@@ -160,12 +177,17 @@ impl Visit<'_> {
     pub(crate) fn tell(&self, completion: Completion, outcome: Outcome) {
         match completion {
             Completion::Untracked => {}
+            Completion::Receipt(promise) if sabotage!(ReceiptUnfilled) => std::mem::forget(promise),
             Completion::Receipt(promise) => {
                 // Whoever waits for it is woken by a waker of the caller's.
                 let _ = guard(|| promise.fulfil(outcome));
             }
             Completion::Source(token) => match self.table.source(token.source, token.epoch) {
                 Some(source) => source.finished.finish(token.slot),
+                None if sabotage!(StaleEpochCounted) => {
+                    let other = self.table.sources.get(token.source as usize);
+                    other.into_iter().flatten().for_each(|other| other.finished.finish(token.slot));
+                }
                 None => self.own.counters.stale.add(1),
             },
         }

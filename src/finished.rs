@@ -4,6 +4,7 @@
 use std::task::Waker;
 
 use crate::delivery::Slot;
+use crate::sabotage::sabotage;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::weak;
@@ -36,7 +37,7 @@ impl Finished {
         // Release: what the handler did happens before `read` (Acquire) reports it.
         let ordering = if weak!("ledger_finish") { Relaxed } else { Release };
         let before = word.fetch_or(bit(slot), ordering);
-        if before & WAIT != 0 {
+        if before & WAIT != 0 && !sabotage!(FinishUnsaid) {
             self.wake(word);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::clock::Time;
+use crate::sabotage::sabotage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::weak;
 
@@ -88,13 +89,14 @@ impl<B, P, D> Gate<B, P, D> {
     /// What to do with the next record, of the key with this hash.
     #[inline]
     pub fn admit(&self, hash: u64) -> Admit {
-        if self.held >= self.bounds.lane {
+        if self.held >= self.bounds.lane && !sabotage!(GateUnbounded) {
             return Admit::LaneFull;
         }
         match self.index.get(&hash) {
             None => Admit::Free,
             Some(&slot) => match &self.slots[slot as usize] {
                 Some(key) if key.waiting.len() >= self.bounds.key => Admit::KeyFull(slot),
+                Some(key) if key.waiting.is_empty() && sabotage!(NextBeforeEnd) => Admit::Free,
                 _ => Admit::Wait(slot),
             },
         }
@@ -116,7 +118,9 @@ impl<B, P, D> Gate<B, P, D> {
             Some(_) => self.slots[slot as usize] = key,
             None => self.slots.push(key),
         }
-        self.index.insert(hash, slot);
+        if !sabotage!(GateForgets) {
+            self.index.insert(hash, slot);
+        }
         slot
     }
 
@@ -175,7 +179,9 @@ impl<B, P, D> Gate<B, P, D> {
 
     /// The next record that waits for the key.
     pub fn next(&mut self, slot: u32) -> Option<D> {
-        let record = self.slots.get_mut(slot as usize)?.as_mut()?.waiting.pop_front();
+        let waiting = &mut self.slots.get_mut(slot as usize)?.as_mut()?.waiting;
+        let last = sabotage!(SuccessorOutOfTurn);
+        let record = if last { waiting.pop_back() } else { waiting.pop_front() };
         self.held -= usize::from(record.is_some());
         record
     }

@@ -12,6 +12,7 @@ use crate::gate::ReadySet;
 use crate::metrics::LaneCounters;
 use crate::parker::{Parker, Unparker, with_current};
 use crate::ring::{Batch, Restless, Ring, rings};
+use crate::sabotage::sabotage;
 use crate::sync::{Mutex, weak};
 use crate::token::{Token, TokenCell};
 use crate::wait_list::{Place, WaitList};
@@ -345,6 +346,9 @@ impl<M, P, C> Lane<M, P, C> {
     #[inline]
     pub fn wake_waiting(&self) {
         if self.ring.has_wait() && self.ring.len() < self.ring.limit() {
+            if sabotage!(RoomUnsaid) {
+                return self.ring.clear_wait();
+            }
             self.cold.waiting.wake_all(|| self.ring.clear_wait());
         }
     }

@@ -17,6 +17,7 @@ use crate::delivery::{DeliverError, NotNewest, Slot, Status};
 use crate::error::ConfigError;
 use crate::finished::{BITS, Finished, bit};
 use crate::position::{Run, Stored, covers};
+use crate::sabotage::sabotage;
 use crate::sync::Arc;
 use crate::window::Window;
 
@@ -255,6 +256,9 @@ impl Ledger {
     /// The next position to read after a restart: everything delivered below it is finished. `None`
     /// before the first delivery of a ledger that resumed nothing.
     pub fn frontier(&self) -> Option<u64> {
+        if sabotage!(FrontierOverGap) {
+            return self.next;
+        }
         self.window.first().or(self.next)
     }
 
@@ -291,7 +295,9 @@ impl Ledger {
     /// What is known of a position, as of the last [`advance`](Self::advance). O(log n).
     pub fn status(&self, position: u64) -> Status {
         let resumed = self.resumed.last().is_some_and(|run| position <= run.last);
-        if resumed && covers(&self.resumed, position) {
+        if resumed && sabotage!(RedeliverySkipped)
+            || resumed && covers(&self.resumed, position) && !sabotage!(FinishedAgain)
+        {
             return Status::Finished;
         }
         if self.is_newest(position) {

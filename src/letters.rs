@@ -7,6 +7,7 @@ use crate::error::HandlerError;
 use crate::handler::Handled;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
+use crate::sabotage::sabotage;
 use crate::subscription::{Letter, error_text, jittered};
 use crate::sync::Arc;
 use crate::table::Entry;
@@ -72,6 +73,7 @@ impl Visit<'_> {
             post.sending().map(|sending| sending.as_mut().poll(&mut cx))
         });
         let said = match polled {
+            Ok(Some(Poll::Pending)) if sabotage!(LetterUnconfirmed) => Ok(()),
             Ok(Some(Poll::Pending)) => {
                 let post = Some(post);
                 return Step::Busy(Busy::Letter { post, work, failure, sends, due: None, park });
@@ -107,7 +109,7 @@ impl Visit<'_> {
                     let error = format!("{} (dead letter refused: {text})", failure.error).into();
                     return self.stop(entry, work, Failure { error, ..failure });
                 }
-                if self.core.phase() >= CLOSING || !entry.state.is_open() {
+                if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
                     return self.release(work);
                 }
                 let random = self.random();

@@ -83,6 +83,7 @@ mod bell;
 mod block;
 mod blocking;
 mod bound;
+mod builder;
 mod bus;
 mod busiest;
 mod busy;
@@ -127,6 +128,8 @@ mod registry;
 mod reply;
 mod ring;
 mod runtime;
+#[cfg_attr(not(keylane_sabotage), allow(dead_code, unused_macros))]
+mod sabotage;
 mod shutdown;
 mod snapshot;
 mod source;
@@ -153,6 +156,7 @@ mod work;
 mod worker;
 
 pub use bound::{Bound, UsedUp};
+pub use builder::Builder;
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
 pub use bus::{
@@ -179,7 +183,7 @@ pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
 pub use receipt::{Receipt, WaitError};
 pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
-pub use runtime::{BuildError, Builder, Runtime, SubscribeError};
+pub use runtime::{BuildError, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
     BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot,

@@ -30,6 +30,16 @@ pub(crate) struct Monitor {
     core: Arc<Core>,
     watched: Vec<Watched>,
     quiet: u32,
+    /// When it called those who wait for something rare.
+    called: Time,
+}
+
+/// What the monitor does after a turn.
+pub(crate) enum Next {
+    /// It sleeps until it is called, or this has come on the runtime's clock.
+    Sleep(Option<Time>),
+    /// It sleeps for a moment of real time, or as above: somebody waits.
+    Doze(Duration, Option<Time>),
 }
 
 /// Starts the monitor.
@@ -39,20 +49,18 @@ pub(crate) struct Monitor {
 pub(crate) fn start(core: &Arc<Core>, parker: Parker) -> std::io::Result<()> {
     let mut monitor = Monitor::new(core);
     core.spawner.spawn("mon", move || {
-        while !monitor.core.exits() {
-            let next = monitor.look();
-            let core = &monitor.core;
-            if core.watchers.is_empty() {
-                parker.park_until(&*core.clock, next);
-            } else {
-                // Whoever waits looks again by itself, but is called in any case: in real time, since the
-                // clock may stand still.
-                core.watchers.notify();
-                parker.park(Some(CALL));
+        let core = monitor.core.clone();
+        while !core.exits() {
+            match monitor.turn() {
+                Next::Sleep(until) => parker.park_until(&*core.clock, until),
+                Next::Doze(moment, until) => {
+                    let limit = until.and_then(|until| core.clock.arm(until, parker.waker()));
+                    parker.park(Some(limit.map_or(moment, |limit| limit.min(moment))));
+                }
             }
             core.monitor.rise();
         }
-        monitor.core.watchers.wake_all(|| ());
+        core.watchers.wake_all(|| ());
     })
 }
 
@@ -60,7 +68,25 @@ impl Monitor {
     /// A monitor that has not looked yet.
     pub(crate) fn new(core: &Arc<Core>) -> Self {
         let watched = vec![Watched::default(); core.workers.len()];
-        Self { core: core.clone(), watched, quiet: 0 }
+        Self { core: core.clone(), watched, quiet: 0, called: Time::ZERO }
+    }
+
+    /// Looks once, and calls who waits. After its sleep the caller has it `rise`.
+    pub(crate) fn turn(&mut self) -> Next {
+        let next = self.look();
+        if self.core.watchers.is_empty() {
+            return Next::Sleep(next);
+        }
+        // Whoever waits looks again by itself, but is called in any case: in real time, since the clock may
+        // stand still. Not sooner after the last call: who is called may look and call back at once.
+        let now = self.core.machine_clock.now();
+        let since = now.since(self.called);
+        if since < CALL && self.called != Time::ZERO {
+            return Next::Doze(CALL - since, next);
+        }
+        self.called = now;
+        self.core.watchers.notify();
+        Next::Doze(CALL, next)
     }
 
     /// Looks once; returns when to look again, `None` if only when called.

@@ -111,6 +111,11 @@ impl Unparker {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// Takes the wake-up that waits to be used, if there is one: for a simulator in the thread's place.
+    pub fn take_call(&self) -> bool {
+        self.0.state.compare_exchange(NOTIFIED, EMPTY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     /// Whether the thread sleeps and nobody has called it. May be stale at once.
     pub fn is_asleep(&self) -> bool {
         self.0.state.load(Ordering::Acquire) == PARKED

@@ -23,6 +23,7 @@ use crate::metrics::Outcomes;
 use crate::notice::Notice;
 use crate::receipt::WaitError;
 use crate::record::{KeyText, Record};
+use crate::sabotage::sabotage;
 use crate::subscription::{DeadLetterTo, Subscription};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -122,7 +123,9 @@ impl Ending {
 
     /// Begins it, or brings its deadline forward.
     pub(crate) fn begin(self: &Arc<Self>, deadline: Time) {
-        self.deadline.fetch_min(deadline.as_nanos(), Ordering::AcqRel);
+        if !sabotage!(DeadlineIgnored) {
+            self.deadline.fetch_min(deadline.as_nanos(), Ordering::AcqRel);
+        }
         let before = given_up(&self.core);
         if self.begun.swap(true, Ordering::AcqRel) {
             // Whoever was first may not have come as far: after this call nothing is taken either.

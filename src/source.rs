@@ -11,6 +11,7 @@ use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
+use crate::sabotage::sabotage;
 use crate::submit::{Refusal, route, route_keyless, timed, work};
 use crate::sync::Arc;
 use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
@@ -184,6 +185,7 @@ impl Source {
             Err(error) => return Err(Undelivered::Ledger(error, record)),
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
+        let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
         let record = timed(&self.core, record);
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
         let refused = match self.core.lanes.push(routed.lane, work) {
@@ -223,6 +225,7 @@ impl Source {
         let polled = self.core.lanes.poll_push(lane, &mut work, &mut place, &mut cx);
         self.waits = Some((lane, place));
         match (polled, work) {
+            (std::task::Poll::Pending, Some(_)) if sabotage!(FullLaneLoses) => Ok(()),
             (std::task::Poll::Pending, Some(work)) => Err(PushError::Full(work)),
             (std::task::Poll::Ready(Err(_)), Some(work)) => Err(PushError::Closed(work)),
             _ => Ok(()),

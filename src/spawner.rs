@@ -1,11 +1,23 @@
 //! Starting threads: their names, stacks and the caller's hooks.
 
+use crate::clock::{Clock, SystemClock, Time};
 use crate::context::InHandler;
+use crate::parker::Parker;
 use crate::sync::{Arc, ThreadBuilder};
 use crate::unwind::guard;
 
 /// A hook that a thread calls with its name, when it starts or ends.
 pub type Hook = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What stands in for threads: a simulator, which takes their steps itself.
+pub trait Stage: Send + Sync {
+    /// A thread for this role would start.
+    fn start(&self, role: &str, run: Box<dyn FnOnce() + Send>);
+    /// A thread would sleep until it is called, or `until` has come.
+    fn sleep(&self, parker: &Parker, until: Option<Time>);
+    /// What stands in for the machine's clock.
+    fn clock(&self) -> Arc<dyn Clock>;
+}
 
 /// How a runtime's threads are started.
 #[derive(Clone)]
@@ -21,6 +33,8 @@ pub struct Spawner {
     /// The tokio runtime that handlers are in.
     #[cfg(feature = "tokio")]
     pub tokio: Option<tokio::runtime::Handle>,
+    /// Instead of threads.
+    pub stage: Option<Arc<dyn Stage>>,
 }
 
 impl Spawner {
@@ -30,6 +44,10 @@ impl Spawner {
     /// # Errors
     /// What the system says.
     pub fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        if let Some(stage) = &self.stage {
+            stage.start(role, Box::new(run));
+            return Ok(());
+        }
         let name = format!("{}-{role}", self.name);
         let own = self.clone();
         ThreadBuilder::new().name(name.clone()).stack_size(self.stack_size).spawn(move || {
@@ -47,6 +65,19 @@ impl Spawner {
             call(&own.on_stop);
         })?;
         Ok(())
+    }
+
+    /// Has the calling thread sleep until it is called, or `until` has come on `clock`.
+    pub fn sleep(&self, parker: &Parker, clock: &dyn Clock, until: Option<Time>) {
+        match &self.stage {
+            None => parker.park_until(clock, until),
+            Some(stage) => stage.sleep(parker, until),
+        }
+    }
+
+    /// The machine's clock, whatever clock the runtime lives on: for what takes no time on that.
+    pub fn machine_clock(&self) -> Arc<dyn Clock> {
+        self.stage.as_ref().map_or_else(|| Arc::new(SystemClock::new()) as _, |s| s.clock())
     }
 }
 

@@ -43,6 +43,7 @@ impl Stage {
                 on_stop: None,
                 #[cfg(feature = "tokio")]
                 tokio: None,
+                stage: None,
             },
         };
         let core = Core::new(config, parts);

@@ -15,6 +15,7 @@ use crate::metrics::Counter;
 use crate::parker::with_current;
 use crate::record::{MAX_KEY, Record};
 use crate::ring::Refused;
+use crate::sabotage::sabotage;
 use crate::subscription::Keyless;
 use crate::sync::Arc;
 use crate::table::{Entry, SubscriptionState};
@@ -295,7 +296,9 @@ fn refuse(
         Refused::Full => (Refusal::Full, work),
     };
     back.0.count(&entry.state.counters.refused);
-    Err(SubmitError::new(back.0, back.1.record))
+    let another = sabotage!(AnotherComesBack);
+    let record = if another { Record::null("another") } else { back.1.record };
+    Err(SubmitError::new(back.0, record))
 }
 
 /// Sleeps until the record is taken, the deadline has come, or it will not be taken any more.

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use crate::clock::Time;
 use crate::parker::Unparker;
+use crate::sabotage::sabotage;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, unless, weak};
 use crate::unwind::guard;
@@ -47,6 +48,9 @@ impl Timers {
 
     /// The lane is to be looked at, at `due` at the latest, and not at the time set before. For its holder.
     pub fn set_lane(&self, lane: u32, due: Time) {
+        if sabotage!(TimerLost) {
+            return;
+        }
         // Not the lesser of the two: an earlier time that has come and was served, but did not fire yet,
         // would take the new one with it when it does. A read-modify-write, as in `take_due`: of the two the
         // second sees the first. Ordered by `next`, below.

@@ -8,7 +8,9 @@ use crate::attempt::{Local, Step, Unhandled, Visit};
 use crate::busy::{Busy, Parked, Private, Said};
 use crate::core::{CLOSING, Core, RUNNING, STOPPED};
 use crate::gate::Admit;
+use crate::outcome::Outcome;
 use crate::ring::Drain;
+use crate::sabotage::sabotage;
 use crate::table::Table;
 use crate::token::Token;
 use crate::work::Work;
@@ -47,7 +49,7 @@ pub(crate) fn visit(
         let Some(front) = ring.peek() else { break };
         let slot = match visit.private.gate.admit(front.hash) {
             // What tests must notice: a busy key that holds up its neighbours.
-            _ if cfg!(keylane_weak = "whole_lane_waits") => {
+            _ if cfg!(keylane_weak = "whole_lane_waits") || sabotage!(BusyKeyHoldsLane) => {
                 blocked = true;
                 break;
             }
@@ -85,7 +87,8 @@ impl Visit<'_> {
     /// Handles records for as long as no key is busy. False if the visit is over: its quantum is, or the ring is
     /// empty.
     fn drain(&mut self, ring: &mut Drain<'_, Work>) -> bool {
-        if self.private.phase == STOPPED {
+        // Looked at once more: it may have come while something of the gate was handled.
+        if self.core.phase() == STOPPED {
             return self.budget > 0;
         }
         while self.budget > 0 {
@@ -247,7 +250,9 @@ impl Visit<'_> {
             started = true;
             let step = match self.private.gate.get(slot).and_then(|key| key.parked.as_ref()) {
                 Some(Parked::Abandoned) => self.release(work),
-                Some(Parked::Key { key, .. }) if work.record.key() == Some(&key[..]) => {
+                Some(Parked::Key { key, .. })
+                    if work.record.key() == Some(&key[..]) && !sabotage!(ParkedLetThrough) =>
+                {
                     self.follow(work, slot)
                 }
                 // Free, or of another key whose hash is the same.
@@ -383,6 +388,12 @@ impl Visit<'_> {
     }
 
     pub(crate) fn release_busy(&mut self, busy: Busy) -> Step {
+        if let Busy::Blocking { reply, .. } = &busy
+            && matches!(reply.take(), Some(Said::Ended(Ok(Ok(())))))
+        {
+            // It was handled, and only this lane did not know yet.
+            return self.finish(busy.into_work(), Outcome::Done);
+        }
         let work = busy.into_work();
         self.release(work)
     }

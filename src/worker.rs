@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::attempt::Local;
+use crate::clock::Time;
 use crate::core::Core;
 use crate::parker::Parker;
 use crate::pinning::pin_current;
@@ -43,6 +44,17 @@ pub(crate) struct Worker {
     spin: u32,
     /// It has slept, and the monitor does not know yet that it is up: a heartbeat alone is not worth a call.
     dozed: bool,
+    steps: u32,
+}
+
+/// What a worker does after a step.
+pub(crate) enum Next {
+    /// Another step.
+    Step,
+    /// It sleeps until it is called, or this has come on the runtime's clock; then it gets up.
+    Sleep(Time),
+    /// It ends.
+    End,
 }
 
 impl Worker {
@@ -57,7 +69,7 @@ impl Worker {
         let table = core.registry.start(id);
         let lanes = core.lanes.len() as usize;
         let (turns, queued) = (VecDeque::with_capacity(lanes), vec![false; lanes].into());
-        Self { core: core.clone(), local, table, turns, queued, spin: 8, dozed: false }
+        Self { core: core.clone(), local, table, turns, queued, spin: 8, dozed: false, steps: 0 }
     }
 
     /// Visits the next lane. False if there is none.
@@ -168,24 +180,51 @@ impl Worker {
         own.busiest.sample(own.counters.attempts.get(), || own.status.last());
     }
 
-    /// Sleeps until there is work, or for a heartbeat.
-    fn sleep(&mut self, parker: &Parker) {
+    /// Visits a lane if there is one, else lies down: the caller has it sleep and get up. `spin` is how long
+    /// it may look for work before that.
+    pub(crate) fn step(&mut self, spin: Duration) -> Next {
+        // Or a worker with no end of lanes of its own would never come round to those of another that is
+        // held up, to which the monitor leaves them while anybody is free.
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps.is_multiple_of(RELIEF) {
+            if self.steps.is_multiple_of(SAMPLE) {
+                self.sample();
+            }
+            if self.relieve() {
+                return Next::Step;
+            }
+        }
+        if self.turn() || self.steal(false) || self.spin(spin) {
+            return Next::Step;
+        }
+        if self.core.exits() {
+            return Next::End;
+        }
+        self.lie_down()
+    }
+
+    fn lie_down(&mut self) -> Next {
         let bell = self.core.lanes.bell(self.local.id);
         if !bell.lie_down() {
-            return;
+            return Next::Step;
         }
         if self.core.registry.refresh(&mut self.table) {
             self.core.watchers.notify();
         }
-        if !self.core.exits() {
-            // Where visits are rare; beside a sleep it costs nothing.
-            self.sample();
-            self.core.workers[self.local.id].counters.parks.add(1);
-            self.core.watchers.notify();
-            let wake = self.core.clock.now().after(self.core.config.heartbeat);
-            parker.park_until(&*self.core.clock, Some(wake));
+        if self.core.exits() {
+            self.get_up();
+            return Next::Step;
         }
-        bell.rise();
+        // Where visits are rare; beside a sleep it costs nothing.
+        self.sample();
+        self.core.workers[self.local.id].counters.parks.add(1);
+        self.core.watchers.notify();
+        Next::Sleep(self.core.clock.now().after(self.core.config.heartbeat))
+    }
+
+    /// It has slept.
+    pub(crate) fn get_up(&mut self) {
+        self.core.lanes.bell(self.local.id).rise();
         self.dozed = true;
         if self.core.registry.refresh(&mut self.table) {
             self.core.watchers.notify();
@@ -244,26 +283,15 @@ pub(crate) fn start(
 pub(crate) fn run(core: &Arc<Core>, id: usize, parker: &Parker, spin: Duration) {
     let mut worker = Worker::new(core, id);
     core.monitor.watch();
-    let mut visits = 0_u32;
     loop {
-        // Or a worker with no end of lanes of its own would never come round to those of another that is
-        // held up, to which the monitor leaves them while anybody is free.
-        visits = visits.wrapping_add(1);
-        if visits.is_multiple_of(RELIEF) {
-            if visits.is_multiple_of(SAMPLE) {
-                worker.sample();
+        match worker.step(spin) {
+            Next::Step => {}
+            Next::Sleep(until) => {
+                parker.park_until(&*core.clock, Some(until));
+                worker.get_up();
             }
-            if worker.relieve() {
-                continue;
-            }
+            Next::End => break,
         }
-        if worker.turn() || worker.steal(false) || worker.spin(spin) {
-            continue;
-        }
-        if core.exits() {
-            break;
-        }
-        worker.sleep(parker);
     }
     worker.end();
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 /// Every file of `src` and its layer. `name` is a file, `name/` every file of a folder that has no row of
 /// its own. A new file gets a row here; that it is hard to choose one says that the file does two things.
 const LAYERS: &[(u8, &str)] = &[
-    (0, "sync error clock"),
+    (0, "sync error clock sabotage"),
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
     (
         1,
@@ -23,7 +23,7 @@ const LAYERS: &[(u8, &str)] = &[
     (2, "registry table gate bell"),
     (3, "lane"),
     (4, "busy core attempt ending tally letters command visit worker monitor stage"),
-    (5, "submit batch source subscriber close shutdown holder snapshot runtime export"),
+    (5, "submit batch source subscriber close shutdown holder snapshot runtime builder export"),
     (6, "bus bus/error bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/"),
     (8, "connect testing/"),

@@ -27,6 +27,7 @@ pub(crate) use self::producer::Refused;
 use self::slab::{Slab, Slots};
 pub use self::word::Restless;
 use self::word::{CLOSED, IDLE, SHIFT, WAIT, WAKE, against_rest};
+use crate::sabotage::sabotage;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, unless, weak};
 use crate::token::{Family, Token};
@@ -257,7 +258,7 @@ impl<M> Ring<M> {
     /// a value without IDLE.
     #[inline]
     fn token_of(&self, tail: u64) -> Option<Token> {
-        if tail & IDLE == 0 {
+        if tail & IDLE == 0 && !sabotage!(TwoOnALane) {
             return None;
         }
         // SAFETY: IDLE is the token's place in this word; it was set (by `rings`, which makes the family

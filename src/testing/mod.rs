@@ -49,6 +49,9 @@ mod clock;
 pub mod conformance;
 mod oracle;
 mod settle;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod sim;
 mod track;
 mod verdict;
 

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Seeded simulations of the whole runtime (src/testing/sim), and the deliberate bugs (src/sabotage.rs) that they must
+# convict.
+#
+#   ci/sim.sh            20,000 seeds
+#   ci/sim.sh SEEDS      as many
+#   KEYLANE_SIM_FIRST=N  from that seed on
+#
+# A failing seed is made as short as it gets, and what happens in it is printed.
+. "$(dirname "$0")/lib.sh"
+
+export KEYLANE_SIM_SEEDS=${1:-20000}
+
+# run TEST CFG: runs one test of tests/sim.rs, built with these flags.
+run() {
+    CARGO_TARGET_DIR=$target/sim${2:+-sabotage} RUSTFLAGS="${2:-}" \
+        cargo test --locked --profile sim --features testing,internals --test sim -- \
+        --ignored --nocapture --exact "$1"
+}
+
+run seeds
+run every_deliberate_bug_is_convicted "--cfg keylane_sabotage"
