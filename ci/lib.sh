@@ -60,5 +60,13 @@ all_features() { features | paste -sd, -; }
 # Without the parts that semver does not cover.
 public_features() { features | grep -vx internals | paste -sd, -; }
 
+# stamp: what figures belong to.
+stamp() {
+    local commit
+    commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+    [ -z "$(git status --porcelain -- src Cargo.lock benches/support 2>/dev/null)" ] || commit+=" and changes"
+    echo "commit $commit, $(rustc -V), $host, $(date +%F)"
+}
+
 # now: seconds, for tables.
 now() { date +%s; }

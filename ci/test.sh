@@ -18,7 +18,7 @@ limit=${KL_CHECK_SECONDS:-1800}
 checks=(
     fmt clippy doc features
     cargo-test convict layering behaviours golden
-    quickstart footprint instructions
+    quickstart footprint instructions locked
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )

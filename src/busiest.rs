@@ -1,6 +1,6 @@
 //! The keys that make up most of what a worker handles: estimated from samples, in bounded memory.
 //!
-//! A worker's [`Status`] holds the key of its last attempt anyway. Now and then (every 256th visit, and before it
+//! A worker's `Status` holds the key of its last attempt anyway. Now and then (every 256th visit, and before it
 //! sleeps) the worker adds that key here, with the attempts since the last time as its weight: nothing is done
 //! for a record, and a few instructions a visit.
 
