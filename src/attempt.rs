@@ -88,7 +88,8 @@ impl<'a> Visit<'a> {
                 self.own.counters.outcomes.done.add(1);
                 self.handled(entry, &record);
                 match completion {
-                    Completion::Untracked => {}
+                    // Nothing to drop: said so, since it would be looked for.
+                    Completion::Untracked => std::mem::forget(completion),
                     completion => self.tell(completion, Outcome::Done),
                 }
                 self.recycle(record);
