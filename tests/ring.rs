@@ -386,6 +386,30 @@ fn a_foreign_token_drains_nothing() {
     lanes[1].pop(&mut token);
 }
 
+/// Ten slots of sixteen: what was known to be free before the ring began anew reaches into it, and not far enough.
+#[test]
+fn a_ring_that_begins_anew_has_room_for_all() {
+    let (_, rings) = rings(1, 10);
+    let ring = &rings[0];
+    let mut token = None;
+    for burst in [10, 1, 10, 3, 10] {
+        for message in 0..burst {
+            token = token.or(ring.push(message).expect("there is room"));
+        }
+        let mut held = token.take().unwrap();
+        for message in 0..burst {
+            assert_eq!(ring.pop(&mut held), Some(message));
+        }
+        // The eleventh has made it known how far the second round reaches.
+        if burst == 1 {
+            ring.rest(held).unwrap();
+        } else {
+            token = Some(held);
+        }
+    }
+    ring.rest(token.unwrap()).unwrap();
+}
+
 #[test]
 fn messages_of_any_size_and_alignment_fit() {
     #[repr(align(64))]

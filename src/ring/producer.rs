@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::Ring;
 use super::word::{CLOSED, EMPTY, SHIFT, kept_by_claim};
+use super::{Producers, Ring};
 use crate::error::PushError;
 use crate::sync::atomic::Ordering;
 use crate::sync::{unless, weak};
@@ -59,6 +59,27 @@ impl<M> Batch<M> for VecDeque<M> {
     }
 }
 
+impl Producers {
+    /// Says that positions below `free` are free. Returns up to where they are known to be: one that is late must not
+    /// have others look where the consumer's `head` is behind.
+    #[inline]
+    fn raise(&self, free: u64) -> u64 {
+        let mut known = self.free_until.load(Ordering::Relaxed);
+        // Not `fetch_max`, which the thread sanitizer does not see.
+        while known < free {
+            // Release pairs with the acquire in `try_claim`.
+            let ordering = unless(weak!("ring_cache"), Ordering::Release);
+            let raised =
+                self.free_until.compare_exchange_weak(known, free, ordering, Ordering::Relaxed);
+            match raised {
+                Ok(_) => known = free,
+                Err(now) => known = now,
+            }
+        }
+        known
+    }
+}
+
 impl<M> Ring<M> {
     /// Puts a message in. If the lane was at rest, its token comes out: the caller sees to it that a
     /// worker gets it.
@@ -104,7 +125,8 @@ impl<M> Ring<M> {
     #[inline(always)]
     pub(crate) fn claim_one(&self) -> Result<Claim<'_, M>, Refused> {
         let tail = self.producers.tail.load(Ordering::Relaxed);
-        let claimed = match self.try_claim(tail, 1) {
+        let slow = tail & (CLOSED | EMPTY) != 0;
+        let claimed = match if slow { None } else { self.try_claim(tail, 1) } {
             Some((pos, _)) => Ok((pos, 1, tail)),
             None => self.claim(1),
         };
@@ -121,17 +143,13 @@ impl<M> Ring<M> {
                 return Err(Refused::Closed);
             }
             let pos = tail >> SHIFT;
-            if producers.free_until.load(Ordering::Relaxed) < pos + want {
-                // An empty ring begins anew at `pos`, whatever the consumer's `head` still says. Else: acquire
-                // pairs with the release in `pop`: the messages are out of their slots.
-                let empty = tail & EMPTY != 0 && !weak!("ring_empty");
+            let empty = tail & EMPTY != 0 && !weak!("ring_empty");
+            if empty || producers.free_until.load(Ordering::Relaxed) < pos + want {
+                // An empty ring begins anew at `pos`, whatever the consumer's `head` still says: and so it must be
+                // known to those who claim next, who cannot tell. Else: acquire pairs with the release in `pop`:
+                // the messages are out of their slots.
                 let head = if empty { pos } else { self.consumer.head.load(Ordering::Acquire) };
-                // The highest counts: one that was late would have others look where `head` is behind.
-                // Release pairs with the acquire in `try_claim`.
-                let ordering = unless(weak!("ring_cache"), Ordering::Release);
-                let free = (head + self.limit)
-                    .max(producers.free_until.fetch_max(head + self.limit, ordering));
-                if free <= pos {
+                if producers.raise(head + self.limit) <= pos {
                     if producers.tail.load(Ordering::Relaxed) != tail {
                         continue;
                     }
@@ -148,9 +166,6 @@ impl<M> Ring<M> {
     #[inline(always)]
     fn try_claim(&self, tail: u64, want: u64) -> Option<(u64, u64)> {
         let producers = &*self.producers;
-        if tail & CLOSED != 0 && !weak!("ring_closed") {
-            return None;
-        }
         let pos = tail >> SHIFT;
         // A stale `tail` may be behind `head`: there seems to be room, and the exchange fails.
         // Acquire pairs with the release above: whoever stored this had seen the consumer's release of the
