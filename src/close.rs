@@ -22,7 +22,7 @@ use crate::wait_list::Place;
 
 /// A swap of a handler under way: the new one is in force already.
 ///
-/// Waited for (or awaited), it ends once no attempt runs with the old handler, and none ever will.
+/// Waited for (or awaited), it ends once no attempt runs with the old handler, or with one before it, and none ever will.
 ///
 /// # Cancel safety
 /// Dropped, it is a swap that nobody waits for.

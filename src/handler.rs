@@ -11,7 +11,7 @@ use crate::error::HandlerError;
 use crate::record::{Record, RecordRef};
 use crate::span::{About, Span};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Arc, unless, weak};
+use crate::sync::{Arc, OnceLock, Weak, unless, weak};
 use crate::unwind::{Panicked, guard};
 
 /// What a handler says of one record: that it is handled, or why not.
@@ -224,16 +224,31 @@ pub struct Version {
     pub(crate) handler: Handler,
     /// Attempts that outlive a lane visit: pending futures and blocking calls.
     running: AtomicUsize,
+    /// The versions before it that may still run.
+    earlier: OnceLock<Vec<Weak<Version>>>,
 }
 
 impl Version {
     /// A version that nobody runs yet.
     pub fn new(handler: Handler) -> Arc<Self> {
-        Arc::new(Self { handler, running: AtomicUsize::new(0) })
+        Arc::new(Self { handler, running: AtomicUsize::new(0), earlier: OnceLock::new() })
     }
 
-    /// Attempts that run beyond a lane visit.
+    /// Says which version it takes the place of: once, before anybody runs it.
+    pub(crate) fn follow(&self, old: &Arc<Self>) {
+        let known = old.earlier.get().into_iter().flatten();
+        // What nobody holds any more runs no more.
+        let alive = known.filter(|version| version.strong_count() > 0).cloned();
+        let _ = self.earlier.set(alive.chain([Arc::downgrade(old)]).collect());
+    }
+
+    /// Attempts with it, or with a version before it, that run beyond a lane visit.
     pub fn running(&self) -> usize {
+        let earlier = self.earlier.get().into_iter().flatten().filter_map(Weak::upgrade);
+        self.own() + earlier.map(|version| version.own()).sum::<usize>()
+    }
+
+    fn own(&self) -> usize {
         // Acquire pairs with the release in `Running`'s drop: what the attempt did is seen.
         self.running.load(unless(weak!("running_look"), Ordering::Acquire))
     }

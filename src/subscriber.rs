@@ -132,6 +132,7 @@ impl Subscriber {
         let (id, generation) = (self.entry.id, self.entry.generation);
         let changed = self.core.change(|table| {
             let Some(old) = table.subscription(id, generation) else { return Err(()) };
+            version.follow(&old.version);
             let entry = Entry {
                 id,
                 generation,

@@ -116,8 +116,12 @@ fn a_swap_waits_for_pending_and_blocking_attempts() {
             subscriber.submit(numbered(&keys[1], 1)).unwrap();
             settle(&runtime);
             assert_eq!(new.numbers().len(), handled, "the new one runs beside it");
+            // An attempt of a version before the one that is replaced is waited for as well.
+            let again = subscriber.swap(Handler::sync(new.handler()));
+            assert_eq!(again.wait_timeout(Duration::from_millis(50)), Err(running));
             release();
             block_on(swap).unwrap();
+            again.wait().unwrap();
         }
         assert!(runtime.close(HANG).unwrap().drained);
     });
