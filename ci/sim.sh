@@ -4,12 +4,11 @@
 #
 #   ci/sim.sh            20,000 seeds
 #   ci/sim.sh SEEDS      as many
-#   KL_SIM_FIRST=N  from that seed on
+#   ci/sim.sh --seed N   one seed, with all that happens in it
+#   KL_SIM_FIRST=N       from that seed on
 #
 # A failing seed is made as short as it gets, and what happens in it is printed.
 . "$(dirname "$0")/lib.sh"
-
-export KL_SIM_SEEDS=${1:-20000}
 
 # run TEST CFG: runs one test of tests/sim.rs, built with these flags.
 run() {
@@ -18,5 +17,11 @@ run() {
         --ignored --nocapture --exact "$1"
 }
 
+if [ "${1:-}" = --seed ]; then
+    export KL_SIM_SEED=${2:?which seed}
+    run one_seed
+    exit
+fi
+export KL_SIM_SEEDS=${1:-20000}
 run seeds
 run every_deliberate_bug_is_convicted "--cfg keylane_sabotage"

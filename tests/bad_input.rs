@@ -257,25 +257,27 @@ fn payloads_that_panic_when_they_are_dropped() {
     }
 }
 
+/// A handler that hangs, sync (0), async (1) or blocking: until the door opens, the async one for good.
+fn hanging(kind: usize, door: &Door) -> Handler {
+    let hang = door.clone();
+    match kind {
+        0 => Handler::sync(move |_| {
+            hang.pass();
+            Ok(())
+        }),
+        1 => Handler::future(|_| std::future::pending()),
+        _ => Handler::blocking(move |_| {
+            hang.pass();
+            Ok(())
+        }),
+    }
+}
+
 #[test]
 fn handlers_that_hang_are_left_behind() {
     for kind in 0..3 {
         let door = Door::new();
-        let hang = door.clone();
-        let handler = match kind {
-            0 => Handler::sync(move |_| {
-                hang.pass();
-                Ok(())
-            }),
-            1 => Handler::future(move |_| {
-                let _ = &hang;
-                std::future::pending()
-            }),
-            _ => Handler::blocking(move |_| {
-                hang.pass();
-                Ok(())
-            }),
-        };
+        let handler = hanging(kind, &door);
         let (runtime, subscriber) = subscribed(handler);
         let receipt = subscriber.submit_tracked(numbered("k", 0)).unwrap();
         if kind != 1 {
@@ -300,21 +302,7 @@ fn a_deadline_ends_an_async_handler_that_hangs_and_reports_the_others() {
             .build()
             .unwrap();
         let door = Door::new();
-        let hang = door.clone();
-        let handler = match kind {
-            0 => Handler::sync(move |_| {
-                hang.pass();
-                Ok(())
-            }),
-            1 => Handler::future(move |_| {
-                let _ = &hang;
-                std::future::pending()
-            }),
-            _ => Handler::blocking(move |_| {
-                hang.pass();
-                Ok(())
-            }),
-        };
+        let handler = hanging(kind, &door);
         let policy = Subscription::new("s").skip().deadline(Duration::from_secs(2));
         let subscriber = runtime.subscribe_handler(policy, handler).unwrap();
         let receipt = subscriber.submit_tracked(numbered("k", 0)).unwrap();

@@ -404,6 +404,17 @@ fn a_producer_waits_for_room_or_until_its_time_is_over() {
     GAVE_UP.assert();
 }
 
+/// A lane of one slot that is full, and a producer that waits for room until the clock runs out.
+fn producer_at_a_full_lane()
+-> (Arc<Numbers>, Arc<Hourglass>, thread::JoinHandle<Result<(), PushError<u32>>>) {
+    let lanes = lanes(1, 1, std::slice::from_ref(&Parker::new()));
+    lanes.push(0, 1).unwrap();
+    let clock = Arc::new(Hourglass::new());
+    let (there, time) = (lanes.clone(), clock.clone());
+    let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
+    (lanes, clock, waits)
+}
+
 /// Nobody makes room, and the time runs out at any moment: the producer has its message back, or it would sleep
 /// for good. Nothing of it is left in the list of those who wait.
 // convict: parker_due
@@ -413,12 +424,7 @@ fn parker_due_lane_leave_a_producer_does_not_oversleep() {
     static AWAKE: Reached = Reached::new("the time was over before the producer registered");
     static ASLEEP: Reached = Reached::new("the time ran out while the producer waited");
     check_within(3, || {
-        let bed = Parker::new();
-        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
-        lanes.push(0, 1).unwrap();
-        let clock = Arc::new(Hourglass::new());
-        let (there, time) = (lanes.clone(), clock.clone());
-        let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
+        let (lanes, clock, waits) = producer_at_a_full_lane();
         // Without this the checker does not look at the other thread's going first.
         thread::yield_now();
         if lanes.get(0).ring().has_wait() {
@@ -442,12 +448,7 @@ fn lane_over_room_that_was_made_in_time_is_not_missed() {
     static WAITED: Reached = Reached::new("the producer waited before there was room");
     static STRAIGHT: Reached = Reached::new("there was room before it waited");
     check_within(3, || {
-        let bed = Parker::new();
-        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
-        lanes.push(0, 1).unwrap();
-        let clock = Arc::new(Hourglass::new());
-        let (there, time) = (lanes.clone(), clock.clone());
-        let waits = thread::spawn(move || there.push_until(0, 2, &*time, END));
+        let (lanes, clock, waits) = producer_at_a_full_lane();
         thread::yield_now();
         if lanes.get(0).ring().has_wait() {
             WAITED.here()

@@ -92,26 +92,15 @@ fn seeds() {
     assert!(missing.is_empty(), "too seldom:\n{}", missing.join("\n"));
 }
 
-/// What one seed does: `KL_SIM_SEED=7 cargo test … -- --ignored --nocapture one_seed`.
+/// `ci/sim.sh --seed N`: what one seed does.
 #[test]
-#[ignore = "one seed, by hand"]
+#[ignore = "one seed, in words: ci/sim.sh --seed N"]
 fn one_seed() {
     let seed = number("KL_SIM_SEED", 0);
     let simulated = simulate(seed, true);
     println!("{}", simulated.lines.join("\n"));
     if let Some(conviction) = simulated.conviction {
         panic!("seed {seed}: {conviction}");
-    }
-}
-
-/// What these seeds found once: a finished blocking call given back at a stop (11), one of a taken partition that
-/// started (3), a failed attempt of a taken partition that kept its key waiting (519).
-#[test]
-fn seeds_that_found_a_bug_pass() {
-    for seed in [3, 11, 519] {
-        if let Some(conviction) = simulate(seed, false).conviction {
-            panic!("seed {seed}: {conviction}\n{}", explain(seed));
-        }
     }
 }
 

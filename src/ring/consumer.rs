@@ -24,7 +24,8 @@ impl<M> Ring<M> {
         self.assert_own(token);
         let head = self.begin();
         if head != self.consumer.head.load(Ordering::Relaxed) {
-            // It begins anew: for whoever waits until `head` is past what there was.
+            // It begins anew: for whoever waits until `head` is past what there was. Release pairs with the
+            // acquires in `head` and `claim`.
             self.consumer.head.store(head, Ordering::Release);
         }
         Drain { ring: self, head, _token: token }

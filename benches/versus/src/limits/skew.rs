@@ -1,5 +1,6 @@
 //! A skewed job: 5,890 keys with 9 records each, 100 with 100 and 10 with 1,000, half a millisecond of waiting each,
-//! 30 at once (Pulsar's issue 21605 has half a second). How much longer than ideal it takes.
+//! 30 at once: the job that a user of Pulsar's key-shared subscription reported, there with half a second each. How much
+//! longer than ideal it takes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
