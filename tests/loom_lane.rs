@@ -404,9 +404,11 @@ fn a_producer_waits_for_room_or_until_its_time_is_over() {
     GAVE_UP.assert();
 }
 
+/// A producer that waits for room, on a thread of its own.
+type Waits = thread::JoinHandle<Result<(), PushError<u32>>>;
+
 /// A lane of one slot that is full, and a producer that waits for room until the clock runs out.
-fn producer_at_a_full_lane()
--> (Arc<Numbers>, Arc<Hourglass>, thread::JoinHandle<Result<(), PushError<u32>>>) {
+fn producer_at_a_full_lane() -> (Arc<Numbers>, Arc<Hourglass>, Waits) {
     let lanes = lanes(1, 1, std::slice::from_ref(&Parker::new()));
     lanes.push(0, 1).unwrap();
     let clock = Arc::new(Hourglass::new());
