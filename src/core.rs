@@ -84,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) said_async: AtomicBool,
     /// Threads of buses that feed this runtime.
     pub(crate) loops: Mutex<Vec<Unparker>>,
+    /// Loops that are tasks of an executor.
+    pub(crate) tasks: Mutex<Vec<Waker>>,
     pub(crate) spawner: Spawner,
     phase: CachePadded<AtomicU8>,
     exit: AtomicBool,
@@ -158,6 +160,7 @@ impl Core {
             #[cfg(feature = "tokio")]
             said_async: AtomicBool::new(false),
             loops: Mutex::new(Vec::new()),
+            tasks: Mutex::new(Vec::new()),
             machine_clock: parts.spawner.machine_clock(),
             spawner: parts.spawner,
             phase: CachePadded::new(AtomicU8::new(RUNNING)),
@@ -197,6 +200,9 @@ impl Core {
     /// Wakes the buses' loops: what they feed has changed its standing.
     pub(crate) fn wake_loops(&self) {
         self.loops.lock().iter().for_each(Unparker::unpark);
+        // Called without the lock: a waker is an executor's code.
+        let tasks = self.tasks.lock().clone();
+        tasks.iter().for_each(Waker::wake_by_ref);
     }
 
     /// Has every lane release what waits for subscriptions and sources that go on no more.

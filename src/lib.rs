@@ -159,9 +159,14 @@ pub use bound::{Bound, UsedUp};
 pub use builder::Builder;
 pub use bus::memory;
 pub use bus::memory::MemoryBus;
+#[cfg(feature = "nats")]
+pub use bus::nats;
+#[cfg(feature = "nats")]
+pub use bus::nats::NatsBus;
 pub use bus::{
-    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, KeyMismatch, PublishError,
-    PublishErrorKind, PublishFuture, Publishing, Subscribing, Transport,
+    BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusReport, BusSubscription,
+    InvalidTopic, KeyMismatch, PublishError, PublishErrorKind, PublishFuture, Publishing,
+    Subscribing, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};

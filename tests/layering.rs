@@ -25,7 +25,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "busy core attempt ending tally letters command visit worker monitor stage"),
     (5, "submit batch source subscriber close shutdown holder snapshot runtime builder export"),
     (6, "bus bus/error bus/pending bus/publishing"),
-    (7, "bus/memory bus/memory/"),
+    (7, "bus/memory bus/memory/ bus/nats bus/nats/"),
     (8, "connect testing/"),
     (9, "lib"),
 ];

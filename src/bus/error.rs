@@ -45,6 +45,8 @@ pub enum BusError {
     Config(ConfigError),
     /// A thread could not be started.
     Thread(std::io::Error),
+    /// The broker refused, or is not there.
+    Broker(BrokerError),
     /// The bus is closed.
     Closed,
     /// The caller is inside a handler, where a wait could wait for itself.
@@ -68,6 +70,7 @@ impl fmt::Display for BusError {
             Self::Subscribe(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "a thread could not be started: {error}"),
+            Self::Broker(error) => error.fmt(f),
             Self::Closed => f.write_str("the bus is closed"),
             Self::WouldDeadlock => f.write_str("waiting inside a handler could wait for itself"),
         }
@@ -81,8 +84,74 @@ impl std::error::Error for BusError {
             Self::Subscribe(error) => Some(error),
             Self::Config(error) => Some(error),
             Self::Thread(error) => Some(error),
+            Self::Broker(error) => Some(error),
             _ => None,
         }
+    }
+}
+
+/// What a broker refused, or why it could not be asked: in words, with the way out where there is one, and never with
+/// a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerError {
+    kind: BrokerErrorKind,
+    text: Box<str>,
+}
+
+/// What kind of trouble there is with a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum BrokerErrorKind {
+    /// Nobody answers.
+    Unreachable,
+    /// It does not know who we are: name, password, key, certificate.
+    Unauthenticated,
+    /// It knows who we are, and forbids this.
+    NotPermitted,
+    /// A topic (a stream) is not there.
+    MissingTopic,
+    /// A topic or consumer is not configured as it must be.
+    Mismatch,
+    /// This broker's version, or this kind of topic, cannot do it.
+    Unsupported,
+    /// The place to go on at is there no more.
+    LostPosition,
+    /// Somebody else takes deliveries of our consumer.
+    SharedConsumer,
+    /// Ownership of a source was lost to somebody else.
+    Fenced,
+    /// Anything else that it said.
+    Failed,
+}
+
+impl BrokerError {
+    pub(crate) fn new(kind: BrokerErrorKind, text: impl Into<Box<str>>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> BrokerErrorKind {
+        self.kind
+    }
+
+    /// Whether it may pass without anybody's doing.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, BrokerErrorKind::Unreachable | BrokerErrorKind::Failed)
+    }
+}
+
+impl fmt::Display for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for BrokerError {}
+
+impl From<BrokerError> for BusError {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
     }
 }
 

@@ -7,6 +7,8 @@
 
 mod error;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod pending;
 mod publishing;
 
@@ -14,7 +16,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-pub use error::{BusError, InvalidTopic, KeyMismatch};
+pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, KeyMismatch};
 pub use pending::{BusClosing, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 

@@ -1,0 +1,8 @@
+//! How a NATS bus is set up.
+
+/// What a bus over NATS is told. Made by [`NatsBuilder`](super::NatsBuilder).
+#[derive(Clone, Debug)]
+pub(super) struct NatsOptions {
+    /// The servers' URLs, without any secret.
+    pub(super) servers: Vec<String>,
+}

@@ -1,0 +1,11 @@
+//! What all parts of a NATS bus share.
+
+use super::link::Links;
+use super::options::NatsOptions;
+use crate::runtime::Runtime;
+
+pub(super) struct Shared {
+    pub(super) runtime: Runtime,
+    pub(super) options: NatsOptions,
+    pub(super) links: Links,
+}
