@@ -67,6 +67,8 @@ pub(super) struct Recovery {
     pause: Duration,
     /// The connection that deliveries are followed on.
     connects: Option<u64>,
+    /// A connection whose server has not answered a reset though it was there.
+    resetless: Option<u64>,
     /// The last barriers for deliveries that went to somebody else.
     foreign: VecDeque<Time>,
     pub(super) count: u64,
@@ -80,6 +82,7 @@ impl Recovery {
             due: Time::ZERO,
             pause: AGAIN_FIRST,
             connects: None,
+            resetless: None,
             foreign: VecDeque::new(),
             count: 0,
         }
@@ -113,6 +116,14 @@ impl Recovery {
 
     pub(super) fn due_in(&self, now: Time) -> Option<Duration> {
         self.under_way.map(|_| self.due.since(now))
+    }
+
+    fn knows_no_reset(&self, connects: u64) -> bool {
+        self.resetless == Some(connects)
+    }
+
+    fn no_reset(&mut self, connects: u64) {
+        self.resetless = Some(connects);
     }
 
     fn put_off(&mut self, now: Time) {
@@ -164,14 +175,22 @@ impl<D: Deliveries> Consumer<D> {
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
         let links = &self.shared.links;
-        let reset = self.plan.durable.reset(&links.consume).await?;
-        if reset == Reset::Done {
-            return Ok(1);
+        // Of a consumer that is not there a server says nothing at all to a reset.
+        let Some(info) = self.plan.durable.info(&links.control).await? else {
+            return self.replace_missing().await;
+        };
+        let connects = self.deliveries.connects();
+        if !self.recovery.knows_no_reset(connects) {
+            match self.plan.durable.reset(&links.consume).await? {
+                Reset::Done => return Ok(1),
+                Reset::Missing => return self.replace_missing().await,
+                Reset::Unknown => {}
+            }
+            if self.plan.durable.info(&links.control).await?.is_some() {
+                self.recovery.no_reset(connects);
+            }
         }
-        match self.plan.durable.info(&links.control).await? {
-            Some(info) => self.replace(&info).await,
-            None => self.replace_missing().await,
-        }
+        self.replace(&info).await
     }
 
     /// Without a reset: the consumer is made anew where it was.

@@ -185,10 +185,13 @@ impl<D: Deliveries> Consumer<D> {
         let wakers = &self.shared.runtime.core().tasks;
         let waker = self.desk.waker();
         wakers.lock().push(waker.clone());
-        while !self.is_over() {
+        loop {
             self.now = self.shared.runtime.clock().now();
             for command in self.desk.take() {
                 self.obey(command).await;
+            }
+            if self.is_over() {
+                break;
             }
             self.look_for_loss();
             self.recover().await;
