@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::RetentionPolicy;
 
+use super::ack_mode::AckMode;
 use super::arrival::Arrival;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
@@ -16,6 +17,7 @@ use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind};
 use crate::clock::Time;
+use crate::position::Stored;
 use crate::subscription::Start;
 
 /// Between two tries of a recovery, at first and at most.
@@ -174,6 +176,9 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
+        if self.plan.acks == AckMode::Checkpoint {
+            return self.order_anew().await;
+        }
         let links = &self.shared.links;
         // Of a consumer that is not there a server says nothing at all to a reset.
         let Some(info) = self.plan.durable.info(&links.control).await? else {
@@ -191,6 +196,24 @@ impl<D: Deliveries> Consumer<D> {
             }
         }
         self.replace(&info).await
+    }
+
+    /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
+    async fn order_anew(&mut self) -> Result<u64, BrokerError> {
+        let control = &self.shared.links.control;
+        // The old one would be gone after a while; while it is there it only costs the server something.
+        let _ = self.plan.durable.delete(control).await;
+        let resumed = self.plan.resume.as_ref().map(Stored::frontier);
+        let next = self.source.ledger().newest().map(|newest| newest + 1).or(resumed);
+        let from = match (next, self.plan.start) {
+            (Some(next), _) => self.from(next),
+            (None, Start::Earliest) => DeliverPolicy::All,
+            (None, Start::Latest) => DeliverPolicy::New,
+        };
+        self.plan.rename();
+        self.plan.durable.create(control, from).await?;
+        self.deliveries.aim(self.plan.durable.pulls(&self.shared.links.consume));
+        Ok(1)
     }
 
     /// Without a reset: the consumer is made anew where it was.

@@ -6,8 +6,10 @@ use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::stream::RetentionPolicy;
 
 use super::ack_mode::AckMode;
+use super::checkpoint::{Checkpoint, Found};
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
+use super::floors::Floors;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Member, Shared};
@@ -15,6 +17,7 @@ use super::topic::Topic;
 use super::topology;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusReport, BusSubscription, Subscribing};
 use crate::handler::Handler;
+use crate::position::Stored;
 use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
@@ -23,6 +26,8 @@ use crate::sync::Arc;
 const ACK_WAIT: Duration = Duration::from_secs(120);
 /// Deliveries that may be unacknowledged.
 const WINDOW: usize = 10_000;
+/// How often a position is written that the bus keeps itself.
+const CHECKPOINT: Duration = Duration::from_secs(1);
 /// Their bytes.
 const BYTES: usize = 64 << 20;
 
@@ -58,7 +63,12 @@ impl Shared {
         };
         let stream = topology::ensure(&self.links.control, &topic).await?;
         let plan = self.plan(&topic, &subscription, envelope, &stream.config)?;
-        if let Some(info) = plan.durable.info(&self.links.control).await? {
+        let mut plan = plan;
+        let mut checkpoint = None;
+        if plan.acks == AckMode::Checkpoint {
+            let (claimed, resume) = self.claim(&plan).await?;
+            (checkpoint, plan.resume) = (Some(claimed), resume);
+        } else if let Some(info) = plan.durable.info(&self.links.control).await? {
             if let Some(wrong) = durable::mismatch(&plan.durable.config, &info.config) {
                 return Err(BrokerError::new(
                     BrokerErrorKind::Mismatch,
@@ -76,10 +86,29 @@ impl Shared {
         let desk = Arc::<Desk>::default();
         let pulls = plan.durable.pulls(&self.links.consume);
         let puller = Puller::new(self.links.consume.client.clone(), pulls);
-        let consumer = Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller)?;
+        let consumer =
+            Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller, checkpoint)?;
         self.join(Member { name, desk });
         self.links.consume.io.spawn(consumer.run());
         Ok(BusSubscription { subscriber, topic: topic.name })
+    }
+
+    /// Claims the position of a consumer that is not acknowledged, and says where it stands.
+    pub(super) async fn claim(
+        &self,
+        plan: &Plan,
+    ) -> Result<(Checkpoint, Option<Stored>), BusError> {
+        let control = &self.links.control;
+        let replicas = plan.durable.config.num_replicas.max(1);
+        let floors = Floors::open(control, replicas).await?;
+        let (checkpoint, found) = Checkpoint::claim(floors, plan.key(), CHECKPOINT).await?;
+        let resume = match found {
+            Found::Nothing => None,
+            Found::Stored(stored) => Some(stored),
+            // Nothing is passed over: whatever the stream has is handled again.
+            Found::Unreadable(_) => Some(Stored::new(0)),
+        };
+        Ok((checkpoint, resume))
     }
 
     fn plan(
@@ -97,15 +126,16 @@ impl Shared {
             )
             .into());
         }
-        let policy = if acks == AckMode::Floor { AckPolicy::All } else { AckPolicy::Explicit };
-        let config = durable::config(
-            topic.durable(subscription.name(), None),
-            topic.filters(None),
-            policy,
-            ACK_WAIT,
-            WINDOW,
-            stream.num_replicas,
-        );
+        let kept_as = topic.durable(subscription.name(), None);
+        let (name, filters) = (kept_as.clone(), topic.filters(None));
+        let durable = |policy| {
+            durable::config(name, filters.clone(), policy, ACK_WAIT, WINDOW, stream.num_replicas)
+        };
+        let config = match acks {
+            AckMode::Each => durable(AckPolicy::Explicit),
+            AckMode::Floor => durable(AckPolicy::All),
+            AckMode::Checkpoint => durable::ordered(filters),
+        };
         Ok(Plan {
             topic: topic.clone(),
             partition: None,
@@ -117,6 +147,7 @@ impl Shared {
             bytes: BYTES,
             start: subscription.start,
             envelope,
+            kept_as,
             resume: None,
         })
     }
