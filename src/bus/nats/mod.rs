@@ -139,12 +139,7 @@ impl Transport for Nats {
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {
-        let (answer, reply) = reply();
-        let shared = self.0.clone();
-        self.0.links.control.io.spawn(async move {
-            answer.give(Ok(shared.close_consumers(timeout).await));
-        });
-        BusClosing::later(&self.0.runtime, reply)
+        self.0.close(timeout)
     }
 }
 
