@@ -165,13 +165,12 @@ pub use bus::nats;
 pub use bus::nats::NatsBus;
 pub use bus::{
     BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusReport, BusSubscription,
-    InvalidTopic, KeyMismatch, PublishError, PublishErrorKind, PublishFuture, Publishing,
-    Subscribing, Transport,
+    Connecting, InvalidTopic, KeyMismatch, PublishError, PublishErrorKind, PublishFuture,
+    Publishing, Subscribing, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
-pub use connect::Connecting;
 pub use counts::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,

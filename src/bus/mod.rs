@@ -9,7 +9,7 @@ mod error;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
-mod pending;
+pub(crate) mod pending;
 mod publishing;
 
 use std::fmt;
@@ -17,7 +17,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, KeyMismatch};
-pub use pending::{BusClosing, Subscribing};
+pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 
 use crate::envelope::Envelope;

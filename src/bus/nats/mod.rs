@@ -1,18 +1,29 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
+mod auth;
+mod builder;
+mod choice;
+mod events;
 mod io;
 mod link;
 mod options;
 mod publisher;
+mod refusal;
+mod secret;
 mod shared;
+mod tls;
 mod topic;
 mod topology;
+mod url;
+mod version;
+
+pub use builder::{NatsBuilder, NatsConnecting};
+pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use topic::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
-use self::link::Links;
-use self::options::NatsOptions;
 use self::shared::Shared;
 use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
@@ -29,35 +40,17 @@ pub struct NatsBus {
     shared: Arc<Shared>,
 }
 
-/// Builds a bus over NATS.
-#[must_use = "a builder does nothing until `connect`"]
-pub struct NatsBuilder {
-    runtime: Runtime,
-    options: NatsOptions,
-}
-
 impl NatsBus {
-    /// A builder for a bus over these servers: URLs, comma separated.
+    /// A builder for a bus over these servers: `nats://[user:password@|token@]host[:port]`, or `tls://` for servers
+    /// that are to be reached over TLS only; more of them behind commas. Options may stand in the query:
+    /// `nats://a,b?ack_mode=floor&window=1000`. What means something else in a URL is written `%XX`.
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
-        let servers = servers.split(',').map(str::to_owned).collect();
-        NatsBuilder { runtime: runtime.clone(), options: NatsOptions { servers } }
+        NatsBuilder::new(runtime, servers)
     }
 
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
-    }
-}
-
-impl NatsBuilder {
-    /// Connects.
-    ///
-    /// # Errors
-    /// See [`BusError`].
-    pub async fn connect(self) -> Result<NatsBus, BusError> {
-        let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let shared = Arc::new(Shared { runtime: self.runtime, options: self.options, links });
-        Ok(NatsBus { bus: Bus::new(Nats(shared.clone())), shared })
     }
 }
 
@@ -98,11 +91,5 @@ impl Deref for NatsBus {
 impl fmt::Debug for NatsBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NatsBus")
-    }
-}
-
-impl fmt::Debug for NatsBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBuilder").field("options", &self.options).finish_non_exhaustive()
     }
 }
