@@ -68,6 +68,14 @@ impl Links {
             journal: journal.clone(),
         })
     }
+
+    /// How often connections were made anew.
+    pub(super) fn reconnects(&self) -> u64 {
+        [&self.consume, &self.publish, &self.control]
+            .map(|link| link.connects().saturating_sub(1))
+            .iter()
+            .sum()
+    }
 }
 
 /// Connections under way.

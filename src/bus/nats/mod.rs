@@ -25,13 +25,24 @@ use std::fmt;
 use std::ops::Deref;
 
 use self::shared::Shared;
+use self::topic::Topic;
+use crate::bus::pending::pending;
 use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
+use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
 use std::time::Duration;
+
+pending! {
+    /// A topic's stream being made sure of: a future, and something a plain thread can wait for.
+    ///
+    /// # Cancel safety
+    /// Dropped, it goes on.
+    Ensuring, ()
+}
 
 /// A bus over NATS. A [`Bus`] with a few calls more. Clones are the same bus.
 #[derive(Clone)]
@@ -48,9 +59,61 @@ impl NatsBus {
         NatsBuilder::new(runtime, servers)
     }
 
+    /// Makes sure of a topic's stream now, as the builder's [`topology`](NatsBuilder::topology) says, so that a service
+    /// fails when it starts and not at its first record. Publishing and subscribing do the same for theirs.
+    ///
+    /// # Errors
+    /// The result's: [`BusError::Broker`] with the kind
+    /// [`MissingTopic`](crate::BrokerErrorKind::MissingTopic), [`Mismatch`](crate::BrokerErrorKind::Mismatch) (what is
+    /// not as it must be, and what to do) or [`NotPermitted`](crate::BrokerErrorKind::NotPermitted), within
+    /// [`request_timeout`](NatsBuilder::request_timeout) a request.
+    ///
+    /// ```no_run
+    /// use keylane::{Runtime, nats::NatsBus};
+    ///
+    /// let runtime = Runtime::builder().build()?;
+    /// let bus = NatsBus::builder(&runtime, "nats://localhost").connect().wait()?;
+    /// bus.ensure("orders").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ensure(&self, topic: &str) -> Ensuring {
+        let topic = match Topic::new(topic) {
+            Ok(topic) => topic,
+            Err(error) => {
+                return Ensuring::ready(&self.shared.runtime, Err(BusError::InvalidTopic(error)));
+            }
+        };
+        let (answer, reply) = reply();
+        let shared = self.shared.clone();
+        self.shared.links.control.io.spawn(async move {
+            let ensured = topology::ensure(&shared.links.control, &shared.options, &topic).await;
+            answer.give(ensured.map(drop).map_err(BusError::Broker));
+        });
+        Ensuring::later(&self.shared.runtime, reply)
+    }
+
+    /// How often connections of this bus were made anew.
+    pub fn reconnects(&self) -> u64 {
+        self.shared.links.reconnects()
+    }
+
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+}
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+impl NatsBus {
+    /// The control connection's client, for our own tests.
+    pub fn control(&self) -> &async_nats::Client {
+        &self.shared.links.control.client
+    }
+
+    /// What happened to the connections, for our own tests.
+    pub fn happened(&self) -> String {
+        format!("{:?}", self.shared.links.journal.since(0).0)
     }
 }
 

@@ -10,6 +10,7 @@ use super::choice::{AckMode, Discard, Retention, Storage, Strategy};
 use super::choice::{Choice, File, Subject};
 use super::tls::Files;
 use super::topic::Topics;
+use crate::config::nearest;
 use crate::error::ConfigError;
 use crate::option::{Count, Flag, Kind, Name, Or, Size, Span};
 
@@ -261,9 +262,7 @@ impl NatsOptions {
 
 /// The error for a name as `given`, of which `name` is what is compared to the options' names.
 pub(super) fn unknown(given: &str, name: &str) -> ConfigError {
-    let near =
-        |option: &&str| !name.is_empty() && (option.contains(name) || name.contains(*option));
-    ConfigError::unknown(given, NatsOptions::names().chain(CREDENTIALS).find(near))
+    ConfigError::unknown(given, nearest(name, NatsOptions::names().chain(CREDENTIALS)))
 }
 
 #[cfg(test)]
@@ -315,7 +314,7 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_with_the_near_one() {
         let error = |name| NatsOptions::default().set(name, "1").unwrap_err().to_string();
-        assert_eq!(error("wind"), "no option is called \"wind\"; did you mean `window`?");
+        assert_eq!(error("windo"), "no option is called \"windo\"; did you mean `window`?");
         assert_eq!(error("nonsense"), "no option is called \"nonsense\"");
         assert!(error("passwor").contains("`password`"));
     }
