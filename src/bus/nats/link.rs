@@ -177,7 +177,7 @@ fn pause(first: Duration, most: Duration, attempt: usize, servers: usize) -> Dur
 /// A connection under way, and the thread that will drive it.
 struct OpeningLink {
     io: Io,
-    reply: oneshot::Receiver<Result<async_nats::Client, BrokerError>>,
+    reply: oneshot::Receiver<Result<(async_nats::Client, jetstream::Context), BrokerError>>,
     signals: Arc<Signals>,
     api: String,
     request_timeout: Duration,
@@ -198,7 +198,8 @@ impl OpeningLink {
         let (patience, auth, options) = (plan.patience(), plan.auth.clone(), plan.options.clone());
         io.spawn(async move {
             let connected = match timeout(patience, connect).await {
-                Ok(Ok(client)) => Ok(client),
+                // Made here, since a context has a task of its own, on the thread where it is made.
+                Ok(Ok(client)) => Ok((client.clone(), context(client, &options))),
                 Ok(Err(error)) => Err(refusal(&error, &auth, &options)),
                 Err(_) => Err(silent(&options)),
             };
@@ -210,11 +211,7 @@ impl OpeningLink {
     }
 
     async fn link(self) -> Result<Link, BusError> {
-        let client = self.reply.await.map_err(|_| BusError::Closed)??;
-        let jetstream = ContextBuilder::new()
-            .api_prefix(&self.api)
-            .timeout(self.request_timeout)
-            .build(client.clone());
+        let (client, jetstream) = self.reply.await.map_err(|_| BusError::Closed)??;
         Ok(Link {
             io: self.io,
             client,
@@ -224,6 +221,11 @@ impl OpeningLink {
             request_timeout: self.request_timeout,
         })
     }
+}
+
+fn context(client: async_nats::Client, options: &NatsOptions) -> jetstream::Context {
+    let context = ContextBuilder::new().api_prefix(options.api());
+    context.timeout(options.request_timeout).build(client)
 }
 
 /// Why a JetStream request was not granted.
