@@ -65,6 +65,11 @@ pub enum BusError {
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(not(feature = "nats"))]
+            Self::UnknownUrl(scheme) if matches!(scheme.as_str(), "nats" | "tls") => f.write_str(
+                "this build has no bus over NATS: build keylane with its feature `nats`; \
+                     `memory:` is the embedded one",
+            ),
             Self::UnknownUrl(scheme) => {
                 write!(
                     f,
@@ -121,7 +126,7 @@ pub struct BrokerError {
 pub enum BrokerErrorKind {
     /// Nobody answers.
     Unreachable,
-    /// It does not know who we are: name, password, key, certificate.
+    /// It does not know who we are (name, password, key, certificate), or we do not know who it is (certificate).
     Unauthenticated,
     /// It knows who we are, and forbids this.
     NotPermitted,

@@ -12,7 +12,7 @@ pub(crate) mod keyed;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
-mod pending;
+pub(crate) mod pending;
 mod publishing;
 
 use std::fmt;
@@ -23,7 +23,7 @@ pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidGroup, InvalidTop
 pub(crate) use group::Groups;
 pub(crate) use health::BusHealth;
 pub use health::{BusEvent, Events, Health, NextEvent, Reason, ReasonKind};
-pub use pending::{BusClosing, Subscribing};
+pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 
 use crate::envelope::Envelope;

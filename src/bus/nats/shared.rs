@@ -3,7 +3,7 @@
 use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
-use crate::bus::{BusError, BusReport};
+use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +14,8 @@ pub(super) struct Shared {
     pub(super) options: NatsOptions,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) groups: Groups,
+    pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
     abandoned: AtomicBool,
 }
@@ -35,7 +37,8 @@ impl Shared {
     pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        Self { runtime, options, links, members, closing, abandoned }
+        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        Self { runtime, options, links, members, groups, health, closing, abandoned }
     }
 
     /// Whether its end has begun.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig};
 use async_nats::jetstream::stream::RetentionPolicy;
 
-use super::ack_mode::AckMode;
 use super::checkpoint::{Checkpoint, Found};
+use super::choice::AckMode;
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
@@ -15,6 +15,7 @@ use super::pull::Puller;
 use super::shared::{Closing, Member, Shared};
 use super::topic::Topic;
 use super::topology;
+use crate::bus::keyed::KeyIn;
 use crate::bus::{
     BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
 };
@@ -24,15 +25,6 @@ use crate::position::Stored;
 use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
-
-/// How long the server waits for an acknowledgement before it delivers again by itself.
-const ACK_WAIT: Duration = Duration::from_secs(120);
-/// Deliveries that may be unacknowledged.
-const WINDOW: usize = 10_000;
-/// How often a position is written that the bus keeps itself.
-const CHECKPOINT: Duration = Duration::from_secs(1);
-/// Their bytes.
-const BYTES: usize = 64 << 20;
 
 impl Shared {
     pub(super) fn subscribe(
@@ -67,14 +59,20 @@ impl Shared {
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
             DeadLetterTo::Topic(_) => None,
         };
-        let stream = topology::ensure(&self.links.control, &topic).await?;
+        let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
         let mut plans = Vec::new();
         for partition in topic.partitions() {
             let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
             plans.push(self.look(plan).await?);
         }
         let name = subscription.name().to_owned();
-        let subscriber = self.runtime.subscribe_with(subscription, handler, dead_letter)?;
+        let subscriber = self.groups.subscribe(
+            &self.runtime,
+            &topic.name,
+            subscription,
+            handler,
+            dead_letter,
+        )?;
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
@@ -95,15 +93,9 @@ impl Shared {
             return Ok((plan, Some(checkpoint)));
         }
         let durable = &plan.durable;
-        if let Some(info) = durable.info(&self.links.control).await?
-            && let Some(wrong) = durable::mismatch(&durable.config, &info.config)
-        {
-            let text = format!(
-                "the consumer {} of stream {} is not as this bus needs it: {wrong}; delete it or take another group",
-                durable.name(),
-                durable.stream
-            );
-            return Err(BrokerError::new(BrokerErrorKind::Mismatch, text).into());
+        if let Some(info) = durable.info(&self.links.control).await? {
+            let wanted = durable.config.clone().into_consumer_config();
+            topology::check_consumer(&wanted, &info.config)?;
         }
         Ok((plan, None))
     }
@@ -116,7 +108,8 @@ impl Shared {
         let control = &self.links.control;
         let replicas = plan.durable.config.num_replicas.max(1);
         let floors = Floors::open(control, replicas).await?;
-        let (checkpoint, found) = Checkpoint::claim(floors, plan.key(), CHECKPOINT).await?;
+        let (checkpoint, found) =
+            Checkpoint::claim(floors, plan.key(), self.options.checkpoint_interval).await?;
         let resume = match found {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored),
@@ -142,10 +135,11 @@ impl Shared {
             )
             .into());
         }
-        let kept_as = topic.durable(subscription.name(), partition);
+        let kept_as = topic.durable(subscription.group_name(), partition);
         let (name, filters) = (kept_as.clone(), topic.filters(partition));
+        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
         let durable = |policy| {
-            durable::config(name, filters.clone(), policy, ACK_WAIT, WINDOW, stream.num_replicas)
+            durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
         };
         let config = match acks {
             AckMode::Each => durable(AckPolicy::Explicit),
@@ -158,11 +152,11 @@ impl Shared {
             durable: Durable { stream: stream.name.clone(), config },
             retention: stream.retention,
             acks,
-            ack_wait: ACK_WAIT,
-            window: WINDOW,
-            bytes: BYTES,
+            ack_wait,
+            window,
             start: subscription.start,
-            envelope,
+            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            on_lost: subscription.on_lost,
             kept_as,
             resume: None,
         })

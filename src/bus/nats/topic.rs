@@ -1,7 +1,34 @@
 //! A topic on NATS: its stream, its subjects, and where a record's key stands.
 
 use crate::bus::InvalidTopic;
+use crate::error::ConfigError;
 use crate::sync::Arc;
+
+/// How a topic lies on the server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicOptions {}
+
+/// The options of topics, by name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Topics {
+    told: Vec<(String, TopicOptions)>,
+}
+
+/// Why a topic's options were refused.
+#[derive(Debug)]
+pub(super) enum TopicRefused {
+    Name(InvalidTopic),
+    Options(ConfigError),
+}
+
+impl Topics {
+    /// Says how the topic lies on the server.
+    pub(super) fn tell(&mut self, name: &str, options: TopicOptions) -> Result<(), TopicRefused> {
+        InvalidTopic::check(name).map_err(TopicRefused::Name)?;
+        self.told.push((name.to_owned(), options));
+        Ok(())
+    }
+}
 
 /// A topic and how it lies on the server.
 #[derive(Clone, Debug)]
