@@ -179,7 +179,8 @@ impl From<SourceError> for BusError {
     }
 }
 
-/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space.
+/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space; a broker may ask for
+/// more.
 ///
 /// ```
 /// use keylane::InvalidTopic;
@@ -191,6 +192,8 @@ impl From<SourceError> for BusError {
 pub struct InvalidTopic {
     /// What was given, escaped and cut to 64 characters.
     pub given: String,
+    /// What it breaks.
+    rule: &'static str,
 }
 
 impl InvalidTopic {
@@ -202,17 +205,19 @@ impl InvalidTopic {
         if (1..=255).contains(&topic.len()) && topic.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(());
         }
-        Err(Self { given: topic.chars().take(64).flat_map(char::escape_default).collect() })
+        Err(Self::breaking("1 to 255 printable ASCII characters without a space", topic))
+    }
+
+    /// A name that breaks this rule.
+    #[cold]
+    pub(crate) fn breaking(rule: &'static str, topic: &str) -> Self {
+        Self { given: topic.chars().take(64).flat_map(char::escape_default).collect(), rule }
     }
 }
 
 impl fmt::Display for InvalidTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" is no topic: 1 to 255 printable ASCII characters without a space",
-            self.given
-        )
+        write!(f, "\"{}\" is no topic: {}", self.given, self.rule)
     }
 }
 

@@ -1,22 +1,39 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
+mod core_sequence;
+mod handover;
+mod headers;
+mod inquiry;
 mod io;
+mod key_token;
 mod link;
 mod options;
+mod publish;
+mod publish_options;
 mod publisher;
+mod sender;
 mod shared;
 mod topic;
+mod topic_options;
 mod topology;
+mod verdict;
+mod window;
+
+pub use publish_options::PublishOptions;
+pub use topic_options::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
 use self::link::Links;
 use self::options::NatsOptions;
+use self::publisher::{Publisher, Wish};
 use self::shared::Shared;
+use self::topic::{TopicRefused, Topics};
 use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
+use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
@@ -34,13 +51,16 @@ pub struct NatsBus {
 pub struct NatsBuilder {
     runtime: Runtime,
     options: NatsOptions,
+    refused: Option<BusError>,
 }
 
 impl NatsBus {
     /// A builder for a bus over these servers: URLs, comma separated.
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
         let servers = servers.split(',').map(str::to_owned).collect();
-        NatsBuilder { runtime: runtime.clone(), options: NatsOptions { servers } }
+        let (topics, publishing) = (Topics::default(), PublishOptions::default());
+        let options = NatsOptions { servers, topics, publishing };
+        NatsBuilder { runtime: runtime.clone(), options, refused: None }
     }
 
     /// The bus alone.
@@ -50,13 +70,38 @@ impl NatsBus {
 }
 
 impl NatsBuilder {
+    /// How a topic, or the topics of a pattern, lie on the server.
+    pub fn topic(mut self, name: &str, options: TopicOptions) -> Self {
+        if let Err(refused) = self.options.topics.tell(name, options) {
+            self.refused.get_or_insert(match refused {
+                TopicRefused::Name(error) => BusError::InvalidTopic(error),
+                TopicRefused::Options(error) => BusError::Config(error),
+            });
+        }
+        self
+    }
+
+    /// How much may be published and not confirmed.
+    pub fn publishing(mut self, options: PublishOptions) -> Self {
+        if let Err(error) = options.validate() {
+            self.refused.get_or_insert(BusError::Config(error));
+        }
+        self.options.publishing = options;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     /// See [`BusError`].
     pub async fn connect(self) -> Result<NatsBus, BusError> {
+        if let Some(refused) = self.refused {
+            return Err(refused);
+        }
         let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let shared = Arc::new(Shared { runtime: self.runtime, options: self.options, links });
+        let publisher = Publisher::start(&self.runtime, &links, &self.options);
+        let shared =
+            Arc::new(Shared { runtime: self.runtime, options: self.options, publisher, links });
         Ok(NatsBus { bus: Bus::new(Nats(shared.clone())), shared })
     }
 }
@@ -72,6 +117,10 @@ impl Transport for Nats {
         self.0.publish(topic, record, false)
     }
 
+    fn publish_event(&self, topic: &str, record: Record, event_id: &str) -> Publishing {
+        self.0.publish_as(topic, record, Wish { event: Some(event_id), ..Wish::default() })
+    }
+
     fn subscribe(
         &self,
         _topic: &str,
@@ -82,8 +131,14 @@ impl Transport for Nats {
         Subscribing::ready(&self.0.runtime, Err(BusError::Closed))
     }
 
-    fn close(&self, _timeout: Duration) -> BusClosing {
-        BusClosing::ready(&self.0.runtime, Ok(BusReport::default()))
+    fn close(&self, timeout: Duration) -> BusClosing {
+        let (answer, closed) = reply();
+        let left = self.0.publisher.close(timeout);
+        self.0.links.publish.io.spawn(async move {
+            let drained = left.await == 0;
+            answer.give(Ok(BusReport { drained, ..BusReport::default() }));
+        });
+        BusClosing::later(&self.0.runtime, closed)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::link::Links;
 use super::options::NatsOptions;
+use super::publisher::Publisher;
 use crate::runtime::Runtime;
 
 pub(super) struct Shared {
     pub(super) runtime: Runtime,
     pub(super) options: NatsOptions,
+    pub(super) publisher: Publisher,
     pub(super) links: Links,
 }
