@@ -4,15 +4,26 @@ mod core_sequence;
 mod handover;
 mod headers;
 mod inquiry;
+mod ack_mode;
+mod arrival;
+mod barrier;
+mod consumer;
+mod durable;
+mod floors;
+mod held;
 mod io;
 mod key_token;
 mod link;
 mod options;
 mod publish;
 mod publish_options;
-mod publisher;
 mod sender;
+mod plan;
+mod publisher;
+mod pull;
+mod sequence;
 mod shared;
+mod subscribe;
 mod topic;
 mod topic_options;
 mod topology;
@@ -25,12 +36,14 @@ pub use topic_options::TopicOptions;
 use std::fmt;
 use std::ops::Deref;
 
+pub use ack_mode::AckMode;
+
 use self::link::Links;
 use self::options::NatsOptions;
-use self::publisher::{Publisher, Wish};
+use self::publisher::Wish;
 use self::shared::Shared;
 use self::topic::{TopicRefused, Topics};
-use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
+use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
 use crate::reply::reply;
@@ -43,7 +56,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct NatsBus {
     bus: Bus,
-    shared: Arc<Shared>,
+    nats: Arc<Nats>,
 }
 
 /// Builds a bus over NATS.
@@ -59,7 +72,8 @@ impl NatsBus {
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
         let servers = servers.split(',').map(str::to_owned).collect();
         let (topics, publishing) = (Topics::default(), PublishOptions::default());
-        let options = NatsOptions { servers, topics, publishing };
+        let ack_mode = AckMode::default();
+        let options = NatsOptions { servers, ack_mode, topics, publishing };
         NatsBuilder { runtime: runtime.clone(), options, refused: None }
     }
 
@@ -99,14 +113,25 @@ impl NatsBuilder {
             return Err(refused);
         }
         let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let publisher = Publisher::start(&self.runtime, &links, &self.options);
-        let shared =
-            Arc::new(Shared { runtime: self.runtime, options: self.options, publisher, links });
-        Ok(NatsBus { bus: Bus::new(Nats(shared.clone())), shared })
+        let shared = Arc::new(Shared::new(self.runtime, self.options, links));
+        let nats = Arc::new(Nats(shared));
+        Ok(NatsBus { bus: Bus(nats.clone()), nats })
+    }
+
+    /// How progress is kept.
+    pub fn ack_mode(mut self, mode: AckMode) -> Self {
+        self.options.ack_mode = mode;
+        self
     }
 }
 
 struct Nats(Arc<Shared>);
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
 
 impl Transport for Nats {
     fn runtime(&self) -> &Runtime {
@@ -123,22 +148,24 @@ impl Transport for Nats {
 
     fn subscribe(
         &self,
-        _topic: &str,
-        _subscription: Subscription,
-        _handler: Handler,
-        _envelope: bool,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        envelope: bool,
     ) -> Subscribing {
-        Subscribing::ready(&self.0.runtime, Err(BusError::Closed))
+        self.0.subscribe(topic, subscription, handler, envelope)
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {
-        let (answer, closed) = reply();
-        let left = self.0.publisher.close(timeout);
-        self.0.links.publish.io.spawn(async move {
-            let drained = left.await == 0;
-            answer.give(Ok(BusReport { drained, ..BusReport::default() }));
+        let (answer, reply) = reply();
+        let shared = self.0.clone();
+        self.0.links.control.io.spawn(async move {
+            shared.publisher.refuse_all_but_letters();
+            let mut report = shared.close_consumers(timeout).await;
+            report.drained &= shared.publisher.close(timeout).await == 0;
+            answer.give(Ok(report));
         });
-        BusClosing::later(&self.0.runtime, closed)
+        BusClosing::later(&self.0.runtime, reply)
     }
 }
 
