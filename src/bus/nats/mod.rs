@@ -1,26 +1,26 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
-mod core_sequence;
-mod handover;
-mod headers;
-mod inquiry;
 mod ack_mode;
 mod arrival;
 mod barrier;
 mod consumer;
+mod core_sequence;
 mod durable;
 mod floors;
+mod handover;
+mod headers;
 mod held;
+mod inquiry;
 mod io;
 mod key_token;
 mod link;
 mod options;
+mod plan;
 mod publish;
 mod publish_options;
-mod sender;
-mod plan;
 mod publisher;
 mod pull;
+mod sender;
 mod sequence;
 mod shared;
 mod subscribe;
