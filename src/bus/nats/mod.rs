@@ -7,39 +7,50 @@ mod builder;
 mod checkpoint;
 mod choice;
 mod consumer;
+mod core_sequence;
 mod durable;
 mod events;
 mod floors;
+mod handover;
+mod headers;
 mod held;
+mod inquiry;
 mod io;
+mod key_token;
 mod link;
 mod options;
 mod place;
 mod plan;
+mod publish;
+mod publish_room;
 mod publisher;
 mod pull;
 mod refusal;
 mod secret;
+mod sender;
 mod sequence;
 mod shared;
 mod subscribe;
 mod tls;
 mod topic;
+mod topic_options;
 mod topology;
 mod url;
+mod verdict;
 mod version;
+mod window;
 
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
-pub use topic::TopicOptions;
+pub use topic_options::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
 #[cfg(feature = "testing")]
 use self::consumer::Command;
+use self::publisher::Wish;
 use self::shared::Shared;
-use self::topic::Topic;
 use crate::bus::pending::pending;
 use crate::bus::{Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
@@ -93,7 +104,7 @@ impl NatsBus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ensure(&self, topic: &str) -> Ensuring {
-        let topic = match Topic::new(topic) {
+        let topic = match self.nats.0.options.topics.find(topic) {
             Ok(topic) => topic,
             Err(error) => {
                 return Ensuring::ready(&self.nats.0.runtime, Err(BusError::InvalidTopic(error)));
@@ -116,6 +127,17 @@ impl NatsBus {
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    ///
+    /// # Errors
+    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
+    /// whatever [`publish`](Bus::publish) says.
+    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
+        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
+        self.nats.0.publish_as(topic, record, wish)
     }
 }
 
@@ -172,6 +194,10 @@ impl Transport for Nats {
 
     fn publish(&self, topic: &str, record: Record) -> Publishing {
         self.0.publish(topic, record, false)
+    }
+
+    fn publish_event(&self, topic: &str, record: Record, event_id: &str) -> Publishing {
+        self.0.publish_as(topic, record, Wish { event: Some(event_id), ..Wish::default() })
     }
 
     fn subscribe(

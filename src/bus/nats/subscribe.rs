@@ -53,7 +53,7 @@ impl Shared {
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        let topic = Topic::new(topic).map_err(BusError::InvalidTopic)?;
+        let topic = self.options.topics.find(topic).map_err(BusError::InvalidTopic)?;
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
@@ -82,7 +82,7 @@ impl Shared {
             self.join(Member { name: name.clone(), desk });
             self.links.consume.io.spawn(consumer.run());
         }
-        Ok(BusSubscription { subscriber, topic: topic.name })
+        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
 
     /// Looks whether a consumer can begin as planned, before anything is begun.
@@ -175,9 +175,14 @@ impl Shared {
             }
         };
         let shared = self.clone();
+        if first {
+            self.publisher.refuse_all_but_letters();
+        }
         self.links.control.io.spawn(async move {
-            let report = shared.close_consumers(deadline).await;
+            let mut report = shared.close_consumers(deadline).await;
             if first {
+                let left = deadline.since(shared.runtime.clock().now());
+                report.drained &= shared.publisher.close(left).await == 0;
                 shared.closed(report);
             }
         });
