@@ -3,6 +3,7 @@
 mod ack_mode;
 mod arrival;
 mod barrier;
+mod batch;
 mod consumer;
 mod core_sequence;
 mod durable;
@@ -13,6 +14,7 @@ mod held;
 mod inquiry;
 mod io;
 mod key_token;
+mod letter;
 mod link;
 mod options;
 mod plan;
@@ -30,6 +32,8 @@ mod topology;
 mod verdict;
 mod window;
 
+pub use batch::{AtomicError, AtomicPublishing};
+pub use publish::BatchPublishing;
 pub use publish_options::PublishOptions;
 pub use topic_options::TopicOptions;
 
@@ -80,6 +84,39 @@ impl NatsBus {
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    ///
+    /// # Errors
+    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
+    /// whatever [`publish`](Bus::publish) says.
+    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
+        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
+        self.nats.0.publish_as(topic, record, wish)
+    }
+
+    /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their
+    /// order; each is confirmed by itself, so that some may fail.
+    pub fn publish_batch(&self, topic: &str, records: Vec<Record>) -> BatchPublishing {
+        self.nats.0.publish_batch(topic, records)
+    }
+
+    /// Publishes 1 to 1,000 records as a whole: all of them are stored, one behind the other, or none. `expected`: the
+    /// sequence that the last record of the first one's key must have; see
+    /// [`publish_expecting`](Self::publish_expecting). It is ordered after what was confirmed before it began.
+    ///
+    /// # Errors
+    /// The result's: [`Unsupported`](crate::PublishErrorKind::Unsupported) below version 2.12, or on a stream that does
+    /// not allow it; and whatever `publish_expecting` says.
+    pub fn publish_atomic(
+        &self,
+        topic: &str,
+        records: Vec<Record>,
+        expected: Option<u64>,
+    ) -> AtomicPublishing {
+        self.nats.0.publish_atomic(topic, records, expected)
     }
 }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::RetentionPolicy;
 use super::ack_mode::AckMode;
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
+use super::letter::ToTopic;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Member, Shared};
@@ -50,11 +51,15 @@ impl Shared {
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        let topic = Topic::new(topic).map_err(BusError::InvalidTopic)?;
+        let topic = (*self.options.topics.find(topic).map_err(BusError::InvalidTopic)?).clone();
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
-            DeadLetterTo::Topic(_) => None,
+            DeadLetterTo::Topic(to) => Some(Arc::new(ToTopic {
+                shared: Arc::downgrade(self),
+                from: topic.name.clone(),
+                to: to.clone(),
+            })),
         };
         let stream = topology::ensure(&self.links.control, &topic).await?;
         let plan = self.plan(&topic, &subscription, envelope, &stream.config)?;
