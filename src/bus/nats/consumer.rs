@@ -14,6 +14,7 @@ use super::arrival::{Arrival, Delivery, Numbers};
 use super::barrier::{Recovery, Why};
 use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
+use super::headers;
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
@@ -530,18 +531,21 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let key = self.plan.topic.key_in(&message.subject);
+        let wire = message.headers.as_ref();
+        let key = self.plan.topic.key_in(&message.subject).or_else(|| headers::key(wire?));
         let bytes = message.length;
         let record = match (key.as_deref(), message.payload.len() <= COPIED) {
+            _ if wire.is_some_and(headers::is_null) => {
+                Record::null(key.as_deref().unwrap_or_default())
+            }
             (Some(key), true) => Record::new(key, &message.payload),
             (None, true) => Record::keyless(&message.payload),
             (key, false) => Record::from_bytes(key, message.payload),
         };
-        let headers = message.headers.iter().flat_map(|headers| headers.iter());
-        let record = headers.fold(record, |record, (name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().fold(record, |record, value| record.with_header(name, value.as_str()))
-        });
+        let record = match wire {
+            Some(wire) => headers::from_wire(record, wire),
+            None => record,
+        };
         let partition = self.plan.partition.unwrap_or(0);
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
