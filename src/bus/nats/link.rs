@@ -14,6 +14,8 @@ pub(super) struct Link {
     pub(super) client: async_nats::Client,
     /// With the bus' domain or API prefix.
     pub(super) jetstream: jetstream::Context,
+    /// What subjects of JetStream's API begin with: `$JS.API`, with the bus' domain or prefix.
+    pub(super) api: String,
 }
 
 /// All connections of a bus.
@@ -54,6 +56,6 @@ impl Link {
             Err(_) => return Err(BusError::Closed),
         };
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { io, client, jetstream })
+        Ok(Self { io, client, jetstream, api: "$JS.API".to_owned() })
     }
 }

@@ -1,22 +1,36 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
+mod ack_mode;
+mod arrival;
+mod barrier;
+mod consumer;
+mod durable;
+mod floors;
+mod held;
 mod io;
 mod link;
 mod options;
+mod plan;
 mod publisher;
+mod pull;
+mod sequence;
 mod shared;
+mod subscribe;
 mod topic;
 mod topology;
 
 use std::fmt;
 use std::ops::Deref;
 
+pub use ack_mode::AckMode;
+
 use self::link::Links;
 use self::options::NatsOptions;
 use self::shared::Shared;
-use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
+use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
+use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
@@ -26,7 +40,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct NatsBus {
     bus: Bus,
-    shared: Arc<Shared>,
+    nats: Arc<Nats>,
 }
 
 /// Builds a bus over NATS.
@@ -40,7 +54,10 @@ impl NatsBus {
     /// A builder for a bus over these servers: URLs, comma separated.
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
         let servers = servers.split(',').map(str::to_owned).collect();
-        NatsBuilder { runtime: runtime.clone(), options: NatsOptions { servers } }
+        NatsBuilder {
+            runtime: runtime.clone(),
+            options: NatsOptions { servers, ack_mode: AckMode::default() },
+        }
     }
 
     /// The bus alone.
@@ -56,12 +73,25 @@ impl NatsBuilder {
     /// See [`BusError`].
     pub async fn connect(self) -> Result<NatsBus, BusError> {
         let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let shared = Arc::new(Shared { runtime: self.runtime, options: self.options, links });
-        Ok(NatsBus { bus: Bus::new(Nats(shared.clone())), shared })
+        let shared = Arc::new(Shared::new(self.runtime, self.options, links));
+        let nats = Arc::new(Nats(shared));
+        Ok(NatsBus { bus: Bus(nats.clone()), nats })
+    }
+
+    /// How progress is kept.
+    pub fn ack_mode(mut self, mode: AckMode) -> Self {
+        self.options.ack_mode = mode;
+        self
     }
 }
 
 struct Nats(Arc<Shared>);
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
 
 impl Transport for Nats {
     fn runtime(&self) -> &Runtime {
@@ -74,16 +104,21 @@ impl Transport for Nats {
 
     fn subscribe(
         &self,
-        _topic: &str,
-        _subscription: Subscription,
-        _handler: Handler,
-        _envelope: bool,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        envelope: bool,
     ) -> Subscribing {
-        Subscribing::ready(&self.0.runtime, Err(BusError::Closed))
+        self.0.subscribe(topic, subscription, handler, envelope)
     }
 
-    fn close(&self, _timeout: Duration) -> BusClosing {
-        BusClosing::ready(&self.0.runtime, Ok(BusReport::default()))
+    fn close(&self, timeout: Duration) -> BusClosing {
+        let (answer, reply) = reply();
+        let shared = self.0.clone();
+        self.0.links.control.io.spawn(async move {
+            answer.give(Ok(shared.close_consumers(timeout).await));
+        });
+        BusClosing::later(&self.0.runtime, reply)
     }
 }
 
