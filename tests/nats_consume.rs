@@ -19,7 +19,10 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn url() -> String {
-    std::fs::read_to_string(format!("{}/url", std::env::var("KL_NATS").unwrap())).unwrap().trim().to_owned()
+    std::fs::read_to_string(format!("{}/url", std::env::var("KL_NATS").unwrap()))
+        .unwrap()
+        .trim()
+        .to_owned()
 }
 
 #[test]

@@ -207,6 +207,25 @@ impl Stage {
         }
     }
 
+    /// Deletes the consumer and makes another of its name that begins at the stream's first record.
+    pub fn recreate_consumer(&self) {
+        let config = self.consumer().config;
+        self.delete_consumer();
+        let mut config = serde_json::to_value(&config).expect("it came as JSON");
+        config["deliver_policy"] = "all".into();
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("opt_start_seq");
+        }
+        let name = config["durable_name"].as_str().unwrap_or(DURABLE).to_owned();
+        let request = serde_json::json!({ "stream_name": STREAM, "config": config });
+        let answer =
+            self.request(&format!("CONSUMER.DURABLE.CREATE.{STREAM}.{name}"), &request.to_string());
+        // Whoever it was deleted under may have been faster, and then it begins where that one says.
+        let exists =
+            answer["error"]["description"].as_str().is_some_and(|text| text.contains("exists"));
+        assert!(answer.get("error").is_none() || exists, "{answer}");
+    }
+
     /// A request to the JetStream API; its answer.
     pub fn request(&self, subject: &str, payload: &str) -> serde_json::Value {
         self.insist(subject, |context| {

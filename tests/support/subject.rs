@@ -11,7 +11,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pu
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Request};
 use futures_util::StreamExt;
-use keylane::nats::NatsBus;
+use keylane::nats::{AckMode, NatsBus};
 use keylane::{Record, Runtime, Subscription};
 
 use super::history::History;
@@ -73,11 +73,8 @@ pub struct Reference;
 /// What one writes first: a task for every message, acknowledged at its end.
 pub struct Naive;
 
-/// The bus.
-#[derive(Clone, Copy, Debug)]
-pub enum Ours {
-    Each,
-}
+/// The bus, in one of its modes.
+pub struct Ours(pub AckMode);
 
 struct Task {
     stop: Arc<AtomicBool>,
@@ -255,7 +252,10 @@ struct OnBus {
 impl Subject for Ours {
     fn start(&self, place: &Place, handler: Handler) -> Box<dyn Running> {
         let runtime = Runtime::builder().workers(2).build().expect("a runtime");
-        let builder = NatsBus::builder(&runtime, &place.url);
+        let builder = NatsBus::builder(&runtime, &place.url)
+            .ack_mode(self.0)
+            .ack_wait(place.ack_wait)
+            .window(place.window);
         let bus = executor().block_on(builder.connect()).expect("a bus");
         let group = place.durable.trim_end_matches(&place.topic).trim_end_matches('-');
         let handle = move |record: &Record| {

@@ -56,7 +56,12 @@ impl NatsBus {
         let servers = servers.split(',').map(str::to_owned).collect();
         NatsBuilder {
             runtime: runtime.clone(),
-            options: NatsOptions { servers, ack_mode: AckMode::default() },
+            options: NatsOptions {
+                servers,
+                ack_mode: AckMode::default(),
+                ack_wait: Duration::from_secs(120),
+                window: 10_000,
+            },
         }
     }
 
@@ -81,6 +86,18 @@ impl NatsBuilder {
     /// How progress is kept.
     pub fn ack_mode(mut self, mode: AckMode) -> Self {
         self.options.ack_mode = mode;
+        self
+    }
+
+    /// How long the server waits for an acknowledgement before it delivers again by itself.
+    pub fn ack_wait(mut self, wait: Duration) -> Self {
+        self.options.ack_wait = wait;
+        self
+    }
+
+    /// Deliveries that may be unacknowledged.
+    pub fn window(mut self, deliveries: usize) -> Self {
+        self.options.window = deliveries;
         self
     }
 }

@@ -19,11 +19,7 @@ use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
 
-/// How long the server waits for an acknowledgement before it delivers again by itself.
-const ACK_WAIT: Duration = Duration::from_secs(120);
-/// Deliveries that may be unacknowledged.
-const WINDOW: usize = 10_000;
-/// Their bytes.
+/// Bytes of deliveries that may be unacknowledged.
 const BYTES: usize = 64 << 20;
 
 impl Shared {
@@ -102,8 +98,8 @@ impl Shared {
             topic.durable(subscription.name(), None),
             topic.filters(None),
             policy,
-            ACK_WAIT,
-            WINDOW,
+            self.options.ack_wait,
+            self.options.window,
             stream.num_replicas,
         );
         Ok(Plan {
@@ -112,8 +108,8 @@ impl Shared {
             durable: Durable { stream: stream.name.clone(), config },
             retention: stream.retention,
             acks,
-            ack_wait: ACK_WAIT,
-            window: WINDOW,
+            ack_wait: self.options.ack_wait,
+            window: self.options.window,
             bytes: BYTES,
             start: subscription.start,
             envelope,
