@@ -29,12 +29,14 @@ use subject::{Ours, Reference, Running, Subject};
 /// Each of these faults is a test in each mode; on the reference, which says that the test asks for no more than a simple
 /// consumer can do, only in full runs.
 macro_rules! faults {
-    ($($fault:ident)*) => {
+    ($($fault:ident)* ; only ours: $($own:ident)*) => {
         mod each {
             $(#[test] fn $fault() { super::$fault(&super::Ours(super::AckMode::Each)); })*
+            $(#[test] fn $own() { super::$own(&super::Ours(super::AckMode::Each)); })*
         }
         mod floor {
             $(#[test] fn $fault() { super::$fault(&super::Ours(super::AckMode::Floor)); })*
+            $(#[test] fn $own() { super::$own(&super::Ours(super::AckMode::Floor)); })*
         }
         mod reference {
             $(#[test] #[ignore = "long: the faults on a consumer that is none of ours"]
@@ -57,11 +59,13 @@ faults! {
     server_killed
     server_killed_while_acks_are_under_way
     server_stopped
-    ack_wait_expires
     consumer_deleted
     consumer_recreated
     consumer_reset
     stream_purged
+    ;
+    only ours:
+    ack_wait_expires
 }
 
 /// A consumer that has handled its first records.
@@ -272,8 +276,7 @@ fn consumer_deleted(subject: &dyn Subject) {
     stage.publish(10);
     stage.delete_consumer();
     stage.recover("a deleted consumer");
-    let after = stage.consumer();
-    assert!(after.created > before.created, "it is the same consumer");
+    stage.wait_consumer("it is another", |info| info.created > before.created);
     stage.finish(running, 0);
 }
 

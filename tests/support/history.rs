@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -107,6 +108,8 @@ struct Shared {
     events: Mutex<Vec<Event>>,
     changed: Condvar,
     runs: AtomicU64,
+    /// Whether handlers' events go to standard output instead, a line each.
+    echo: bool,
 }
 
 /// The process that the test itself is.
@@ -117,7 +120,20 @@ impl History {
         Self::default()
     }
 
+    /// One for a process whose standard output another reads: it keeps nothing.
+    pub fn echoing() -> Self {
+        Self(Arc::new(Shared { echo: true, ..Shared::default() }))
+    }
+
     pub fn add(&self, event: Event) {
+        if self.0.echo
+            && let Some(line) = event.line()
+        {
+            let mut out = std::io::stdout().lock();
+            // Whole before the handler goes on; a reader that is gone has ended us.
+            let _ = out.write_all(format!("\n{line}\n").as_bytes()).and_then(|()| out.flush());
+            return;
+        }
         self.0.events.lock().push(event);
         self.0.changed.notify_all();
     }

@@ -115,12 +115,12 @@ impl Stage {
         assert!(came, "{count} were to be handled\n{}", self.history.judge());
     }
 
-    /// The fault is over: progress is due, of records that are published now.
+    /// The fault is over: in time everything is handled, and what is published now.
     pub fn recover(&self, fault: &str) {
         self.history.healed(fault);
         self.publish(3);
-        let came = self.history.wait(RECOVERY, Judgement::recovered);
-        assert!(came, "no progress after {fault}\n{}", self.history.judge());
+        let came = self.history.wait(RECOVERY, |so_far| so_far.recovered() && so_far.is_complete());
+        assert!(came, "not everything was handled after {fault}\n{}", self.history.judge());
     }
 
     /// Waits until everything is handled, ends the consumer and judges.
