@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::RetentionPolicy;
 
+use super::ack_mode::AckMode;
 use super::arrival::Arrival;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
@@ -16,6 +17,7 @@ use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind};
 use crate::clock::Time;
+use crate::position::Stored;
 use crate::subscription::Start;
 
 /// Between two tries of a recovery, at first and at most.
@@ -67,6 +69,8 @@ pub(super) struct Recovery {
     pause: Duration,
     /// The connection that deliveries are followed on.
     connects: Option<u64>,
+    /// A connection whose server has not answered a reset though it was there.
+    resetless: Option<u64>,
     /// The last barriers for deliveries that went to somebody else.
     foreign: VecDeque<Time>,
     pub(super) count: u64,
@@ -80,6 +84,7 @@ impl Recovery {
             due: Time::ZERO,
             pause: AGAIN_FIRST,
             connects: None,
+            resetless: None,
             foreign: VecDeque::new(),
             count: 0,
         }
@@ -113,6 +118,14 @@ impl Recovery {
 
     pub(super) fn due_in(&self, now: Time) -> Option<Duration> {
         self.under_way.map(|_| self.due.since(now))
+    }
+
+    fn knows_no_reset(&self, connects: u64) -> bool {
+        self.resetless == Some(connects)
+    }
+
+    fn no_reset(&mut self, connects: u64) {
+        self.resetless = Some(connects);
     }
 
     fn put_off(&mut self, now: Time) {
@@ -163,15 +176,44 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
+        if self.plan.acks == AckMode::Checkpoint {
+            return self.order_anew().await;
+        }
         let links = &self.shared.links;
-        let reset = self.plan.durable.reset(&links.consume).await?;
-        if reset == Reset::Done {
-            return Ok(1);
+        // Of a consumer that is not there a server says nothing at all to a reset.
+        let Some(info) = self.plan.durable.info(&links.control).await? else {
+            return self.replace_missing().await;
+        };
+        let connects = self.deliveries.connects();
+        if !self.recovery.knows_no_reset(connects) {
+            match self.plan.durable.reset(&links.consume).await? {
+                Reset::Done => return Ok(1),
+                Reset::Missing => return self.replace_missing().await,
+                Reset::Unknown => {}
+            }
+            if self.plan.durable.info(&links.control).await?.is_some() {
+                self.recovery.no_reset(connects);
+            }
         }
-        match self.plan.durable.info(&links.control).await? {
-            Some(info) => self.replace(&info).await,
-            None => self.replace_missing().await,
-        }
+        self.replace(&info).await
+    }
+
+    /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
+    async fn order_anew(&mut self) -> Result<u64, BrokerError> {
+        let control = &self.shared.links.control;
+        // The old one would be gone after a while; while it is there it only costs the server something.
+        let _ = self.plan.durable.delete(control).await;
+        let resumed = self.plan.resume.as_ref().map(Stored::frontier);
+        let next = self.source.ledger().newest().map(|newest| newest + 1).or(resumed);
+        let from = match (next, self.plan.start) {
+            (Some(next), _) => self.from(next),
+            (None, Start::Earliest) => DeliverPolicy::All,
+            (None, Start::Latest) => DeliverPolicy::New,
+        };
+        self.plan.rename();
+        self.plan.durable.create(control, from).await?;
+        self.deliveries.aim(self.plan.durable.pulls(&self.shared.links.consume));
+        Ok(1)
     }
 
     /// Without a reset: the consumer is made anew where it was.

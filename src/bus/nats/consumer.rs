@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::ack_mode::AckMode;
 use super::arrival::{Arrival, Delivery, Numbers};
 use super::barrier::{Recovery, Why};
+use super::checkpoint::Checkpoint;
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
@@ -34,6 +35,8 @@ const BATCH: usize = 2_000;
 const TURN: usize = 256;
 /// How often finished records are looked for while some are unfinished.
 const TICK: Duration = Duration::from_millis(5);
+/// How long the last checkpoint may take.
+const KEEP: Duration = Duration::from_secs(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 /// Payloads up to this are copied: a slice would keep the whole buffer that it was read into.
@@ -63,8 +66,8 @@ pub(super) struct Desk {
 pub(super) struct Seen {
     /// Everything below is acknowledged.
     pub(super) committed: u64,
-    /// What the consumer has not been sent, as of the last delivery.
-    pub(super) pending: u64,
+    /// After the newest record of the stream, as far as deliveries tell.
+    pub(super) end: u64,
     pub(super) stopped_by: Option<Failure>,
 }
 
@@ -131,6 +134,8 @@ pub(super) struct Consumer<D> {
     pub(super) held: Held,
     pub(super) sequence: Sequence,
     pub(super) recovery: Recovery,
+    /// Where progress is kept that is not acknowledged.
+    pub(super) checkpoint: Option<Checkpoint>,
     /// Taken from the server and not yet by the source, in order.
     pub(super) kept: VecDeque<Kept>,
     /// What is acknowledged at the end of this turn.
@@ -138,6 +143,8 @@ pub(super) struct Consumer<D> {
     finished: Vec<u64>,
     pub(super) now: Time,
     paused: bool,
+    /// After the newest record of the stream, as far as deliveries tell.
+    end: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
@@ -158,6 +165,7 @@ impl<D: Deliveries> Consumer<D> {
         subscriber: Subscriber,
         desk: Arc<Desk>,
         deliveries: D,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         Ok(Self {
@@ -170,11 +178,13 @@ impl<D: Deliveries> Consumer<D> {
             held: Held::default(),
             sequence: Sequence::from(1),
             recovery: Recovery::new(),
+            checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
             finished: Vec::new(),
             now: shared.runtime.clock().now(),
             paused: false,
+            end: 0,
             closing: None,
             in_progress: Time::ZERO,
         })
@@ -185,14 +195,17 @@ impl<D: Deliveries> Consumer<D> {
         let wakers = &self.shared.runtime.core().tasks;
         let waker = self.desk.waker();
         wakers.lock().push(waker.clone());
-        while !self.is_over() {
+        loop {
             self.now = self.shared.runtime.clock().now();
             for command in self.desk.take() {
                 self.obey(command).await;
             }
+            self.settle().await;
+            if self.is_over() {
+                break;
+            }
             self.look_for_loss();
             self.recover().await;
-            self.settle().await;
             self.deliver();
             self.pull().await;
             self.stay_in_progress().await;
@@ -216,15 +229,20 @@ impl<D: Deliveries> Consumer<D> {
             Command::Restart(finished, answer) => {
                 if finished {
                     self.settle().await;
+                    self.keep().await;
                 }
-                answer.give(self.begin_anew());
+                answer.give(self.begin_anew().await);
             }
         }
     }
 
     /// Begins a new assignment: what the old one finishes from here on counts no more.
-    pub(super) fn begin_anew(&mut self) -> Result<(), BusError> {
+    pub(super) async fn begin_anew(&mut self) -> Result<(), BusError> {
         self.source.stop();
+        if self.checkpoint.is_some() {
+            let (checkpoint, resume) = self.shared.claim(&self.plan).await?;
+            (self.checkpoint, self.plan.resume) = (Some(checkpoint), resume);
+        }
         self.source = self.subscriber.source(options(&self.plan, &self.desk))?;
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.held = Held::default();
@@ -264,7 +282,7 @@ impl<D: Deliveries> Consumer<D> {
         }
         match self.plan.acks {
             AckMode::Each => held.forget_finished(),
-            _ => {
+            AckMode::Floor | AckMode::Checkpoint => {
                 let frontier = self.source.ledger().frontier().unwrap_or(0);
                 let reply = held.pass(frontier);
                 self.to_ack.extend(reply.filter(|_| self.plan.acks == AckMode::Floor));
@@ -279,6 +297,34 @@ impl<D: Deliveries> Consumer<D> {
             }
         }
         self.to_ack.clear();
+        self.check();
+    }
+
+    /// Has the checkpoint follow, if there is one.
+    fn check(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        if self.source.is_stopped() && self.source.stopped_by().is_none() {
+            return;
+        }
+        let ledger = self.source.ledger();
+        let frontier = ledger.frontier();
+        let control = &self.shared.links.control;
+        let checked = checkpoint.turn(control, self.now, frontier, || ledger.stored());
+        if let Err(error) = checked {
+            self.checkpoint = None;
+            self.failed(&error);
+        }
+    }
+
+    /// Writes the checkpoint as it is, and waits for that.
+    async fn keep(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let stored = self.source.ledger().stored();
+        let kept = tokio::time::timeout(KEEP, checkpoint.finish(stored)).await;
+        if let Ok(Err(error)) = kept {
+            self.checkpoint = None;
+            self.failed(&error);
+        }
     }
 
     /// Delivers what is kept, as far as there is room.
@@ -386,8 +432,10 @@ impl<D: Deliveries> Consumer<D> {
     fn show(&mut self) {
         self.source.show();
         let stopped_by = self.source.stopped_by();
+        let committed = self.source.ledger().frontier().unwrap_or(0);
         let mut seen = self.desk.seen.lock();
-        seen.committed = self.source.ledger().frontier().unwrap_or(seen.committed);
+        seen.committed = committed;
+        seen.end = self.end;
         if self.source.is_stopped() && seen.stopped_by.is_none() {
             seen.stopped_by = stopped_by;
         }
@@ -462,6 +510,12 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
+    fn epoch(&self) -> u64 {
+        let epoch = u64::from(self.source.epoch());
+        self.checkpoint.as_ref().map_or(epoch, Checkpoint::token)
+    }
+
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
@@ -481,9 +535,9 @@ impl<D: Deliveries> Consumer<D> {
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
-            .with_epoch(u64::from(self.source.epoch()));
+            .with_epoch(self.epoch());
         let record = super::plan::keyed(record, self.plan.envelope);
-        self.desk.seen.lock().pending = numbers.pending;
+        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         Kept { numbers, reply, bytes, record }
     }
 
@@ -499,7 +553,9 @@ impl<D: Deliveries> Consumer<D> {
 
     async fn end(mut self) {
         self.settle().await;
-        if self.plan.acks != AckMode::Checkpoint && self.deliveries.is_connected() {
+        if self.plan.acks == AckMode::Checkpoint {
+            self.keep().await;
+        } else if self.deliveries.is_connected() {
             // Whatever was sent on this connection has been read once this is answered.
             self.plan.durable.sync(&self.shared.links.consume).await;
         }

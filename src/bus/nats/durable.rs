@@ -14,6 +14,8 @@ use crate::bus::{BrokerError, BrokerErrorKind};
 
 /// How long the server has to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the server keeps a consumer that nobody pulls from.
+const INACTIVE: Duration = Duration::from_secs(30);
 /// How long it has to answer a reset, which not every version knows.
 const RESET: Duration = Duration::from_secs(2);
 
@@ -37,7 +39,12 @@ pub(super) enum Reset {
 
 impl Durable {
     pub(super) fn name(&self) -> &str {
-        self.config.durable_name.as_deref().unwrap_or_default()
+        self.config.durable_name.as_deref().or(self.config.name.as_deref()).unwrap_or_default()
+    }
+
+    /// The name of one that ends with its connection.
+    pub(super) fn rename(&mut self, name: &str) {
+        self.config.name = Some(name.to_owned());
     }
 
     /// Where pulls are asked for.
@@ -182,6 +189,15 @@ pub(super) fn config(
         Ok([filter]) => config.filter_subject = filter,
         Err(filters) => config.filter_subjects = filters,
     }
+    config
+}
+
+/// One that is not acknowledged, and gone some time after its last pull.
+pub(super) fn ordered(filters: Vec<String>) -> pull::Config {
+    let mut config = config(String::new(), filters, AckPolicy::None, Duration::ZERO, 0, 1);
+    config.durable_name = None;
+    config.memory_storage = true;
+    config.inactive_threshold = INACTIVE;
     config
 }
 

@@ -3,6 +3,7 @@
 mod ack_mode;
 mod arrival;
 mod barrier;
+mod checkpoint;
 mod consumer;
 mod durable;
 mod floors;
@@ -24,13 +25,14 @@ use std::ops::Deref;
 
 pub use ack_mode::AckMode;
 
+use self::consumer::Command;
 use self::link::Links;
 use self::options::NatsOptions;
 use self::shared::Shared;
 use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
-use crate::reply::reply;
+use crate::reply::{block_on, reply};
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
@@ -68,6 +70,30 @@ impl NatsBus {
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+}
+
+#[cfg(feature = "testing")]
+impl NatsBus {
+    /// Restarts the consumer of a subscription, as after the death of its process, or with what is finished acknowledged
+    /// first. For tests.
+    ///
+    /// # Errors
+    /// [`BusError::NotSubscribed`] if there is none.
+    pub fn restart_consumer(&self, name: &str, finished: bool) -> Result<(), BusError> {
+        let unknown = || BusError::NotSubscribed(name.to_owned());
+        let desk = self.nats.0.member(name).ok_or_else(unknown)?;
+        let (answer, mut reply) = reply();
+        desk.tell(Command::Restart(finished, answer)).map_err(|_| unknown())?;
+        let clock = self.nats.0.runtime.clock();
+        block_on(&mut reply, &**clock, None).flatten().unwrap_or(Err(BusError::Closed))
+    }
+
+    /// Below which offset everything of a subscription is acknowledged, and the offset after the newest record, as far as
+    /// its consumer knows. For tests.
+    pub fn progress(&self, name: &str) -> Option<(u64, u64)> {
+        let seen = self.nats.0.member(name)?.seen();
+        Some((seen.committed, seen.end))
     }
 }
 
@@ -130,12 +156,7 @@ impl Transport for Nats {
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {
-        let (answer, reply) = reply();
-        let shared = self.0.clone();
-        self.0.links.control.io.spawn(async move {
-            answer.give(Ok(shared.close_consumers(timeout).await));
-        });
-        BusClosing::later(&self.0.runtime, reply)
+        self.0.close(timeout)
     }
 }
 

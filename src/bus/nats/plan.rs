@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) start: Start,
     /// Whether records hold envelopes.
     pub(super) envelope: bool,
+    /// What the durable consumer is called, or would be: positions are kept under it.
+    pub(super) kept_as: String,
     /// Where the source goes on.
     pub(super) resume: Option<Stored>,
 }
@@ -35,6 +37,16 @@ impl Plan {
     /// What its source is called.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.topic.name, self.partition.unwrap_or(0))
+    }
+
+    /// What its position is called where the bus keeps it.
+    pub(super) fn key(&self) -> String {
+        format!("at.{}", self.kept_as)
+    }
+
+    /// A new name for a consumer that is made anew.
+    pub(super) fn rename(&mut self) {
+        self.durable.rename(&format!("{}-{}", self.kept_as, uuid::Uuid::now_v7().simple()));
     }
 }
 

@@ -3,6 +3,8 @@
 use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
+use crate::bus::{BusError, BusReport};
+use crate::reply::Answer;
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -12,7 +14,15 @@ pub(super) struct Shared {
     pub(super) options: NatsOptions,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) closing: Mutex<Closing>,
     abandoned: AtomicBool,
+}
+
+/// How far the bus' end is.
+pub(super) enum Closing {
+    /// It is open as long as nobody waits for its end.
+    Open(Vec<Answer<Result<BusReport, BusError>>>),
+    Closed(BusReport),
 }
 
 /// A consumer that runs.
@@ -24,7 +34,13 @@ pub(super) struct Member {
 impl Shared {
     pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
-        Self { runtime, options, links, members, abandoned }
+        let closing = Mutex::new(Closing::Open(Vec::new()));
+        Self { runtime, options, links, members, closing, abandoned }
+    }
+
+    /// Whether its end has begun.
+    pub(super) fn is_closed(&self) -> bool {
+        !matches!(&*self.closing.lock(), Closing::Open(waiting) if waiting.is_empty())
     }
 
     pub(super) fn join(&self, member: Member) {

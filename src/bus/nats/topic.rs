@@ -17,6 +17,11 @@ impl Topic {
         Ok(Self { name: name.into(), stream: format!("STREAM_{}", name.replace('.', "_")) })
     }
 
+    /// The partitions that this process takes; one without a number where the topic has none.
+    pub(super) fn partitions(&self) -> Vec<Option<u32>> {
+        vec![None]
+    }
+
     /// The subjects of the stream that are this topic, those of the given partition alone if there is one.
     pub(super) fn filters(&self, _partition: Option<u32>) -> Vec<String> {
         vec![self.name.to_string()]
