@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::ack_mode::AckMode;
 use super::arrival::{Arrival, Delivery, Numbers};
 use super::barrier::{Recovery, Why};
+use super::headers;
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
@@ -36,8 +37,6 @@ const TURN: usize = 256;
 const TICK: Duration = Duration::from_millis(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
-/// Payloads up to this are copied: a slice would keep the whole buffer that it was read into.
-const COPIED: usize = 4_096;
 
 /// What a consumer's loop is told.
 pub(super) enum Command {
@@ -468,18 +467,9 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let key = self.plan.topic.key_in(&message.subject);
         let bytes = message.length;
-        let record = match (key.as_deref(), message.payload.len() <= COPIED) {
-            (Some(key), true) => Record::new(key, &message.payload),
-            (None, true) => Record::keyless(&message.payload),
-            (key, false) => Record::from_bytes(key, message.payload),
-        };
-        let headers = message.headers.iter().flat_map(|headers| headers.iter());
-        let record = headers.fold(record, |record, (name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().fold(record, |record, value| record.with_header(name, value.as_str()))
-        });
+        let (wire, payload) = (message.headers.as_ref(), &message.payload);
+        let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
