@@ -41,8 +41,6 @@ const TICK: Duration = Duration::from_millis(5);
 const KEEP: Duration = Duration::from_secs(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
-/// Payloads up to this are copied: a slice would keep the whole buffer that it was read into.
-const COPIED: usize = 4_096;
 
 /// What a consumer's loop is told.
 pub(super) enum Command {
@@ -531,21 +529,9 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let wire = message.headers.as_ref();
-        let key = self.plan.topic.key_in(&message.subject).or_else(|| headers::key(wire?));
         let bytes = message.length;
-        let record = match (key.as_deref(), message.payload.len() <= COPIED) {
-            _ if wire.is_some_and(headers::is_null) => {
-                Record::null(key.as_deref().unwrap_or_default())
-            }
-            (Some(key), true) => Record::new(key, &message.payload),
-            (None, true) => Record::keyless(&message.payload),
-            (key, false) => Record::from_bytes(key, message.payload),
-        };
-        let record = match wire {
-            Some(wire) => headers::from_wire(record, wire),
-            None => record,
-        };
+        let (wire, payload) = (message.headers.as_ref(), &message.payload);
+        let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
         let record = record
             .with_position(Position { partition, offset: numbers.stream })

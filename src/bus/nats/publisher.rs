@@ -60,7 +60,6 @@ impl Publisher {
         wish: Wish<'_>,
     ) -> Result<Order, PublishError> {
         if let Err(kind) = self.check(topic, &record, wish) {
-            count(&self.core.publishes, Err(&kind));
             return Err(PublishError::new(kind, record));
         }
         let key = record.key();
