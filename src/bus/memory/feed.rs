@@ -66,6 +66,8 @@ pub(super) struct Feed {
     pub(super) changed: bool,
     /// What is below this offset was delivered before.
     pub(super) delivered: u64,
+    /// When this turn of the loop began.
+    pub(super) now: Time,
 }
 
 /// What others may know of a feed.
@@ -110,6 +112,7 @@ impl Feed {
             committed: None,
             changed: false,
             delivered: 0,
+            now: Time::ZERO,
         }
     }
 
@@ -154,7 +157,7 @@ impl Feed {
     /// Notes what is finished, and delivers what there is room for. True if it delivered something.
     pub(super) fn pump(&mut self, reads: bool) -> bool {
         let Some(source) = &mut self.source else { return false };
-        self.changed |= source.ledger().advance(|_| ());
+        self.changed |= source.ledger().advance(|_| ()) | source.parked_changed();
         let mut delivered = 0;
         while reads
             && delivered < TURN
@@ -274,7 +277,10 @@ impl Feed {
     /// Says how far it is.
     fn show(&mut self) {
         let Some(source) = &mut self.source else { return };
-        source.show();
+        let end = self.topic.partitions[self.partition as usize].end();
+        let frontier = source.ledger().frontier().unwrap_or(self.next);
+        source.set_lag(end.saturating_sub(frontier));
+        source.turn(self.now);
         let mut seen = self.standing.0.lock();
         seen.unfinished = source.ledger().unfinished();
         if source.is_stopped()
@@ -293,8 +299,11 @@ impl Feed {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let ledger = source.ledger();
-        let (Some(frontier), stored) = (ledger.frontier(), ledger.stored()) else { return };
+        let (Some(frontier), stored) = (source.ledger().frontier(), source.stored_with_parked())
+        else {
+            return;
+        };
+        source.committed(self.now);
         self.committed = Some(frontier);
         self.topic.partitions[self.partition as usize].commit(self.group, frontier, stored);
     }

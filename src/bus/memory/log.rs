@@ -226,6 +226,11 @@ impl Partition {
         Some(Progress { frontier: group.frontier, end: log.end(), dropped: log.dropped })
     }
 
+    /// The offset that the next record gets.
+    pub(super) fn end(&self) -> u64 {
+        self.log.lock().end()
+    }
+
     /// How many records it holds.
     pub(super) fn len(&self) -> usize {
         self.log.lock().records.len()
