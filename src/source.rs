@@ -147,7 +147,6 @@ impl Source {
             }
             Ok((table, (number as u32, epoch)))
         })?;
-        state.progress().committed.set(core.clock.now().as_nanos());
         let parked = options.resume.as_ref().map_or(&[][..], Stored::parked);
         let restoring = restore(core, entry, &name, parked, &options.waker);
         let source = Self {
@@ -187,7 +186,12 @@ impl Source {
                 None
             }
         };
-        self.state.progress().oldest_since.set(since.map_or(UNSAID, Time::as_nanos));
+        let progress = self.state.progress();
+        progress.oldest_since.set(since.map_or(UNSAID, Time::as_nanos));
+        if progress.committed.get() == UNSAID {
+            // Until it is committed, the age counts from its first turn.
+            progress.committed.set(now.as_nanos());
+        }
         self.show();
     }
 
