@@ -11,6 +11,8 @@ use crate::pinning::Pinning;
 
 /// What precedes an option's name, in capitals, in the environment.
 const PREFIX: &str = "KEYLANE_";
+/// What follows it in the names of a bus' options, which are read by that bus' builder.
+const BUSES: &str = "NATS_";
 /// Slots of all lanes together: 4 GiB of address space at 64 bytes each.
 const MAX_SLOTS: usize = 1 << 26;
 
@@ -227,8 +229,8 @@ impl Config {
         Self::default().with_vars(std::env::vars_os())
     }
 
-    /// Overrides options by those of `vars` whose name begins with `KEYLANE_`. With
-    /// [`std::env::vars_os`], the environment overrides what a file has set.
+    /// Overrides options by those of `vars` whose name begins with `KEYLANE_`, those of a bus (`KEYLANE_NATS_`) aside.
+    /// With [`std::env::vars_os`], the environment overrides what a file has set.
     ///
     /// # Errors
     /// A name begins with `KEYLANE_` and is no option's, or a value cannot be read or is out of range.
@@ -254,6 +256,9 @@ impl Config {
             // What is not UTF-8 becomes replacement characters, which no option's name or value has.
             let name = name.to_string_lossy();
             let Some(capitals) = name.strip_prefix(PREFIX) else { continue };
+            if capitals.starts_with(BUSES) {
+                continue;
+            }
             let option = capitals.to_ascii_lowercase();
             if option.to_ascii_uppercase() != capitals || !Self::names().any(|name| name == option)
             {
@@ -308,12 +313,19 @@ fn assign<K: Kind>(kind: &K, option: &mut K::Value, text: &str) -> Result<(), Re
 
 /// The error for a name as `given`, of which `name` is what is compared to the options' names.
 fn unknown(given: &str, name: &str) -> ConfigError {
-    let nearest = Config::names()
+    ConfigError::unknown(given, nearest(name, Config::names()))
+}
+
+/// The option that a wrong name was probably meant to be.
+pub(crate) fn nearest(
+    name: &str,
+    options: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
+    options
         .map(|option| (distance(name, option), option))
         .min()
         .filter(|&(distance, option)| distance <= option.len() / 3 + 1)
-        .map(|(_, option)| option);
-    ConfigError::unknown(given, nearest)
+        .map(|(_, option)| option)
 }
 
 /// Insertions, deletions and replacements between two names; of a long one, its beginning counts.

@@ -171,13 +171,12 @@ pub use bus::nats;
 pub use bus::nats::NatsBus;
 pub use bus::{
     BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
-    Events, Health, InvalidGroup, InvalidTopic, KeyMismatch, NextEvent, PublishError,
+    Connecting, Events, Health, InvalidGroup, InvalidTopic, KeyMismatch, NextEvent, PublishError,
     PublishErrorKind, PublishFuture, Publishing, Reason, ReasonKind, Subscribing, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
-pub use connect::Connecting;
 pub use counts::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,

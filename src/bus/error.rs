@@ -65,6 +65,11 @@ pub enum BusError {
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(not(feature = "nats"))]
+            Self::UnknownUrl(scheme) if matches!(scheme.as_str(), "nats" | "tls") => f.write_str(
+                "this build has no bus over NATS: build keylane with its feature `nats`; \
+                     `memory:` is the embedded one",
+            ),
             Self::UnknownUrl(scheme) => {
                 write!(
                     f,
@@ -121,7 +126,7 @@ pub struct BrokerError {
 pub enum BrokerErrorKind {
     /// Nobody answers.
     Unreachable,
-    /// It does not know who we are: name, password, key, certificate.
+    /// It does not know who we are (name, password, key, certificate), or we do not know who it is (certificate).
     Unauthenticated,
     /// It knows who we are, and forbids this.
     NotPermitted,
@@ -195,7 +200,8 @@ impl From<SourceError> for BusError {
     }
 }
 
-/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space.
+/// A topic's name that is not allowed: it has 1 to 255 printable ASCII characters without a space; a broker may ask for
+/// more.
 ///
 /// ```
 /// use keylane::InvalidTopic;
@@ -207,6 +213,8 @@ impl From<SourceError> for BusError {
 pub struct InvalidTopic {
     /// What was given, escaped and cut to 64 characters.
     pub given: String,
+    /// What it breaks.
+    rule: &'static str,
 }
 
 impl InvalidTopic {
@@ -215,11 +223,19 @@ impl InvalidTopic {
     /// # Errors
     /// If it is not allowed.
     pub fn check(topic: &str) -> Result<(), Self> {
-        if is_name(topic) { Ok(()) } else { Err(Self { given: shown(topic) }) }
+        if is_name(topic) { Ok(()) } else { Err(Self::breaking(NAME, topic)) }
+    }
+
+    /// A name that breaks this rule.
+    #[cold]
+    pub(crate) fn breaking(rule: &'static str, topic: &str) -> Self {
+        Self { given: shown(topic), rule }
     }
 }
 
-/// 1 to 255 printable ASCII characters without a space.
+/// What every bus asks of a name.
+const NAME: &str = "1 to 255 printable ASCII characters without a space";
+
 fn is_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -231,11 +247,7 @@ fn shown(name: &str) -> String {
 
 impl fmt::Display for InvalidTopic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" is no topic: 1 to 255 printable ASCII characters without a space",
-            self.given
-        )
+        write!(f, "\"{}\" is no topic: {}", self.given, self.rule)
     }
 }
 

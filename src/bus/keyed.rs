@@ -8,6 +8,8 @@ use crate::record::Record;
 pub(crate) enum KeyIn {
     /// Nowhere: the subscription is to raw records.
     Record,
+    /// In headers.
+    Headers,
     /// In headers, and in the envelope that it holds.
     Envelope,
 }
@@ -26,6 +28,9 @@ pub(crate) fn keyed(record: Record, key_in: KeyIn) -> Record {
     if let Ok(key) = extract_key(None, headers, None, None) {
         let key = key.to_owned();
         return record.with_key(key.as_bytes(), None);
+    }
+    if key_in == KeyIn::Headers {
+        return record;
     }
     match Envelope::decode(record.payload()) {
         Ok(envelope) => {

@@ -12,7 +12,7 @@ pub(crate) mod keyed;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
-mod pending;
+pub(crate) mod pending;
 mod publishing;
 
 use std::fmt;
@@ -23,7 +23,7 @@ pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidGroup, InvalidTop
 pub(crate) use group::Groups;
 pub(crate) use health::BusHealth;
 pub use health::{BusEvent, Events, Health, NextEvent, Reason, ReasonKind};
-pub use pending::{BusClosing, Subscribing};
+pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 
 use crate::envelope::Envelope;
@@ -68,6 +68,13 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Publishes a record. Whether it was taken is known when the result is.
     fn publish(&self, topic: &str, record: Record) -> Publishing;
+
+    /// Publishes a record whose payload is an envelope with this event id, by which a broker that can tells a record
+    /// from one that it has already.
+    fn publish_event(&self, topic: &str, record: Record, event_id: &str) -> Publishing {
+        let _ = event_id;
+        self.publish(topic, record)
+    }
 
     /// Subscribes. `envelope`: the records hold envelopes, whose key counts where the record has none.
     fn subscribe(
@@ -118,10 +125,11 @@ impl Bus {
     /// As [`publish`](Self::publish); an envelope that cannot be encoded is not published.
     pub fn publish_envelope(&self, topic: &str, envelope: &Envelope<'_>) -> Publishing {
         match envelope.to_vec() {
-            Ok(encoded) => self.0.publish(
-                topic,
-                Record::from_bytes(Some(envelope.key().as_bytes()), encoded.into()),
-            ),
+            Ok(encoded) => {
+                let key = Some(envelope.key().as_bytes());
+                let record = Record::from_bytes(key, encoded.into());
+                self.0.publish_event(topic, record, &envelope.event_id)
+            }
             Err(error) => {
                 let record = Record::keyless("");
                 let kind = PublishErrorKind::Envelope(error);

@@ -1,11 +1,79 @@
 //! What all parts of a NATS bus share.
 
+use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
+use super::publisher::Publisher;
+use crate::bus::{BusError, BusHealth, BusReport, Groups};
+use crate::reply::Answer;
 use crate::runtime::Runtime;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, Mutex};
 
 pub(super) struct Shared {
     pub(super) runtime: Runtime,
     pub(super) options: NatsOptions,
+    pub(super) publisher: Publisher,
     pub(super) links: Links,
+    members: Mutex<Vec<Member>>,
+    pub(super) groups: Groups,
+    pub(super) health: BusHealth,
+    pub(super) closing: Mutex<Closing>,
+    abandoned: AtomicBool,
+}
+
+/// How far the bus' end is.
+pub(super) enum Closing {
+    /// It is open as long as nobody waits for its end.
+    Open(Vec<Answer<Result<BusReport, BusError>>>),
+    Closed(BusReport),
+}
+
+/// A consumer that runs.
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) desk: Arc<Desk>,
+}
+
+impl Shared {
+    pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
+        let publisher = Publisher::start(&runtime, &links, &options);
+        let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
+        let closing = Mutex::new(Closing::Open(Vec::new()));
+        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+    }
+
+    /// Whether its end has begun.
+    pub(super) fn is_closed(&self) -> bool {
+        !matches!(&*self.closing.lock(), Closing::Open(waiting) if waiting.is_empty())
+    }
+
+    pub(super) fn join(&self, member: Member) {
+        self.members.lock().push(member);
+    }
+
+    pub(super) fn leave(&self, desk: &Arc<Desk>) {
+        self.members.lock().retain(|member| !Arc::ptr_eq(&member.desk, desk));
+    }
+
+    pub(super) fn members(&self) -> Vec<Arc<Desk>> {
+        self.members.lock().iter().map(|member| member.desk.clone()).collect()
+    }
+
+    pub(super) fn member(&self, name: &str) -> Option<Arc<Desk>> {
+        let members = self.members.lock();
+        members.iter().find(|member| member.name == name).map(|member| member.desk.clone())
+    }
+
+    /// The last handle is gone: loops end without waiting for anything.
+    pub(super) fn abandon(&self) {
+        // Release pairs with the acquire in `is_abandoned`.
+        self.abandoned.store(true, Ordering::Release);
+        self.members().iter().for_each(|desk| desk.nudge());
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
 }

@@ -1,0 +1,223 @@
+//! Subscribing: from a topic and a policy to a consumer that runs.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig};
+use async_nats::jetstream::stream::RetentionPolicy;
+
+use super::checkpoint::{Checkpoint, Found};
+use super::choice::AckMode;
+use super::consumer::{Command, Consumer, Desk};
+use super::durable::{self, Durable};
+use super::floors::Floors;
+use super::letter::ToTopic;
+use super::plan::Plan;
+use super::pull::Puller;
+use super::shared::{Closing, Member, Shared};
+use super::topic::Topic;
+use super::topology;
+use crate::bus::keyed::KeyIn;
+use crate::bus::{
+    BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
+};
+use crate::clock::Time;
+use crate::handler::Handler;
+use crate::position::Stored;
+use crate::reply::reply;
+use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
+use crate::sync::Arc;
+
+impl Shared {
+    pub(super) fn subscribe(
+        self: &Arc<Self>,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        envelope: bool,
+    ) -> Subscribing {
+        if self.is_closed() {
+            return Subscribing::ready(&self.runtime, Err(BusError::Closed));
+        }
+        let (answer, reply) = reply();
+        let runtime = self.runtime.clone();
+        let (shared, topic) = (self.clone(), topic.to_owned());
+        self.links.control.io.spawn(async move {
+            answer.give(shared.begin(&topic, subscription, handler, envelope).await);
+        });
+        Subscribing::later(&runtime, reply)
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        envelope: bool,
+    ) -> Result<BusSubscription, BusError> {
+        let topic = self.options.topics.find(topic).map_err(BusError::InvalidTopic)?;
+        let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
+            DeadLetterTo::Nowhere => None,
+            DeadLetterTo::Sink(sink) => Some(sink.clone()),
+            DeadLetterTo::Topic(to) => Some(Arc::new(ToTopic {
+                shared: Arc::downgrade(self),
+                from: topic.name.clone(),
+                to: to.clone(),
+            })),
+        };
+        let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
+        let mut plans = Vec::new();
+        for partition in topic.partitions() {
+            let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
+            plans.push(self.look(plan).await?);
+        }
+        let name = subscription.name().to_owned();
+        let subscriber = self.groups.subscribe(
+            &self.runtime,
+            &topic.name,
+            subscription,
+            handler,
+            dead_letter,
+        )?;
+        for (plan, checkpoint) in plans {
+            let desk = Arc::<Desk>::default();
+            let pulls = plan.durable.pulls(&self.links.consume);
+            let puller = Puller::new(self.links.consume.client.clone(), pulls);
+            let consumer =
+                Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller, checkpoint)?;
+            self.join(Member { name: name.clone(), desk });
+            self.links.consume.io.spawn(consumer.run());
+        }
+        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+    }
+
+    /// Looks whether a consumer can begin as planned, before anything is begun.
+    async fn look(&self, mut plan: Plan) -> Result<(Plan, Option<Checkpoint>), BusError> {
+        if plan.acks == AckMode::Checkpoint {
+            let (checkpoint, resume) = self.claim(&plan).await?;
+            plan.resume = resume;
+            return Ok((plan, Some(checkpoint)));
+        }
+        let durable = &plan.durable;
+        if let Some(info) = durable.info(&self.links.control).await? {
+            let wanted = durable.config.clone().into_consumer_config();
+            topology::check_consumer(&wanted, &info.config)?;
+        }
+        Ok((plan, None))
+    }
+
+    /// Claims the position of a consumer that is not acknowledged, and says where it stands.
+    pub(super) async fn claim(
+        &self,
+        plan: &Plan,
+    ) -> Result<(Checkpoint, Option<Stored>), BusError> {
+        let control = &self.links.control;
+        let replicas = plan.durable.config.num_replicas.max(1);
+        let floors = Floors::open(control, replicas).await?;
+        let (checkpoint, found) =
+            Checkpoint::claim(floors, plan.key(), self.options.checkpoint_interval).await?;
+        let resume = match found {
+            Found::Nothing => None,
+            Found::Stored(stored) => Some(stored),
+            // Nothing is passed over: whatever the stream has is handled again.
+            Found::Unreadable(_) => Some(Stored::new(0)),
+        };
+        Ok((checkpoint, resume))
+    }
+
+    fn plan(
+        &self,
+        topic: &Topic,
+        partition: Option<u32>,
+        subscription: &Subscription,
+        envelope: bool,
+        stream: &async_nats::jetstream::stream::Config,
+    ) -> Result<Plan, BusError> {
+        let acks = self.options.ack_mode;
+        if acks != AckMode::Each && stream.retention == RetentionPolicy::WorkQueue {
+            return Err(BrokerError::new(
+                BrokerErrorKind::Unsupported,
+                format!("stream {} is a work queue: acknowledge each record there", stream.name),
+            )
+            .into());
+        }
+        let kept_as = topic.durable(subscription.group_name(), partition);
+        let (name, filters) = (kept_as.clone(), topic.filters(partition));
+        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
+        let durable = |policy| {
+            durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
+        };
+        let config = match acks {
+            AckMode::Each => durable(AckPolicy::Explicit),
+            AckMode::Floor => durable(AckPolicy::All),
+            AckMode::Checkpoint => durable::ordered(filters),
+        };
+        Ok(Plan {
+            topic: topic.clone(),
+            partition,
+            durable: Durable { stream: stream.name.clone(), config },
+            retention: stream.retention,
+            acks,
+            ack_wait,
+            window,
+            start: subscription.start,
+            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            on_lost: subscription.on_lost,
+            kept_as,
+            resume: None,
+        })
+    }
+
+    /// Ends the bus: reads no more, and lets what was read be handled for at most `timeout`. Everybody who asks hears the
+    /// same.
+    pub(super) fn close(self: &Arc<Self>, timeout: Duration) -> BusClosing {
+        let deadline = self.runtime.clock().now().after(timeout);
+        let (answer, reply) = reply();
+        let first = match &mut *self.closing.lock() {
+            Closing::Closed(report) => return BusClosing::ready(&self.runtime, Ok(*report)),
+            Closing::Open(waiting) => {
+                waiting.push(answer);
+                waiting.len() == 1
+            }
+        };
+        let shared = self.clone();
+        if first {
+            self.publisher.refuse_all_but_letters();
+        }
+        self.links.control.io.spawn(async move {
+            let mut report = shared.close_consumers(deadline).await;
+            if first {
+                let left = deadline.since(shared.runtime.clock().now());
+                report.drained &= shared.publisher.close(left).await == 0;
+                shared.closed(report);
+            }
+        });
+        BusClosing::later(&self.runtime, reply)
+    }
+
+    fn closed(&self, report: BusReport) {
+        let before = std::mem::replace(&mut *self.closing.lock(), Closing::Closed(report));
+        if let Closing::Open(waiting) = before {
+            waiting.into_iter().for_each(|answer| answer.give(Ok(report)));
+        }
+    }
+
+    /// Ends all consumers.
+    async fn close_consumers(&self, deadline: Time) -> BusReport {
+        let replies: Vec<_> = self
+            .members()
+            .into_iter()
+            .filter_map(|desk| {
+                let (answer, reply) = reply();
+                desk.tell(Command::Close(deadline, answer)).ok().map(|()| reply)
+            })
+            .collect();
+        let mut report = BusReport { drained: true, unfinished: 0 };
+        for reply in replies {
+            // A loop that ends otherwise answers nobody.
+            let one = reply.await.unwrap_or_default();
+            report.drained &= one.drained;
+            report.unfinished += one.unfinished;
+        }
+        report
+    }
+}
