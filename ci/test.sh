@@ -4,7 +4,7 @@
 #   ./ci/test.sh             all checks of the crate
 #   ./ci/test.sh NAME…       only these (names: the table, or ./ci/test.sh --list)
 #   ./ci/test.sh --members   also those of the benches and of the terminal view, which build what only they need
-#   ./ci/test.sh --full      also those that take long: the long loom models, longer fuzzing
+#   ./ci/test.sh --full      also those that take long: the long loom models, longer fuzzing, every NATS server
 #
 # Each check is a script of its own, ci/NAME.sh. One that cannot run says `not run: <why>`; with CI=true
 # that is a failure, unless what is missing may be missing (Go, valgrind). The last line is
@@ -17,18 +17,20 @@ limit=${KL_CHECK_SECONDS:-1800}
 # Cheap and telling first. Those that share a build stand together.
 checks=(
     fmt clippy doc features
-    cargo-test convict layering behaviours golden
+    cargo-test nats convict layering behaviours golden
     quickstart footprint instructions locked
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
 members=(members benches top versus)
-full=(loom-full fuzz-long)
+full=(loom-full fuzz-long nats-full)
 
 # The command of a check that is not just ci/NAME.sh.
 command_of() {
     case $1 in
         quickstart) echo "ci/test-quickstart.sh" ;;
+        nats) echo "ci/nats-test.sh" ;;
+        nats-full) echo "ci/nats-test.sh --full" ;;
         fuzz) echo "ci/fuzz.sh 10" ;;
         fuzz-long) echo "ci/fuzz.sh 300" ;;
         *) echo "ci/$1.sh" ;;

@@ -105,10 +105,13 @@ impl<R: Read> Lines<R> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
             let room = part.len().min(self.most - self.read.len());
-            match self.from.read(&mut part[..room])? {
-                0 if self.read.is_empty() => return Ok(None),
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.read.extend_from_slice(&part[..count]),
+            match self.from.read(&mut part[..room]) {
+                Ok(0) if self.read.is_empty() => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.read.extend_from_slice(&part[..count]),
+                // By a signal, such as that of a terminal's new size.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -156,5 +159,22 @@ mod tests {
         let long = [b'x'; 20_000];
         let error = Lines::new(&long[..], 10_000).next_line().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_signal_breaks_no_line_off() {
+        struct Signalled<'a>(&'a [u8], bool);
+        impl Read for Signalled<'_> {
+            fn read(&mut self, part: &mut [u8]) -> io::Result<usize> {
+                self.1 = !self.1;
+                if self.1 {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                self.0.read(&mut part[..1])
+            }
+        }
+        let mut lines = Lines::new(Signalled(b"one\n", false), 10);
+        assert_eq!(lines.next_line().unwrap().unwrap(), b"one");
+        assert!(lines.next_line().unwrap().is_none());
     }
 }

@@ -244,10 +244,10 @@ impl NatsBuilder {
         }
         let opening = Links::open(&runtime.core().spawner, &options)?;
         opening.then(move |links| {
-            let shared = links.map(|links| Arc::new(Shared { runtime, options, links }));
-            answer.give(
-                shared.map(|shared| wrap(NatsBus { bus: Bus::new(Nats(shared.clone())), shared })),
-            );
+            answer.give(links.map(|links| {
+                let nats = Arc::new(Nats(Arc::new(Shared::new(runtime, options, links))));
+                wrap(NatsBus { bus: Bus(nats.clone()), nats })
+            }));
         });
         Ok(())
     }

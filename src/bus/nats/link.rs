@@ -42,7 +42,8 @@ pub(super) struct Link {
     /// With the bus' domain or API prefix.
     pub(super) jetstream: jetstream::Context,
     pub(super) signals: Arc<Signals>,
-    api: String,
+    /// What subjects of JetStream's API begin with: `$JS.API`, with the bus' domain or prefix.
+    pub(super) api: String,
     request_timeout: Duration,
 }
 

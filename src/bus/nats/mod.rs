@@ -1,24 +1,36 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
+mod ack_mode;
+mod arrival;
 mod auth;
+mod barrier;
 mod builder;
 mod choice;
+mod consumer;
+mod durable;
 mod events;
+mod floors;
+mod held;
 mod io;
 mod link;
 mod options;
+mod plan;
 mod publisher;
+mod pull;
 mod refusal;
 mod secret;
+mod sequence;
 mod shared;
+mod subscribe;
 mod tls;
 mod topic;
 mod topology;
 mod url;
 mod version;
 
+pub use ack_mode::AckMode;
 pub use builder::{NatsBuilder, NatsConnecting};
-pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use choice::{Discard, Retention, Storage, Strategy};
 pub use topic::TopicOptions;
 
 use std::fmt;
@@ -27,7 +39,7 @@ use std::ops::Deref;
 use self::shared::Shared;
 use self::topic::Topic;
 use crate::bus::pending::pending;
-use crate::bus::{Bus, BusClosing, BusError, BusReport, Publishing, Subscribing, Transport};
+use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
 use crate::reply::reply;
@@ -48,7 +60,7 @@ pending! {
 #[derive(Clone)]
 pub struct NatsBus {
     bus: Bus,
-    shared: Arc<Shared>,
+    nats: Arc<Nats>,
 }
 
 impl NatsBus {
@@ -80,21 +92,21 @@ impl NatsBus {
         let topic = match Topic::new(topic) {
             Ok(topic) => topic,
             Err(error) => {
-                return Ensuring::ready(&self.shared.runtime, Err(BusError::InvalidTopic(error)));
+                return Ensuring::ready(&self.nats.0.runtime, Err(BusError::InvalidTopic(error)));
             }
         };
         let (answer, reply) = reply();
-        let shared = self.shared.clone();
-        self.shared.links.control.io.spawn(async move {
+        let shared = self.nats.0.clone();
+        self.nats.0.links.control.io.spawn(async move {
             let ensured = topology::ensure(&shared.links.control, &shared.options, &topic).await;
             answer.give(ensured.map(drop).map_err(BusError::Broker));
         });
-        Ensuring::later(&self.shared.runtime, reply)
+        Ensuring::later(&self.nats.0.runtime, reply)
     }
 
     /// How often connections of this bus were made anew.
     pub fn reconnects(&self) -> u64 {
-        self.shared.links.reconnects()
+        self.nats.0.links.reconnects()
     }
 
     /// The bus alone.
@@ -108,16 +120,22 @@ impl NatsBus {
 impl NatsBus {
     /// The control connection's client, for our own tests.
     pub fn control(&self) -> &async_nats::Client {
-        &self.shared.links.control.client
+        &self.nats.0.links.control.client
     }
 
     /// What happened to the connections, for our own tests.
     pub fn happened(&self) -> String {
-        format!("{:?}", self.shared.links.journal.since(0).0)
+        format!("{:?}", self.nats.0.links.journal.since(0).0)
     }
 }
 
 struct Nats(Arc<Shared>);
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
 
 impl Transport for Nats {
     fn runtime(&self) -> &Runtime {
@@ -130,16 +148,21 @@ impl Transport for Nats {
 
     fn subscribe(
         &self,
-        _topic: &str,
-        _subscription: Subscription,
-        _handler: Handler,
-        _envelope: bool,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        envelope: bool,
     ) -> Subscribing {
-        Subscribing::ready(&self.0.runtime, Err(BusError::Closed))
+        self.0.subscribe(topic, subscription, handler, envelope)
     }
 
-    fn close(&self, _timeout: Duration) -> BusClosing {
-        BusClosing::ready(&self.0.runtime, Ok(BusReport::default()))
+    fn close(&self, timeout: Duration) -> BusClosing {
+        let (answer, reply) = reply();
+        let shared = self.0.clone();
+        self.0.links.control.io.spawn(async move {
+            answer.give(Ok(shared.close_consumers(timeout).await));
+        });
+        BusClosing::later(&self.0.runtime, reply)
     }
 }
 

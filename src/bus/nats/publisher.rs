@@ -31,7 +31,12 @@ impl Shared {
             let failed = |text: String| PublishErrorKind::Failed(text.into());
             let subject = topic.subject(record.key());
             let payload = bytes::Bytes::copy_from_slice(record.payload());
-            let acked = match shared.links.publish.jetstream.publish(subject, payload).await {
+            let mut headers = async_nats::HeaderMap::new();
+            if let Some(key) = record.key().and_then(|key| std::str::from_utf8(key).ok()) {
+                headers.insert("X-Aggregate-ID", key);
+            }
+            let jetstream = &shared.links.publish.jetstream;
+            let acked = match jetstream.publish_with_headers(subject, headers, payload).await {
                 Ok(acked) => acked.await,
                 Err(error) => Err(error),
             };

@@ -1,8 +1,7 @@
-//! Streams and consumers: made, changed, checked or left alone, as the bus is told, and never other than they must be.
+//! Streams: made, changed, checked or left alone, as the bus is told, and never other than they must be.
 //!
 //! What a server took is read back: some drop settings that they do not know without a word.
 
-use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::{ErrorCode, stream};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -220,14 +219,18 @@ impl<'a> Wanted<'a> {
             match amounts {
                 Some((got, wanted)) if got == wanted => continue,
                 None if config[setting.field] == setting.value => continue,
+                _ if config[setting.field].is_null() => wrong.push(format!(
+                    "its {} is not set and `{option}` asks for {wanted}: a server that has dropped the setting is too old \
+                     for it; take a newer one, or leave `{option}` unset",
+                    setting.field
+                )),
                 Some((more, less)) if more > less => wrong.push(format!(
                     "its {} is {got} and `{option}` asks for {wanted}, which would take something away: change the \
                      stream by hand, or leave `{option}` unset",
                     setting.field
                 )),
                 Some(_) => wrong.push(format!(
-                    "its {} is {got} and `{option}` asks for {wanted}: change the stream, or leave `{option}` unset; a \
-                     server that has dropped the setting does not know it",
+                    "its {} is {got} and `{option}` asks for {wanted}: change the stream, or leave `{option}` unset",
                     setting.field
                 )),
                 None => wrong.push(format!(
@@ -337,47 +340,94 @@ fn notes(config: &Value) -> Vec<String> {
     notes
 }
 
-/// Checks that a consumer is as it was asked for. Some of it decides whether order is kept: nothing may be delivered
-/// to somebody else, or be given up, behind our back.
-pub(super) fn check_consumer(
-    wanted: &consumer::Config,
-    got: &consumer::Config,
-) -> Result<(), BrokerError> {
-    let mut wrong = Vec::new();
-    let mut differs = |what: &str, wanted: String, got: String| {
-        if wanted != got {
-            wrong.push(format!("its {what} is {got} and must be {wanted}"));
-        }
-    };
-    let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
-    differs("ack_policy", text(&wanted.ack_policy), text(&got.ack_policy));
-    differs("filter", filters(wanted), filters(got));
-    // Without acknowledgements the rest means nothing.
-    if wanted.ack_policy != AckPolicy::None {
-        let deliveries = |config: &consumer::Config| match config.max_deliver {
-            ..=0 => "without an end".to_owned(),
-            most => most.to_string(),
-        };
-        differs("max_deliver", deliveries(wanted), deliveries(got));
-        differs("backoff", text(&wanted.backoff), text(&got.backoff));
-        differs("ack_wait", text(&wanted.ack_wait), text(&got.ack_wait));
-        differs("max_ack_pending", text(&wanted.max_ack_pending), text(&got.max_ack_pending));
-    }
-    let name = got.durable_name.as_ref().or(got.name.as_ref()).cloned().unwrap_or_default();
-    let what = format!(
-        "consumer \"{name}\" is not as it must be, so that order would be lost; stop whoever else configures it and \
-         delete it, or choose another group"
-    );
-    refuse(&what, &wrong)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The filters of a consumer, in one form for each set of them.
-fn filters(config: &consumer::Config) -> String {
-    let one = Some(&config.filter_subject).filter(|subject| !subject.is_empty());
-    let all: BTreeSet<_> = config.filter_subjects.iter().chain(one).collect();
-    if all.is_empty() {
-        "\">\"".to_owned()
-    } else {
-        Vec::from_iter(all.into_iter().map(|subject| quoted(subject))).join(" ")
+    fn wanted<'a>(topic: &'a Topic, set: &[(&str, &str)]) -> Wanted<'a> {
+        let mut options = NatsOptions::default();
+        for (name, value) in set {
+            options.set(name, value).unwrap();
+        }
+        Wanted::new(&options, topic)
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_matches_all_of() {
+        for (pattern, subject) in [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("a.*", "a.*"),
+            ("a.>", "a.b.c"),
+            ("a.>", "a.*"),
+            (">", "a.>"),
+        ] {
+            assert!(covers(pattern, subject), "{pattern} {subject}");
+        }
+        for (pattern, subject) in [
+            ("a.b", "a.*"),
+            ("a.*", "a.>"),
+            ("a.*", "a"),
+            ("a.>", "a"),
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("a.*", "a.b.c"),
+        ] {
+            assert!(!covers(pattern, subject), "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_dropped_is_told() {
+        let topic = Topic::new("orders").unwrap();
+        let set = [("max_age", "1h"), ("duplicate_window", "1m"), ("discard", "new")];
+        let wanted = wanted(&topic, &set);
+        let mut got = wanted.new_config();
+        assert!(wanted.check(&got).is_ok());
+        for (field, told) in [
+            ("max_age", "its max_age is not set and `max_age` asks for 3600s"),
+            ("duplicate_window", "its duplicate_window is not set"),
+            ("discard", "its discard is not set and `discard` asks for new"),
+            ("subjects", "lacks the subject \"orders\""),
+        ] {
+            let taken = got.as_object_mut().and_then(|got| got.remove(field)).unwrap();
+            let error = wanted.check(&got).unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
+            assert!(error.to_string().contains(told), "{error}");
+            got[field] = taken;
+        }
+    }
+
+    #[test]
+    fn growing_changes_what_is_less_and_nothing_else() {
+        let topic = Topic::new("orders").unwrap();
+        let there = json!({
+            "name": "STREAM_orders", "subjects": ["x"], "max_msgs": 100, "max_age": 0, "num_replicas": 3,
+            "discard": "new", "storage": "file", "of the future": {"stays": true},
+        });
+        let set =
+            [("max_messages", "200"), ("max_age", "1h"), ("replicas", "1"), ("discard", "old")];
+        let grown = wanted(&topic, &set).grown(&there).unwrap();
+        let mut expected = there.clone();
+        expected["subjects"] = json!(["x", "orders"]);
+        expected["max_msgs"] = json!(200);
+        assert_eq!(grown, expected);
+        assert_eq!(wanted(&topic, &[("max_messages", "0")]).grown(&grown).unwrap()["max_msgs"], -1);
+        assert_eq!(wanted(&topic, &[("storage", "memory")]).grown(&grown), None);
+    }
+
+    #[test]
+    fn what_can_lose_records_is_noted() {
+        let noted = |config: Value| notes(&config).join("|");
+        assert_eq!(
+            noted(json!({"discard": "old", "max_age": 0, "max_msgs": -1, "storage": "file"})),
+            ""
+        );
+        assert!(
+            noted(json!({"discard": "old", "max_bytes": 5})).contains("its max_bytes may delete")
+        );
+        assert_eq!(noted(json!({"discard": "new", "max_bytes": 5})), "");
+        assert!(noted(json!({"discard": "new", "max_age": 5})).contains("its max_age may delete"));
+        assert!(noted(json!({"storage": "memory", "retention": "interest"})).contains("|"));
     }
 }

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The NATS bus on real servers: every test of tests/nats_*.rs, and those named after the barrier on the oldest server.
+#
+#   ci/nats-test.sh [NAME…]   only tests whose name contains one of these
+#   ci/nats-test.sh --full    also the long ones, on every server line and on a cluster of three
+. "$(dirname "$0")/lib.sh"
+
+# Once built, what a plain run may take.
+limit=${KL_NATS_SECONDS:-420}
+# They wait more than they work.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-4}
+oldest=debian
+
+tests=()
+for path in tests/nats_*.rs; do tests+=(--test "$(basename "$path" .rs)"); done
+cargo test --locked --no-run --features "$(all_features)" "${tests[@]}"
+
+# run VERSION NODES SECONDS [ARGUMENT…]: the tests there, with these arguments for their harness.
+run() {
+    local version=$1 nodes=$2 seconds=$3 server
+    shift 3
+    echo "== nats-server $version, nodes: $nodes${*:+, $*}"
+    server=$(ci/nats.sh fetch "$version") || not_run "nats-server $version is not to be had"
+    "$server" --version
+    KL_NATS_VERSION=$version KL_NATS_NODES=$nodes timeout -k 10 "$seconds" \
+        cargo test --locked --no-fail-fast --features "$(all_features)" "${tests[@]}" -- "$@" \
+        || fail "nats-server $version, nodes: $nodes"
+}
+
+if [ "${1:-}" = --full ]; then
+    for version in 2.15.1 2.14 2.12 2.11 2.10 $oldest; do run "$version" 1 3600 --include-ignored; done
+    run 2.15.1 3 3600 --include-ignored
+else
+    begun=$(now)
+    run 2.15.1 1 "$limit" "$@"
+    left=$((limit - $(now) + begun))
+    [ "$left" -gt 0 ] || fail "no time is left of $limit s"
+    [ $# -gt 0 ] || run $oldest 1 "$left" barrier
+fi

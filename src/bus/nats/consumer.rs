@@ -1,0 +1,542 @@
+//! The loop of one durable consumer: takes deliveries in their order, hands them to the runtime, acknowledges what is
+//! finished, and recovers where something may have been lost.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Poll, Wake, Waker};
+use std::time::Duration;
+
+use async_nats::Subject;
+use tokio::sync::Notify;
+
+use super::ack_mode::AckMode;
+use super::arrival::{Arrival, Delivery, Numbers};
+use super::barrier::{Recovery, Why};
+use super::held::Held;
+use super::plan::Plan;
+use super::pull::Deliveries;
+use super::sequence::{Sequence, Step};
+use super::shared::Shared;
+use crate::bus::{BrokerError, BusError, BusReport};
+use crate::clock::Time;
+use crate::delivery::DeliverError;
+use crate::outcome::Failure;
+use crate::record::{Position, Record};
+use crate::reply::Answer;
+use crate::source::{Source, SourceOptions, Undelivered};
+use crate::subscriber::Subscriber;
+use crate::sync::{Arc, Mutex};
+
+/// Records asked for at once.
+const BATCH: usize = 2_000;
+/// Deliveries taken before what is finished is looked at again.
+const TURN: usize = 256;
+/// How often finished records are looked for while some are unfinished.
+const TICK: Duration = Duration::from_millis(5);
+/// How often the loop looks around with nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+/// Payloads up to this are copied: a slice would keep the whole buffer that it was read into.
+const COPIED: usize = 4_096;
+
+/// What a consumer's loop is told.
+pub(super) enum Command {
+    /// Reads no more, lets what was read be handled until then, acknowledges, and ends.
+    Close(Time, Answer<BusReport>),
+    /// Reads no more, or again.
+    Pause(bool),
+    /// Begins a new assignment, as after a crash, or (true) with what is finished acknowledged first.
+    Restart(bool, Answer<Result<(), BusError>>),
+}
+
+/// How others reach the loop, and what they may know of it.
+#[derive(Default)]
+pub(super) struct Desk {
+    commands: Mutex<Vec<Command>>,
+    seen: Mutex<Seen>,
+    nudge: Arc<Nudge>,
+    ended: crate::sync::atomic::AtomicBool,
+}
+
+/// What others may know of a loop.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Everything below is acknowledged.
+    pub(super) committed: u64,
+    /// What the consumer has not been sent, as of the last delivery.
+    pub(super) pending: u64,
+    pub(super) stopped_by: Option<Failure>,
+}
+
+/// Wakes the loop.
+#[derive(Default)]
+pub(super) struct Nudge(Notify);
+
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+impl Desk {
+    /// Tells the loop. Gives the command back if that has ended.
+    pub(super) fn tell(&self, command: Command) -> Result<(), Command> {
+        {
+            let mut commands = self.commands.lock();
+            // Acquire pairs with the release in `end`.
+            if self.ended.load(crate::sync::atomic::Ordering::Acquire) {
+                return Err(command);
+            }
+            commands.push(command);
+        }
+        self.nudge.0.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn nudge(&self) {
+        self.nudge.0.notify_one();
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().clone()
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        Waker::from(self.nudge.clone())
+    }
+
+    fn take(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.commands.lock())
+    }
+
+    fn end(&self) -> Vec<Command> {
+        let mut commands = self.commands.lock();
+        self.ended.store(true, crate::sync::atomic::Ordering::Release);
+        std::mem::take(&mut *commands)
+    }
+}
+
+/// One durable consumer, or one that is checkpointed, and the source that it feeds.
+pub(super) struct Consumer<D> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) plan: Plan,
+    pub(super) subscriber: Subscriber,
+    pub(super) desk: Arc<Desk>,
+    pub(super) deliveries: D,
+    pub(super) source: Source,
+    pub(super) held: Held,
+    pub(super) sequence: Sequence,
+    pub(super) recovery: Recovery,
+    /// Taken from the server and not yet by the source, in order.
+    pub(super) kept: VecDeque<Kept>,
+    /// What is acknowledged at the end of this turn.
+    to_ack: Vec<Subject>,
+    finished: Vec<u64>,
+    pub(super) now: Time,
+    paused: bool,
+    closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// When what is held was last said to be in progress.
+    in_progress: Time,
+}
+
+/// A delivery on its way to the source.
+pub(super) struct Kept {
+    pub(super) numbers: Numbers,
+    pub(super) reply: Subject,
+    pub(super) bytes: usize,
+    pub(super) record: Record,
+}
+
+impl<D: Deliveries> Consumer<D> {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        plan: Plan,
+        subscriber: Subscriber,
+        desk: Arc<Desk>,
+        deliveries: D,
+    ) -> Result<Self, BusError> {
+        let source = subscriber.source(options(&plan, &desk))?;
+        Ok(Self {
+            shared: shared.clone(),
+            plan,
+            subscriber,
+            desk,
+            deliveries,
+            source,
+            held: Held::default(),
+            sequence: Sequence::from(1),
+            recovery: Recovery::new(),
+            kept: VecDeque::new(),
+            to_ack: Vec::new(),
+            finished: Vec::new(),
+            now: shared.runtime.clock().now(),
+            paused: false,
+            closing: None,
+            in_progress: Time::ZERO,
+        })
+    }
+
+    /// Runs until the bus or the subscription ends.
+    pub(super) async fn run(mut self) {
+        let wakers = &self.shared.runtime.core().tasks;
+        let waker = self.desk.waker();
+        wakers.lock().push(waker.clone());
+        loop {
+            self.now = self.shared.runtime.clock().now();
+            for command in self.desk.take() {
+                self.obey(command).await;
+            }
+            if self.is_over() {
+                break;
+            }
+            self.look_for_loss();
+            self.recover().await;
+            self.settle().await;
+            self.deliver();
+            self.pull().await;
+            self.stay_in_progress().await;
+            self.show();
+            self.wait().await;
+        }
+        self.shared.runtime.core().tasks.lock().retain(|other| !other.will_wake(&waker));
+        self.end().await;
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Close(deadline, answer) => match &mut self.closing {
+                Some((earlier, answers)) => {
+                    *earlier = deadline.min(*earlier);
+                    answers.push(answer);
+                }
+                None => self.closing = Some((deadline, vec![answer])),
+            },
+            Command::Pause(paused) => self.paused = paused,
+            Command::Restart(finished, answer) => {
+                if finished {
+                    self.settle().await;
+                }
+                answer.give(self.begin_anew());
+            }
+        }
+    }
+
+    /// Begins a new assignment: what the old one finishes from here on counts no more.
+    pub(super) fn begin_anew(&mut self) -> Result<(), BusError> {
+        self.source.stop();
+        self.source = self.subscriber.source(options(&self.plan, &self.desk))?;
+        self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
+        self.held = Held::default();
+        self.to_ack.clear();
+        self.desk.seen.lock().stopped_by = None;
+        self.recovery.begin(Why::Begun, self.now);
+        Ok(())
+    }
+
+    fn reads(&self) -> bool {
+        self.kept.is_empty() && self.is_reading()
+    }
+
+    fn is_reading(&self) -> bool {
+        self.closing.is_none() && !self.recovery.is_under_way() && !self.source.is_stopped()
+    }
+
+    /// What says that something may have been lost, but for the deliveries themselves.
+    fn look_for_loss(&mut self) {
+        if self.recovery.has_reconnected(self.deliveries.connects()) {
+            self.recovery.begin(Why::Reconnected, self.now);
+        } else if self.is_reading() && self.kept.is_empty() && self.deliveries.is_silent(self.now) {
+            self.recovery.begin(Why::Silence, self.now);
+        }
+    }
+
+    /// Notes what is finished, and acknowledges it.
+    async fn settle(&mut self) {
+        let (finished, held) = (&mut self.finished, &mut self.held);
+        self.source.ledger().advance(|position| finished.push(position));
+        for position in self.finished.drain(..) {
+            if let Some(reply) = held.finish(position)
+                && self.plan.acks == AckMode::Each
+            {
+                self.to_ack.push(reply);
+            }
+        }
+        match self.plan.acks {
+            AckMode::Each => held.forget_finished(),
+            _ => {
+                let frontier = self.source.ledger().frontier().unwrap_or(0);
+                let reply = held.pass(frontier);
+                self.to_ack.extend(reply.filter(|_| self.plan.acks == AckMode::Floor));
+            }
+        }
+        if !self.recovery.is_under_way() {
+            for reply in self.to_ack.drain(..) {
+                // What is not sent is delivered again after the reconnect, and acknowledged then.
+                if !self.deliveries.say(reply, b"+ACK").await {
+                    break;
+                }
+            }
+        }
+        self.to_ack.clear();
+    }
+
+    /// Delivers what is kept, as far as there is room.
+    fn deliver(&mut self) {
+        while let Some(kept) = self.kept.pop_front() {
+            if let Err(kept) = self.offer(kept) {
+                self.kept.push_front(kept);
+                return;
+            }
+        }
+    }
+
+    /// Offers a delivery to the source. It comes back if there is no room.
+    fn offer(&mut self, kept: Kept) -> Result<(), Kept> {
+        let Kept { numbers, reply, bytes, record } = kept;
+        match self.source.deliver(record) {
+            Ok(()) => {
+                self.held.add(numbers.stream, reply, bytes, self.now);
+                if numbers.delivered > 1 {
+                    self.subscriber.entry.state.counters.redelivered.add_shared(1);
+                }
+            }
+            Err(Undelivered::Full(record) | Undelivered::Stopped(record))
+            | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
+                return Err(Kept { numbers, reply, bytes, record });
+            }
+            Err(Undelivered::Ledger(DeliverError::InFlight, record)) => {
+                record.recycle_quietly();
+                self.held.renew(numbers.stream, reply, self.now);
+            }
+            Err(Undelivered::Ledger(
+                DeliverError::AlreadyFinished | DeliverError::Passed,
+                record,
+            )) => {
+                record.recycle_quietly();
+                // A floor is acknowledged by what moved it alone.
+                if self.plan.acks == AckMode::Each {
+                    self.to_ack.push(reply);
+                }
+            }
+            Err(Undelivered::Ledger(DeliverError::OutOfOrder { .. }, record)) => {
+                record.recycle_quietly();
+                self.recovery.begin(Why::Foreign, self.now);
+            }
+            Err(Undelivered::Ledger(error, record)) => {
+                record.recycle_quietly();
+                self.stop_by(&error.to_string());
+            }
+            Err(Undelivered::Key(refusal, record)) => {
+                let error =
+                    format!("record {} of {}: {refusal}", numbers.stream, self.plan.topic.name);
+                record.recycle_quietly();
+                self.stop_by(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the source for a reason of the bus' own.
+    pub(super) fn stop_by(&mut self, why: &str) {
+        let failure = Failure { error: why.into(), attempts: 0 };
+        self.source.stop_by(self.plan.partition.unwrap_or(0), &failure);
+    }
+
+    /// Asks for more, if there is room for more.
+    async fn pull(&mut self) {
+        if !self.reads() || self.paused {
+            return;
+        }
+        let expected = self.deliveries.expected(self.now);
+        let room = self.plan.window.saturating_sub(self.held.open() + expected);
+        let bytes = self.plan.bytes.saturating_sub(self.held.bytes());
+        let count = room.min(BATCH.saturating_sub(expected));
+        let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
+        if worth && bytes > 0 {
+            let least = self.shared.links.consume.client.max_payload();
+            self.deliveries.pull(count, bytes.max(least), self.now).await;
+        }
+    }
+
+    /// Tells the server of what has been held for long that it is in progress: of all that is held, since what alone is
+    /// delivered again comes out of order.
+    async fn stay_in_progress(&mut self) {
+        let third = self.plan.ack_wait / 3;
+        if self.plan.acks == AckMode::Checkpoint
+            || self.recovery.is_under_way()
+            || self.now.since(self.in_progress) < third
+        {
+            return;
+        }
+        let old = self.held.oldest().is_some_and(|since| self.now.since(since) >= third);
+        if !old {
+            return;
+        }
+        self.in_progress = self.now;
+        let replies: Vec<_> = self.held.replies().cloned().collect();
+        for reply in replies {
+            if !self.deliveries.say(reply, b"+WPI").await {
+                return;
+            }
+        }
+        self.held.touch(self.now);
+    }
+
+    fn show(&mut self) {
+        self.source.show();
+        let stopped_by = self.source.stopped_by();
+        let mut seen = self.desk.seen.lock();
+        seen.committed = self.source.ledger().frontier().unwrap_or(seen.committed);
+        if self.source.is_stopped() && seen.stopped_by.is_none() {
+            seen.stopped_by = stopped_by;
+        }
+    }
+
+    /// Takes what has come; with nothing there, sleeps until something comes, is finished, commanded or due.
+    async fn wait(&mut self) {
+        if self.take_ready() || !self.may_sleep() {
+            // The connection is driven on this thread, too.
+            tokio::task::yield_now().await;
+            return;
+        }
+        let due = if self.held.open() > 0 || !self.kept.is_empty() { TICK } else { IDLE };
+        let due = self.recovery.due_in(self.now).map_or(due, |at| due.min(at));
+        let desk = self.desk.clone();
+        let (mut called, mut slept) =
+            (pin!(desk.nudge.0.notified()), pin!(tokio::time::sleep(due)));
+        poll_fn(|cx| {
+            let came = self.reads() && self.poll_taken(cx);
+            if came || called.as_mut().poll(cx).is_ready() || slept.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        self.source.ledger().cancel_wait();
+    }
+
+    /// Whether nothing that is finished is waited for, or its finisher will call.
+    fn may_sleep(&mut self) -> bool {
+        let full = self.held.open() >= self.plan.window || self.source.ledger().is_full();
+        if self.held.open() == 0 || !(full || self.closing.is_some() || !self.kept.is_empty()) {
+            return true;
+        }
+        self.source.ledger().prepare_wait_any()
+    }
+
+    fn take_ready(&mut self) -> bool {
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        self.reads() && self.poll_taken(&mut cx)
+    }
+
+    /// Takes up to a turn's deliveries. True if there was one.
+    fn poll_taken(&mut self, cx: &mut std::task::Context<'_>) -> bool {
+        for taken in 0..TURN {
+            if !self.reads() {
+                return taken > 0;
+            }
+            match self.deliveries.poll_next(cx, self.now) {
+                Poll::Ready(arrival) => self.take(arrival),
+                Poll::Pending => return taken > 0,
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
+                Step::Next => {
+                    let kept = self.read(*delivery);
+                    if let Err(kept) = self.offer(kept) {
+                        self.kept.push_back(kept);
+                    }
+                }
+                Step::Gap { .. } => self.recovery.begin(Why::Foreign, self.now),
+                Step::Restarted => self.recovery.begin(Why::Restarted, self.now),
+            },
+            Arrival::Gone => self.recovery.begin(Why::Gone, self.now),
+            Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
+            Arrival::Heartbeat | Arrival::Ended { .. } | Arrival::Foreign => {}
+        }
+    }
+
+    /// Makes a record of a delivery.
+    pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
+        let Delivery { numbers, reply, message } = delivery;
+        let key = self.plan.topic.key_in(&message.subject);
+        let bytes = message.length;
+        let record = match (key.as_deref(), message.payload.len() <= COPIED) {
+            (Some(key), true) => Record::new(key, &message.payload),
+            (None, true) => Record::keyless(&message.payload),
+            (key, false) => Record::from_bytes(key, message.payload),
+        };
+        let headers = message.headers.iter().flat_map(|headers| headers.iter());
+        let record = headers.fold(record, |record, (name, values)| {
+            let name: &str = name.as_ref();
+            values.iter().fold(record, |record, value| record.with_header(name, value.as_str()))
+        });
+        let partition = self.plan.partition.unwrap_or(0);
+        let record = record
+            .with_position(Position { partition, offset: numbers.stream })
+            .with_timestamp(numbers.timestamp)
+            .with_epoch(u64::from(self.source.epoch()));
+        let record = super::plan::keyed(record, self.plan.envelope);
+        self.desk.seen.lock().pending = numbers.pending;
+        Kept { numbers, reply, bytes, record }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let core = self.shared.runtime.core();
+        if self.shared.is_abandoned() || self.subscriber.entry.state.is_removed() {
+            return true;
+        }
+        let Some((deadline, _)) = &self.closing else { return core.exits() };
+        let over = self.now >= *deadline || core.exits() || self.source.is_stopped();
+        over || self.source.ledger().unfinished() == 0
+    }
+
+    async fn end(mut self) {
+        self.settle().await;
+        if self.plan.acks != AckMode::Checkpoint && self.deliveries.is_connected() {
+            // Whatever was sent on this connection has been read once this is answered.
+            self.plan.durable.sync(&self.shared.links.consume).await;
+        }
+        let _ = self.deliveries.begin_anew().await;
+        self.show();
+        let unfinished = self.source.ledger().unfinished();
+        let late = self.desk.end();
+        let (subscriber, closing) = (self.subscriber.clone(), self.closing.take());
+        self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
+        self.shared.leave(&self.desk);
+        drop(self);
+        // The source's end released what was queued; the removal is the rest's end.
+        drop(subscriber.remove());
+        let report = BusReport { drained: unfinished == 0, unfinished };
+        for answer in closing.into_iter().flat_map(|closing| closing.1) {
+            answer.give(report);
+        }
+        for command in late {
+            if let Command::Close(_, answer) = command {
+                answer.give(report);
+            }
+        }
+    }
+
+    pub(super) fn failed(&mut self, error: &BrokerError) {
+        self.stop_by(&error.to_string());
+    }
+}
+
+fn options(plan: &Plan, desk: &Desk) -> SourceOptions {
+    SourceOptions {
+        name: plan.name().into(),
+        window: None,
+        resume: plan.resume.clone(),
+        waker: desk.waker(),
+    }
+}

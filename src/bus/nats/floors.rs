@@ -1,0 +1,78 @@
+//! What a bus keeps in a key-value bucket beside its consumers: how far a durable was before it was deleted, and the
+//! checkpoints of consumers that are not acknowledged.
+
+use async_nats::jetstream::kv;
+
+use super::link::Link;
+use crate::bus::{BrokerError, BrokerErrorKind};
+
+/// The bucket's name.
+const BUCKET: &str = "keylane";
+
+/// The bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Floors(kv::Store);
+
+impl Floors {
+    /// Opens the bucket, or makes it.
+    pub(super) async fn open(control: &Link, replicas: usize) -> Result<Self, BrokerError> {
+        if let Ok(store) = control.jetstream.get_key_value(BUCKET).await {
+            return Ok(Self(store));
+        }
+        let config = kv::Config {
+            bucket: BUCKET.to_owned(),
+            description: "positions of consumers".to_owned(),
+            history: 1,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        match control.jetstream.create_key_value(config).await {
+            Ok(store) => Ok(Self(store)),
+            // Somebody else may have been first.
+            Err(error) => match control.jetstream.get_key_value(BUCKET).await {
+                Ok(store) => Ok(Self(store)),
+                Err(_) => Err(failed("the bucket cannot be made", error)),
+            },
+        }
+    }
+
+    /// The value and its revision.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, BrokerError> {
+        match self.0.entry(key).await {
+            Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
+                Ok(Some((entry.value.to_vec(), entry.revision)))
+            }
+            Ok(_) => Ok(None),
+            Err(error) => Err(failed("a position cannot be read", error)),
+        }
+    }
+
+    pub(super) async fn put(&self, key: &str, value: String) -> Result<u64, BrokerError> {
+        self.0
+            .put(key, value.into())
+            .await
+            .map_err(|error| failed("a position cannot be kept", error))
+    }
+
+    /// Replaces the value if it is still of this revision: the new revision, or `None` if it is not.
+    pub(super) async fn replace(
+        &self,
+        key: &str,
+        value: String,
+        revision: u64,
+    ) -> Result<Option<u64>, BrokerError> {
+        match self.0.update(key, value.into(), revision).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
+            Err(error) => Err(failed("a position cannot be kept", error)),
+        }
+    }
+
+    pub(super) async fn remove(&self, key: &str) -> Result<(), BrokerError> {
+        self.0.delete(key).await.map_err(|error| failed("a position cannot be removed", error))
+    }
+}
+
+fn failed(what: &str, error: impl std::fmt::Display) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Failed, format!("{what} in the bucket {BUCKET}: {error}"))
+}

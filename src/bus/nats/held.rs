@@ -1,0 +1,125 @@
+//! The deliveries that are not acknowledged: where each is, since when, and how many bytes they have.
+
+use std::collections::VecDeque;
+
+use async_nats::Subject;
+
+use crate::clock::Time;
+
+/// Deliveries by their place in the stream, ascending.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    entries: VecDeque<Entry>,
+    /// Entries that are not finished.
+    open: usize,
+    bytes: usize,
+    /// The number of the barrier since which replies count.
+    barrier: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    position: u64,
+    reply: Subject,
+    /// The barrier that was the last when the reply came.
+    barrier: u32,
+    arrived: Time,
+    bytes: u32,
+    finished: bool,
+}
+
+impl Held {
+    /// A delivery was taken. Positions ascend.
+    pub(super) fn add(&mut self, position: u64, reply: Subject, bytes: usize, arrived: Time) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.open += 1;
+        self.bytes += bytes as usize;
+        let barrier = self.barrier;
+        self.entries.push_back(Entry { position, reply, barrier, arrived, bytes, finished: false });
+    }
+
+    /// The delivery taken last was given back to whoever will deliver it again.
+    pub(super) fn retract(&mut self) {
+        if let Some(entry) = self.entries.pop_back() {
+            self.open -= usize::from(!entry.finished);
+            self.bytes -= entry.bytes as usize;
+        }
+    }
+
+    /// A delivery has come again: its newest reply counts. False if it is not held.
+    pub(super) fn renew(&mut self, position: u64, reply: Subject, arrived: Time) -> bool {
+        let barrier = self.barrier;
+        let Some(entry) = self.find(position) else { return false };
+        (entry.reply, entry.barrier, entry.arrived) = (reply, barrier, arrived);
+        true
+    }
+
+    /// A delivery is finished: where it is acknowledged.
+    pub(super) fn finish(&mut self, position: u64) -> Option<Subject> {
+        let entry = self.find(position).filter(|entry| !entry.finished)?;
+        entry.finished = true;
+        let (reply, bytes) = (entry.reply.clone(), entry.bytes);
+        self.open -= 1;
+        self.bytes -= bytes as usize;
+        Some(reply)
+    }
+
+    /// Forgets what is finished at its beginning. For where each is acknowledged by itself.
+    pub(super) fn forget_finished(&mut self) {
+        while self.entries.front().is_some_and(|entry| entry.finished) {
+            self.entries.pop_front();
+        }
+    }
+
+    /// Forgets what lies below `frontier`, and says by which reply all of it is acknowledged: the last that has come since
+    /// the barrier.
+    pub(super) fn pass(&mut self, frontier: u64) -> Option<Subject> {
+        let mut last = None;
+        while self.entries.front().is_some_and(|entry| entry.position < frontier) {
+            let Some(entry) = self.entries.pop_front() else { break };
+            if !entry.finished {
+                self.open -= 1;
+                self.bytes -= entry.bytes as usize;
+            }
+            if entry.barrier == self.barrier {
+                last = Some(entry.reply);
+            }
+        }
+        last
+    }
+
+    /// From here on only replies that come now acknowledge what is before them.
+    pub(super) fn begin_barrier(&mut self) {
+        self.barrier = self.barrier.wrapping_add(1);
+    }
+
+    /// Deliveries that are not finished.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the oldest unfinished one came.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        self.entries.iter().find(|entry| !entry.finished).map(|entry| entry.arrived)
+    }
+
+    /// Where the unfinished ones are acknowledged.
+    pub(super) fn replies(&self) -> impl Iterator<Item = &Subject> {
+        self.entries.iter().filter(|entry| !entry.finished).map(|entry| &entry.reply)
+    }
+
+    /// Their time begins anew.
+    pub(super) fn touch(&mut self, now: Time) {
+        self.entries.iter_mut().for_each(|entry| entry.arrived = now);
+    }
+
+    fn find(&mut self, position: u64) -> Option<&mut Entry> {
+        let at = self.entries.binary_search_by_key(&position, |entry| entry.position).ok()?;
+        self.entries.get_mut(at)
+    }
+}

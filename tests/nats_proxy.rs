@@ -1,0 +1,209 @@
+//! The proxy that fault tests go through, tried with peers that are a socket each.
+#![cfg(feature = "nats")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/frame.rs"]
+mod frame;
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use frame::{Frame, Way};
+use proxy::{Act, Proxy};
+
+/// Longer than any of these may take.
+const HANG: Duration = Duration::from_secs(20);
+
+/// One end of a connection through the proxy.
+struct Peer(BufReader<TcpStream>);
+
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    fn send(&mut self, wire: &str) {
+        self.0.get_mut().write_all(wire.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// What still comes until the end.
+    fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+            _ => String::from_utf8(rest).unwrap(),
+        }
+    }
+
+    /// Whether nothing comes for as long as this.
+    fn is_silent(&mut self, time: Duration) -> bool {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+        let silent = matches!(self.0.fill_buf(), Err(e) if e.kind() == ErrorKind::WouldBlock);
+        self.0.get_ref().set_read_timeout(Some(HANG)).unwrap();
+        silent
+    }
+}
+
+struct Wire {
+    listener: TcpListener,
+    proxy: Proxy,
+    client: Peer,
+    server: Peer,
+}
+
+fn wire() -> Wire {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::to(listener.local_addr().unwrap());
+    let (client, server) = join(&listener, &proxy);
+    Wire { listener, proxy, client, server }
+}
+
+fn join(listener: &TcpListener, proxy: &Proxy) -> (Peer, Peer) {
+    let before = proxy.accepted();
+    let client = TcpStream::connect(proxy.url().trim_start_matches("nats://")).unwrap();
+    let server = listener.accept().unwrap().0;
+    let begun = Instant::now();
+    while proxy.accepted() == before {
+        assert!(begun.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+    (Peer::new(client), Peer::new(server))
+}
+
+#[test]
+fn frames_pass_both_ways_and_the_greeting_names_no_other_server() {
+    let mut wire = wire();
+    wire.server.send("INFO {\"connect_urls\":[\"10.0.0.1:4222\"],\"max_payload\":7}\r\nPING\r\n");
+    assert_eq!(wire.client.line(), "INFO {\"max_payload\":7}\r\n");
+    assert_eq!(wire.client.line(), "PING\r\n");
+    wire.client.send("PUB a 2\r\nh");
+    wire.client.send("i\r\nPONG\r\n");
+    assert_eq!(
+        [wire.server.line(), wire.server.line(), wire.server.line()],
+        ["PUB a 2\r\n", "hi\r\n", "PONG\r\n"]
+    );
+}
+
+#[test]
+fn chosen_frames_are_dropped_so_often_and_counted() {
+    let mut wire = wire();
+    let acks = wire.proxy.inject(2, Act::Drop, Frame::is_ack);
+    let seen = wire.proxy.inject(usize::MAX, Act::Pass, Frame::is_ack);
+    let ack = |n: u32| format!("PUB $JS.ACK.S.C.1.{n}.{n}.0.0 4\r\n+ACK\r\n");
+    wire.client.send(&[ack(1), "PING\r\n".into(), ack(2), ack(3)].concat());
+    assert_eq!(wire.server.line(), "PING\r\n");
+    assert!(wire.server.line().contains(".3.3."));
+    assert_eq!((acks.count(), seen.count()), (2, 1));
+
+    let deliveries = wire.proxy.inject(usize::MAX, Act::Drop, Frame::is_delivery);
+    wire.server.send("MSG s 1 $JS.ACK.S.C.1.1.1.0.0 1\r\nx\r\nMSG s 1 1\r\ny\r\n");
+    assert_eq!((wire.client.line().as_str(), deliveries.count()), ("MSG s 1 1\r\n", 1));
+    deliveries.end();
+    wire.server.send("MSG s 1 $JS.ACK.S.C.1.2.2.0.0 1\r\nx\r\n");
+    assert_eq!(wire.client.line(), "y\r\n");
+    assert!(wire.client.line().contains("$JS.ACK"));
+}
+
+#[test]
+fn a_cut_inside_a_message_leaves_half_of_it() {
+    let mut wire = wire();
+    let cut = wire.proxy.inject(1, Act::CutInside(14), Frame::is_message);
+    wire.server.send("PING\r\nMSG s 1 5\r\nhello\r\nMSG s 1 5\r\nworld\r\n");
+    assert_eq!(wire.client.rest(), "PING\r\nMSG s 1 5\r\nhel");
+    assert_eq!(cut.count(), 1);
+    assert_eq!(wire.server.rest(), "");
+}
+
+#[test]
+fn a_cut_ends_both_sides_and_the_next_connection_works() {
+    let mut wire = wire();
+    assert_eq!(wire.proxy.cut(), 1);
+    assert_eq!((wire.client.rest(), wire.server.rest()), (String::new(), String::new()));
+    assert_eq!(wire.proxy.open(), 0);
+    let (mut client, mut server) = join(&wire.listener, &wire.proxy);
+    client.send("PING\r\n");
+    assert_eq!((server.line().as_str(), wire.proxy.accepted()), ("PING\r\n", 2));
+}
+
+#[test]
+fn a_black_hole_keeps_the_connection_and_lets_nothing_through() {
+    let mut wire = wire();
+    wire.proxy.black_hole(Way::ToClient);
+    wire.server.send("PING\r\n");
+    wire.client.send("PONG\r\n");
+    assert_eq!(wire.server.line(), "PONG\r\n");
+    assert!(wire.client.is_silent(Duration::from_millis(200)) && wire.proxy.open() == 1);
+    wire.proxy.heal();
+    assert_eq!(wire.client.line(), "PING\r\n");
+
+    // A cut ends what waits in it.
+    wire.proxy.black_hole(Way::ToServer);
+    wire.client.send("PING\r\n");
+    wire.proxy.cut();
+    assert_eq!(wire.server.rest(), "");
+}
+
+#[test]
+fn what_is_delayed_comes_whole_in_order_and_late() {
+    let mut wire = wire();
+    wire.proxy.delay(Way::ToServer, Duration::from_millis(150));
+    let sent = Instant::now();
+    for n in 0..10 {
+        wire.client.send(&format!("PUB a 1\r\n{n}\r\n"));
+    }
+    for n in 0..10 {
+        assert_eq!(
+            [wire.server.line(), wire.server.line()],
+            ["PUB a 1\r\n".into(), format!("{n}\r\n")]
+        );
+    }
+    // Late, and not ten times late.
+    assert!((150..1_000).contains(&sent.elapsed().as_millis()), "{:?}", sent.elapsed());
+}
+
+#[test]
+fn a_request_is_answered_in_the_servers_place() {
+    let mut wire = wire();
+    wire.client.send("SUB _INBOX.x.* 9\r\n");
+    wire.server.line();
+    let full =
+        wire.proxy.inject(1, Act::Answer(b"{\"error\":{}}".to_vec()), |f| f.subject() == "jobs");
+    wire.client.send("PUB jobs _INBOX.x.7 2\r\nhi\r\nPING\r\n");
+    assert_eq!(wire.server.line(), "PING\r\n");
+    assert_eq!(
+        [wire.client.line(), wire.client.line()],
+        ["MSG _INBOX.x.7 9 12\r\n", "{\"error\":{}}\r\n"]
+    );
+    assert_eq!(full.count(), 1);
+}
+
+#[test]
+fn an_end_comes_after_all_that_was_sent() {
+    let mut wire = wire();
+    wire.server.send("MSG s 1 5\r\nhello\r\nPIN");
+    drop(wire.server);
+    assert_eq!(wire.client.rest(), "MSG s 1 5\r\nhello\r\nPIN");
+}
+
+#[test]
+fn connections_are_refused_for_as_long_as_it_is_asked() {
+    let wire = wire();
+    wire.proxy.refuse(true);
+    let address = wire.proxy.url();
+    let address = address.trim_start_matches("nats://");
+    let mut refused = Vec::new();
+    let _ = TcpStream::connect(address).unwrap().read_to_end(&mut refused);
+    assert_eq!((refused.len(), wire.proxy.accepted()), (0, 1));
+    wire.proxy.refuse(false);
+    join(&wire.listener, &wire.proxy);
+}
