@@ -162,6 +162,9 @@ options! {
     lane_waiting(usize): usize = 4_096, "4096"; Count(1, 1_048_576), "a number from 1 to 1048576";
     /// Records of a source that are delivered above its frontier before it is read no further.
     source_window(usize): usize = 65_536, "65536"; Count(1, 4_194_304), "a number from 1 to 4194304";
+    /// Bytes of a source's records that are under way before it is read no further.
+    source_bytes(usize): usize = 64 << 20, "64MiB";
+        Size(1 << 10, 1 << 30), "a number of bytes from 1KiB to 1GiB such as 64MiB";
     /// Keys of a subscription that may be parked before a further failure stops the source.
     parked_keys(usize): usize = 10_000, "10000"; Count(0, 1_000_000), "a number from 0 to 1000000";
     /// How a key is mapped to a lane.

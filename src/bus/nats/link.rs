@@ -6,10 +6,9 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ContextBuilder};
-use async_nats::{AuthError, ConnectOptions, Event, ServerAddr};
+use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, oneshot};
@@ -23,8 +22,9 @@ use super::refusal::{refusal, silent};
 use super::version::Version;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError};
 use crate::error::ConfigError;
+use crate::retry::jittered;
 use crate::spawner::Spawner;
-use crate::subscription::jittered;
+
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -42,8 +42,7 @@ pub(super) struct Link {
     /// With the bus' domain or API prefix.
     pub(super) jetstream: jetstream::Context,
     pub(super) signals: Arc<Signals>,
-    /// What subjects of JetStream's API begin with: `$JS.API`, with the bus' domain or prefix.
-    pub(super) api: String,
+    api: String,
     request_timeout: Duration,
 }
 
@@ -300,14 +299,27 @@ impl Link {
         payload: &(impl Serialize + ?Sized + Sync),
     ) -> Result<T, Refused> {
         let subject = self.api(request);
-        let asked = self.jetstream.request::<_, _, Response<T>>(request.to_owned(), payload);
-        let asked = self.permitted(&subject, timeout(self.request_timeout, asked)).await;
         let failed = |kind, text: String| Err(Refused::Broker(BrokerError::new(kind, text)));
+        let payload = match serde_json::to_vec(payload) {
+            // Some requests are refused with any payload, and none with an empty one.
+            Ok(nothing) if nothing == b"null" => Vec::new(),
+            Ok(payload) => payload,
+            Err(error) => return failed(BrokerErrorKind::Failed, error.to_string()),
+        };
+        let timed = Request::new().payload(payload.into()).timeout(Some(self.request_timeout));
+        let asked = self.client.send_request(subject.clone(), timed);
+        let asked = self.permitted(&subject, timeout(self.request_timeout, asked)).await;
         match asked.map_err(Refused::Broker)? {
-            Ok(Ok(Response::Ok(answer))) => Ok(answer),
-            Ok(Ok(Response::Err { error })) => {
-                Err(Refused::Api(error.error_code().0, error.to_string()))
-            }
+            Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
+                Ok(Response::Ok(answer)) => Ok(answer),
+                Ok(Response::Err { error }) => {
+                    Err(Refused::Api(error.error_code().0, error.to_string()))
+                }
+                Err(error) => failed(
+                    BrokerErrorKind::Failed,
+                    format!("the answer on \"{subject}\" was not understood: {error}"),
+                ),
+            },
             Ok(Err(error)) => match error.kind() {
                 RequestErrorKind::NoResponders => failed(
                     BrokerErrorKind::Unsupported,

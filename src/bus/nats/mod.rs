@@ -1,47 +1,63 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
-mod ack_mode;
 mod arrival;
 mod auth;
 mod barrier;
 mod builder;
+mod checkpoint;
 mod choice;
 mod consumer;
+mod core_sequence;
 mod durable;
 mod events;
 mod floors;
+mod handover;
+mod headers;
 mod held;
+mod inquiry;
 mod io;
+mod key_token;
 mod link;
 mod options;
+mod place;
 mod plan;
+mod publish;
+mod publish_room;
 mod publisher;
 mod pull;
 mod refusal;
 mod secret;
+mod sender;
 mod sequence;
 mod shared;
 mod subscribe;
 mod tls;
 mod topic;
+mod topic_options;
 mod topology;
 mod url;
+mod verdict;
 mod version;
+mod window;
 
 pub use ack_mode::AckMode;
 pub use builder::{NatsBuilder, NatsConnecting};
-pub use choice::{Discard, Retention, Storage, Strategy};
-pub use topic::TopicOptions;
+pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use topic_options::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
+#[cfg(feature = "testing")]
+use self::consumer::Command;
+use self::publisher::Wish;
 use self::shared::Shared;
-use self::topic::Topic;
 use crate::bus::pending::pending;
-use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
+use crate::bus::{Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
+#[cfg(feature = "testing")]
+use crate::reply::block_on;
 use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
@@ -89,7 +105,7 @@ impl NatsBus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ensure(&self, topic: &str) -> Ensuring {
-        let topic = match Topic::new(topic) {
+        let topic = match self.nats.0.options.topics.find(topic) {
             Ok(topic) => topic,
             Err(error) => {
                 return Ensuring::ready(&self.nats.0.runtime, Err(BusError::InvalidTopic(error)));
@@ -113,6 +129,17 @@ impl NatsBus {
     pub fn bus(&self) -> Bus {
         self.bus.clone()
     }
+
+    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    ///
+    /// # Errors
+    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
+    /// whatever [`publish`](Bus::publish) says.
+    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
+        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
+        self.nats.0.publish_as(topic, record, wish)
+    }
 }
 
 #[cfg(feature = "internals")]
@@ -126,6 +153,30 @@ impl NatsBus {
     /// What happened to the connections, for our own tests.
     pub fn happened(&self) -> String {
         format!("{:?}", self.nats.0.links.journal.since(0).0)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl NatsBus {
+    /// Restarts the consumer of a subscription, as after the death of its process, or with what is finished acknowledged
+    /// first. For tests.
+    ///
+    /// # Errors
+    /// [`BusError::NotSubscribed`] if there is none.
+    pub fn restart_consumer(&self, name: &str, finished: bool) -> Result<(), BusError> {
+        let unknown = || BusError::NotSubscribed(name.to_owned());
+        let desk = self.nats.0.member(name).ok_or_else(unknown)?;
+        let (answer, mut reply) = reply();
+        desk.tell(Command::Restart(finished, answer)).map_err(|_| unknown())?;
+        let clock = self.nats.0.runtime.clock();
+        block_on(&mut reply, &**clock, None).flatten().unwrap_or(Err(BusError::Closed))
+    }
+
+    /// Below which offset everything of a subscription is acknowledged, and the offset after the newest record, as far as
+    /// its consumer knows. For tests.
+    pub fn progress(&self, name: &str) -> Option<(u64, u64)> {
+        let seen = self.nats.0.member(name)?.seen();
+        Some((seen.committed, seen.end))
     }
 }
 
@@ -146,6 +197,10 @@ impl Transport for Nats {
         self.0.publish(topic, record, false)
     }
 
+    fn publish_event(&self, topic: &str, record: Record, event_id: &str) -> Publishing {
+        self.0.publish_as(topic, record, Wish { event: Some(event_id), ..Wish::default() })
+    }
+
     fn subscribe(
         &self,
         topic: &str,
@@ -157,12 +212,15 @@ impl Transport for Nats {
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {
-        let (answer, reply) = reply();
-        let shared = self.0.clone();
-        self.0.links.control.io.spawn(async move {
-            answer.give(Ok(shared.close_consumers(timeout).await));
-        });
-        BusClosing::later(&self.0.runtime, reply)
+        self.0.close(timeout)
+    }
+
+    fn health(&self) -> Health {
+        self.0.health.health()
+    }
+
+    fn events(&self) -> Events {
+        self.0.health.events()
     }
 }
 

@@ -181,10 +181,19 @@ options! {
 
     /// Publishes that may be on their way to the server.
     publish_window(publishes: usize => publishes): usize = 1_000, "1000"; Count(1, 65_536), "a number from 1 to 65536";
-    /// How long a publish waits for its turn in that window before it gives the record back.
-    publish_wait(wait: Duration => wait): Duration = Duration::from_millis(500), "500ms";
-        Span(Duration::ZERO, Duration::from_secs(3_600)), "a duration from 0 to 1h such as 500ms";
-    /// How long a publish may be on its way before its outcome counts as unknown.
+    /// Bytes of keys, headers and payloads that may be on their way. A larger record goes alone.
+    publish_bytes(bytes: usize => bytes): usize = 32 << 20, "32MiB";
+        Size(64 << 10, 1 << 40), "a number of bytes from 64KiB to 1024GiB such as 32MiB";
+    /// Publishes that may wait for their turn, or behind another of their key, for at most the runtime's `wait`.
+    publish_queue(publishes: usize => publishes): usize = 10_000, "10000"; Count(0, 500_000), "a number up to 500000";
+    /// Bytes that may wait so.
+    publish_queue_bytes(bytes: usize => bytes): usize = 64 << 20, "64MiB";
+        Size(0, 1 << 40), "a number of bytes up to 1024GiB such as 64MiB";
+    /// For how long a record with an id is sent again whose outcome is unknown. Shorter than its stream's
+    /// `duplicate_window`, by which the server knows it again.
+    publish_patience(patience: Duration => patience): Duration = Duration::from_secs(30), "30s";
+        Span(Duration::from_millis(10), Duration::from_secs(600)), "a duration from 10ms to 10m such as 30s";
+    /// After how long without an answer the outcome of a publish counts as unknown.
     publish_timeout(timeout: Duration => timeout): Duration = Duration::from_secs(5), "5s";
         Span(Duration::from_millis(10), Duration::from_secs(3_600)), "a duration from 10ms to 1h such as 5s";
 }
