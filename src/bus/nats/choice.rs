@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::ack_mode::AckMode;
 use crate::option::Kind;
 
 /// An enum whose variants have names, which options are set by.
@@ -13,13 +12,6 @@ macro_rules! words {
         #[non_exhaustive]
         pub enum $name { $($(#[$each])* $variant,)+ }
 
-        named! { $name { $($variant = $word,)+ } }
-    };
-}
-
-/// The names of an enum's variants.
-macro_rules! named {
-    ($name:ident { $($variant:ident = $word:literal,)+ }) => {
         impl $name {
             pub(super) const ALL: &[(&str, Self)] = &[$(($word, Self::$variant),)+];
 
@@ -30,8 +22,6 @@ macro_rules! named {
         }
     };
 }
-
-named! { AckMode { Each = "each", Floor = "floor", Checkpoint = "checkpoint", } }
 
 words! {
     /// What is done about the stream of a topic that is published or subscribed to.
@@ -46,6 +36,20 @@ words! {
         ValidateOnly = "validate_only",
         /// It must be there.
         Skip = "skip",
+    }
+}
+
+words! {
+    /// How the server learns what is handled, and what is delivered again after a crash.
+    AckMode {
+        /// Each delivery is acknowledged when it is handled.
+        Each = "each",
+        /// One acknowledgement covers everything up to the first delivery that is not handled yet: fewer of them, and
+        /// more deliveries again after a crash. Not on work-queue streams.
+        Floor = "floor",
+        /// No acknowledgements: we store what is handled ourselves, in a key-value bucket. Only on streams whose
+        /// retention is `limits`.
+        Checkpoint = "checkpoint",
     }
 }
 

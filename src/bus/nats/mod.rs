@@ -40,7 +40,6 @@ mod verdict;
 mod version;
 mod window;
 
-pub use ack_mode::AckMode;
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
 pub use topic_options::TopicOptions;

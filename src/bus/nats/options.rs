@@ -4,11 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ack_mode::AckMode;
 use super::auth::{Auth, Credentials};
 use super::builder::NatsBuilder;
+use super::choice::{AckMode, Discard, Retention, Storage, Strategy};
 use super::choice::{Choice, File, Subject};
-use super::choice::{Discard, Retention, Storage, Strategy};
 use super::tls::Files;
 use super::topic::Topics;
 use crate::config::nearest;

@@ -1,7 +1,8 @@
-//! Streams: made, changed, checked or left alone, as the bus is told, and never other than they must be.
+//! Streams and consumers: made, changed, checked or left alone, as the bus is told, and never other than they must be.
 //!
 //! What a server took is read back: some drop settings that they do not know without a word.
 
+use async_nats::jetstream::consumer::{self, AckPolicy};
 use async_nats::jetstream::{ErrorCode, stream};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -338,6 +339,51 @@ fn notes(config: &Value) -> Vec<String> {
         notes.push("what is published while no consumer exists is not kept".to_owned());
     }
     notes
+}
+
+/// Checks that a consumer is as it was asked for. Some of it decides whether order is kept: nothing may be delivered
+/// to somebody else, or be given up, behind our back.
+pub(super) fn check_consumer(
+    wanted: &consumer::Config,
+    got: &consumer::Config,
+) -> Result<(), BrokerError> {
+    let mut wrong = Vec::new();
+    let mut differs = |what: &str, wanted: String, got: String| {
+        if wanted != got {
+            wrong.push(format!("its {what} is {got} and must be {wanted}"));
+        }
+    };
+    let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
+    differs("ack_policy", text(&wanted.ack_policy), text(&got.ack_policy));
+    differs("filter", filters(wanted), filters(got));
+    // Without acknowledgements the rest means nothing.
+    if wanted.ack_policy != AckPolicy::None {
+        let deliveries = |config: &consumer::Config| match config.max_deliver {
+            ..=0 => "without an end".to_owned(),
+            most => most.to_string(),
+        };
+        differs("max_deliver", deliveries(wanted), deliveries(got));
+        differs("backoff", text(&wanted.backoff), text(&got.backoff));
+        differs("ack_wait", text(&wanted.ack_wait), text(&got.ack_wait));
+        differs("max_ack_pending", text(&wanted.max_ack_pending), text(&got.max_ack_pending));
+    }
+    let name = got.durable_name.as_ref().or(got.name.as_ref()).cloned().unwrap_or_default();
+    let what = format!(
+        "consumer \"{name}\" is not as it must be, so that order would be lost; stop whoever else configures it and \
+         delete it, or choose another group"
+    );
+    refuse(&what, &wrong)
+}
+
+/// The filters of a consumer, in one form for each set of them.
+fn filters(config: &consumer::Config) -> String {
+    let one = Some(&config.filter_subject).filter(|subject| !subject.is_empty());
+    let all: BTreeSet<_> = config.filter_subjects.iter().chain(one).collect();
+    if all.is_empty() {
+        "\">\"".to_owned()
+    } else {
+        Vec::from_iter(all.into_iter().map(|subject| quoted(subject))).join(" ")
+    }
 }
 
 #[cfg(test)]
