@@ -168,7 +168,7 @@ mod tests {
         timers.set_lane(2, Time::from_nanos(20));
         timers.set_lane(0, Time::from_nanos(30));
         assert_eq!(timers.next(), Some(Time::from_nanos(10)));
-        assert_eq!(fired(&timers, 19), []);
+        assert_eq!(fired(&timers, 19), [0_u32; 0]);
         assert_eq!(timers.next(), Some(Time::from_nanos(20)));
         assert_eq!(fired(&timers, 20), [2]);
         assert_eq!(timers.next(), Some(Time::from_nanos(30)));
@@ -185,7 +185,7 @@ mod tests {
         let second = timers.set_task(Time::from_nanos(10), bed.waker());
         assert!(first != second);
         timers.cancel(&first);
-        assert_eq!(fired(&timers, 10), []);
+        assert_eq!(fired(&timers, 10), [0_u32; 0]);
         bed.park(None);
         assert_eq!(timers.next(), None);
     }

@@ -53,6 +53,33 @@ pub enum PublishErrorKind {
     Unknown(Box<str>),
     /// The wait was over before the result was there.
     TimedOut,
+    /// Another publish of the same key came first: the last one is not the one that was expected.
+    WrongLastSequence {
+        /// The last sequence of the key, if the broker says.
+        last: Option<u64>,
+    },
+    /// The record is larger than the broker or the topic takes.
+    TooLarge {
+        /// The most bytes that it may have, if that is known.
+        most: Option<usize>,
+    },
+    /// The key makes a subject longer than a server reads.
+    SubjectTooLong {
+        /// The subject's bytes.
+        bytes: usize,
+        /// The most that it may have.
+        most: usize,
+    },
+    /// The broker forbids this user to publish to the topic.
+    NotPermitted(Box<str>),
+    /// Nothing holds the topic: on NATS no stream takes its subject.
+    MissingTopic(Box<str>),
+    /// A header's name has characters that the broker does not take, or belongs to the bus.
+    InvalidHeader(Box<str>),
+    /// This broker, or a topic like this, cannot do it.
+    Unsupported(Box<str>),
+    /// The batch that it was part of was not stored.
+    BatchRefused(Box<str>),
 }
 
 impl PublishError {
@@ -96,6 +123,30 @@ impl fmt::Display for PublishErrorKind {
             Self::Failed(error) => write!(f, "the bus failed: {error}"),
             Self::Unknown(error) => write!(f, "the record may or may not be stored: {error}"),
             Self::TimedOut => f.write_str("not published within the time given"),
+            Self::WrongLastSequence { last } => {
+                f.write_str("another record of the key came first")?;
+                match last {
+                    Some(last) => write!(f, ": its last sequence is {last}"),
+                    None => Ok(()),
+                }
+            }
+            Self::TooLarge { most } => {
+                f.write_str("the record is larger than the broker takes")?;
+                match most {
+                    Some(most) => write!(f, ": at most {most} bytes with its headers"),
+                    None => Ok(()),
+                }
+            }
+            Self::SubjectTooLong { bytes, most } => write!(
+                f,
+                "the key makes a subject of {bytes} bytes, and at most {most} are read: use a shorter key or \
+                 another subject form"
+            ),
+            Self::NotPermitted(what) => write!(f, "this user may not publish: {what}"),
+            Self::MissingTopic(what) => write!(f, "nothing holds the topic: {what}"),
+            Self::InvalidHeader(what) => write!(f, "a header cannot be sent: {what}"),
+            Self::Unsupported(what) => write!(f, "not possible here: {what}"),
+            Self::BatchRefused(why) => write!(f, "the batch was not stored: {why}"),
         }
     }
 }
@@ -171,7 +222,10 @@ impl Publishing {
             State::Later(mut future, clock) => {
                 let deadline = timeout.map(|timeout| clock.now().after(timeout));
                 block_on(&mut future, &*clock, deadline)
-                    .unwrap_or_else(|| Err(future.give_up(late).unwrap_or_else(gone)))
+                    .or_else(|| future.give_up(late).map(Err))
+                    // It cannot be had back: the result may have come just now.
+                    .or_else(|| block_on(&mut future, &*clock, deadline))
+                    .unwrap_or_else(|| Err(gone()))
             }
         }
     }

@@ -10,16 +10,18 @@ use std::time::Duration;
 use async_nats::Subject;
 use tokio::sync::Notify;
 
-use super::ack_mode::AckMode;
 use super::arrival::{Arrival, Delivery, Numbers};
 use super::barrier::{Recovery, Why};
 use super::checkpoint::Checkpoint;
+use super::choice::AckMode;
+use super::headers;
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
 use super::sequence::{Sequence, Step};
 use super::shared::Shared;
-use crate::bus::{BrokerError, BusError, BusReport};
+use crate::bus::keyed::keyed;
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, ReasonKind};
 use crate::clock::Time;
 use crate::delivery::DeliverError;
 use crate::outcome::Failure;
@@ -46,8 +48,6 @@ const COPIED: usize = 4_096;
 pub(super) enum Command {
     /// Reads no more, lets what was read be handled until then, acknowledges, and ends.
     Close(Time, Answer<BusReport>),
-    /// Reads no more, or again.
-    Pause(bool),
     /// Begins a new assignment, as after a crash, or (true) with what is finished acknowledged first.
     Restart(bool, Answer<Result<(), BusError>>),
 }
@@ -142,7 +142,6 @@ pub(super) struct Consumer<D> {
     to_ack: Vec<Subject>,
     finished: Vec<u64>,
     pub(super) now: Time,
-    paused: bool,
     /// After the newest record of the stream, as far as deliveries tell.
     end: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
@@ -183,7 +182,6 @@ impl<D: Deliveries> Consumer<D> {
             to_ack: Vec::new(),
             finished: Vec::new(),
             now: shared.runtime.clock().now(),
-            paused: false,
             end: 0,
             closing: None,
             in_progress: Time::ZERO,
@@ -225,7 +223,6 @@ impl<D: Deliveries> Consumer<D> {
                 }
                 None => self.closing = Some((deadline, vec![answer])),
             },
-            Command::Pause(paused) => self.paused = paused,
             Command::Restart(finished, answer) => {
                 if finished {
                     self.settle().await;
@@ -243,12 +240,20 @@ impl<D: Deliveries> Consumer<D> {
             let (checkpoint, resume) = self.shared.claim(&self.plan).await?;
             (self.checkpoint, self.plan.resume) = (Some(checkpoint), resume);
         }
+        self.open()?;
+        self.recovery.begin(Why::Begun, self.now);
+        Ok(())
+    }
+
+    /// Opens a new assignment in the place of the one that is there.
+    pub(super) fn open(&mut self) -> Result<(), BusError> {
+        self.source.stop();
         self.source = self.subscriber.source(options(&self.plan, &self.desk))?;
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.held = Held::default();
         self.to_ack.clear();
         self.desk.seen.lock().stopped_by = None;
-        self.recovery.begin(Why::Begun, self.now);
+        self.shared.health.forget(&self.plan.name());
         Ok(())
     }
 
@@ -347,7 +352,11 @@ impl<D: Deliveries> Consumer<D> {
                     self.subscriber.entry.state.counters.redelivered.add_shared(1);
                 }
             }
-            Err(Undelivered::Full(record) | Undelivered::Stopped(record))
+            Err(
+                Undelivered::Full(record)
+                | Undelivered::Bytes(record)
+                | Undelivered::Stopped(record),
+            )
             | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
                 return Err(Kept { numbers, reply, bytes, record });
             }
@@ -391,12 +400,12 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Asks for more, if there is room for more.
     async fn pull(&mut self) {
-        if !self.reads() || self.paused {
+        if !self.reads() || self.source.is_paused() {
             return;
         }
         let expected = self.deliveries.expected(self.now);
         let room = self.plan.window.saturating_sub(self.held.open() + expected);
-        let bytes = self.plan.bytes.saturating_sub(self.held.bytes());
+        let bytes = self.source.room();
         let count = room.min(BATCH.saturating_sub(expected));
         let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
         if worth && bytes > 0 {
@@ -437,6 +446,9 @@ impl<D: Deliveries> Consumer<D> {
         seen.committed = committed;
         seen.end = self.end;
         if self.source.is_stopped() && seen.stopped_by.is_none() {
+            if let Some(failure) = &stopped_by {
+                self.shared.health.source_stopped(&self.plan.name(), &failure.error);
+            }
             seen.stopped_by = stopped_by;
         }
     }
@@ -466,7 +478,7 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Whether nothing that is finished is waited for, or its finisher will call.
     fn may_sleep(&mut self) -> bool {
-        let full = self.held.open() >= self.plan.window || self.source.ledger().is_full();
+        let full = self.held.open() >= self.plan.window || self.source.is_full();
         if self.held.open() == 0 || !(full || self.closing.is_some() || !self.kept.is_empty()) {
             return true;
         }
@@ -519,24 +531,27 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let key = self.plan.topic.key_in(&message.subject);
+        let wire = message.headers.as_ref();
+        let key = self.plan.topic.key_in(&message.subject).or_else(|| headers::key(wire?));
         let bytes = message.length;
         let record = match (key.as_deref(), message.payload.len() <= COPIED) {
+            _ if wire.is_some_and(headers::is_null) => {
+                Record::null(key.as_deref().unwrap_or_default())
+            }
             (Some(key), true) => Record::new(key, &message.payload),
             (None, true) => Record::keyless(&message.payload),
             (key, false) => Record::from_bytes(key, message.payload),
         };
-        let headers = message.headers.iter().flat_map(|headers| headers.iter());
-        let record = headers.fold(record, |record, (name, values)| {
-            let name: &str = name.as_ref();
-            values.iter().fold(record, |record, value| record.with_header(name, value.as_str()))
-        });
+        let record = match wire {
+            Some(wire) => headers::from_wire(record, wire),
+            None => record,
+        };
         let partition = self.plan.partition.unwrap_or(0);
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
             .with_epoch(self.epoch());
-        let record = super::plan::keyed(record, self.plan.envelope);
+        let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         Kept { numbers, reply, bytes, record }
     }
@@ -580,8 +595,28 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// The broker says that it cannot go on.
     pub(super) fn failed(&mut self, error: &BrokerError) {
-        self.stop_by(&error.to_string());
+        let (source, text) = (self.plan.name(), error.to_string());
+        let health = &self.shared.health;
+        let event = match error.kind() {
+            BrokerErrorKind::SharedConsumer => {
+                health.raise(ReasonKind::SharedConsumer, &source, &*text);
+                Some(BusEvent::SharedConsumer { source: source.clone() })
+            }
+            BrokerErrorKind::Fenced => {
+                health.raise(ReasonKind::Fenced, &source, &*text);
+                Some(BusEvent::Fenced { source: source.clone() })
+            }
+            BrokerErrorKind::LostPosition => {
+                health.raise(ReasonKind::LostPosition, &source, &*text);
+                Some(BusEvent::PositionLost { source: source.clone(), error: text.clone() })
+            }
+            _ => None,
+        };
+        health.clear(ReasonKind::Barrier, &source);
+        event.into_iter().for_each(|event| health.say(event));
+        self.stop_by(&text);
     }
 }
 

@@ -1,42 +1,79 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
-mod ack_mode;
 mod arrival;
+mod auth;
 mod barrier;
+mod batch;
+mod builder;
 mod checkpoint;
+mod choice;
 mod consumer;
+mod core_sequence;
 mod durable;
+mod events;
 mod floors;
+mod handover;
+mod headers;
 mod held;
+mod inquiry;
 mod io;
+mod key_token;
+mod letter;
 mod link;
 mod options;
+mod place;
 mod plan;
+mod publish;
+mod publish_room;
 mod publisher;
 mod pull;
+mod refusal;
+mod secret;
+mod sender;
 mod sequence;
 mod shared;
 mod subscribe;
+mod tls;
 mod topic;
+mod topic_options;
 mod topology;
+mod url;
+mod verdict;
+mod version;
+mod window;
+
+pub use batch::{AtomicError, AtomicPublishing};
+pub use builder::{NatsBuilder, NatsConnecting};
+pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use publish::BatchPublishing;
+pub use topic_options::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
-pub use ack_mode::AckMode;
-
+#[cfg(feature = "testing")]
 use self::consumer::Command;
-use self::link::Links;
-use self::options::NatsOptions;
+use self::publisher::Wish;
 use self::shared::Shared;
-use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
+use crate::bus::pending::pending;
+use crate::bus::{Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
-use crate::reply::{block_on, reply};
+#[cfg(feature = "testing")]
+use crate::reply::block_on;
+use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
 use std::time::Duration;
+
+pending! {
+    /// A topic's stream being made sure of: a future, and something a plain thread can wait for.
+    ///
+    /// # Cancel safety
+    /// Dropped, it goes on.
+    Ensuring, ()
+}
 
 /// A bus over NATS. A [`Bus`] with a few calls more. Clones are the same bus.
 #[derive(Clone)]
@@ -45,31 +82,102 @@ pub struct NatsBus {
     nats: Arc<Nats>,
 }
 
-/// Builds a bus over NATS.
-#[must_use = "a builder does nothing until `connect`"]
-pub struct NatsBuilder {
-    runtime: Runtime,
-    options: NatsOptions,
-}
-
 impl NatsBus {
-    /// A builder for a bus over these servers: URLs, comma separated.
+    /// A builder for a bus over these servers: `nats://[user:password@|token@]host[:port]`, or `tls://` for servers
+    /// that are to be reached over TLS only; more of them behind commas. Options may stand in the query:
+    /// `nats://a,b?ack_mode=floor&window=1000`. What means something else in a URL is written `%XX`.
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
-        let servers = servers.split(',').map(str::to_owned).collect();
-        NatsBuilder {
-            runtime: runtime.clone(),
-            options: NatsOptions {
-                servers,
-                ack_mode: AckMode::default(),
-                ack_wait: Duration::from_secs(120),
-                window: 10_000,
-            },
-        }
+        NatsBuilder::new(runtime, servers)
+    }
+
+    /// Makes sure of a topic's stream now, as the builder's [`topology`](NatsBuilder::topology) says, so that a service
+    /// fails when it starts and not at its first record. Publishing and subscribing do the same for theirs.
+    ///
+    /// # Errors
+    /// The result's: [`BusError::Broker`] with the kind
+    /// [`MissingTopic`](crate::BrokerErrorKind::MissingTopic), [`Mismatch`](crate::BrokerErrorKind::Mismatch) (what is
+    /// not as it must be, and what to do) or [`NotPermitted`](crate::BrokerErrorKind::NotPermitted), within
+    /// [`request_timeout`](NatsBuilder::request_timeout) a request.
+    ///
+    /// ```no_run
+    /// use keylane::{Runtime, nats::NatsBus};
+    ///
+    /// let runtime = Runtime::builder().build()?;
+    /// let bus = NatsBus::builder(&runtime, "nats://localhost").connect().wait()?;
+    /// bus.ensure("orders").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ensure(&self, topic: &str) -> Ensuring {
+        let topic = match self.nats.0.options.topics.find(topic) {
+            Ok(topic) => topic,
+            Err(error) => {
+                return Ensuring::ready(&self.nats.0.runtime, Err(BusError::InvalidTopic(error)));
+            }
+        };
+        let (answer, reply) = reply();
+        let shared = self.nats.0.clone();
+        self.nats.0.links.control.io.spawn(async move {
+            let ensured = topology::ensure(&shared.links.control, &shared.options, &topic).await;
+            answer.give(ensured.map(drop).map_err(BusError::Broker));
+        });
+        Ensuring::later(&self.nats.0.runtime, reply)
+    }
+
+    /// How often connections of this bus were made anew.
+    pub fn reconnects(&self) -> u64 {
+        self.nats.0.links.reconnects()
     }
 
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their
+    /// order; each is confirmed by itself, so that some may fail.
+    pub fn publish_batch(&self, topic: &str, records: Vec<Record>) -> BatchPublishing {
+        self.nats.0.publish_batch(topic, records)
+    }
+
+    /// Publishes 1 to 1,000 records as a whole: all of them are stored, one behind the other, or none. `expected`: the
+    /// sequence that the last record of the first one's key must have; see
+    /// [`publish_expecting`](Self::publish_expecting). It is ordered after what was confirmed before it began.
+    ///
+    /// # Errors
+    /// The result's: [`Unsupported`](crate::PublishErrorKind::Unsupported) below version 2.12, or on a stream that does
+    /// not allow it; and whatever `publish_expecting` says.
+    pub fn publish_atomic(
+        &self,
+        topic: &str,
+        records: Vec<Record>,
+        expected: Option<u64>,
+    ) -> AtomicPublishing {
+        self.nats.0.publish_atomic(topic, records, expected)
+    }
+
+    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    ///
+    /// # Errors
+    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
+    /// whatever [`publish`](Bus::publish) says.
+    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
+        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
+        self.nats.0.publish_as(topic, record, wish)
+    }
+}
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+impl NatsBus {
+    /// The control connection's client, for our own tests.
+    pub fn control(&self) -> &async_nats::Client {
+        &self.nats.0.links.control.client
+    }
+
+    /// What happened to the connections, for our own tests.
+    pub fn happened(&self) -> String {
+        format!("{:?}", self.nats.0.links.journal.since(0).0)
     }
 }
 
@@ -97,37 +205,6 @@ impl NatsBus {
     }
 }
 
-impl NatsBuilder {
-    /// Connects.
-    ///
-    /// # Errors
-    /// See [`BusError`].
-    pub async fn connect(self) -> Result<NatsBus, BusError> {
-        let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let shared = Arc::new(Shared::new(self.runtime, self.options, links));
-        let nats = Arc::new(Nats(shared));
-        Ok(NatsBus { bus: Bus(nats.clone()), nats })
-    }
-
-    /// How progress is kept.
-    pub fn ack_mode(mut self, mode: AckMode) -> Self {
-        self.options.ack_mode = mode;
-        self
-    }
-
-    /// How long the server waits for an acknowledgement before it delivers again by itself.
-    pub fn ack_wait(mut self, wait: Duration) -> Self {
-        self.options.ack_wait = wait;
-        self
-    }
-
-    /// Deliveries that may be unacknowledged.
-    pub fn window(mut self, deliveries: usize) -> Self {
-        self.options.window = deliveries;
-        self
-    }
-}
-
 struct Nats(Arc<Shared>);
 
 impl Drop for Nats {
@@ -145,6 +222,10 @@ impl Transport for Nats {
         self.0.publish(topic, record, false)
     }
 
+    fn publish_event(&self, topic: &str, record: Record, event_id: &str) -> Publishing {
+        self.0.publish_as(topic, record, Wish { event: Some(event_id), ..Wish::default() })
+    }
+
     fn subscribe(
         &self,
         topic: &str,
@@ -157,6 +238,14 @@ impl Transport for Nats {
 
     fn close(&self, timeout: Duration) -> BusClosing {
         self.0.close(timeout)
+    }
+
+    fn health(&self) -> Health {
+        self.0.health.health()
+    }
+
+    fn events(&self) -> Events {
+        self.0.health.events()
     }
 }
 
@@ -171,11 +260,5 @@ impl Deref for NatsBus {
 impl fmt::Debug for NatsBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NatsBus")
-    }
-}
-
-impl fmt::Debug for NatsBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBuilder").field("options", &self.options).finish_non_exhaustive()
     }
 }

@@ -1,70 +1,188 @@
-//! Publishing with confirmed results.
+//! Publishing with confirmed results: what callers do, on their threads.
 
-use super::shared::Shared;
-use super::topic::Topic;
-use crate::bus::{PublishError, PublishErrorKind, PublishFuture, Publishing};
-use crate::record::{Position, Record};
-use crate::reply::{Reply, reply};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::handover::{Handover, Id, News, Order, Parcel, Pending, count};
+use super::headers;
+use super::link::Links;
+use super::options::NatsOptions;
+use super::sender::Sender;
+use super::topic::{MAX_SUBJECT, Topic};
+use super::topic_options::Form;
+use crate::bus::{InvalidTopic, PublishError, PublishErrorKind, Publishing};
+use crate::core::Core;
+use crate::metrics::Counter;
+use crate::record::{MAX_KEY, Record};
+use crate::runtime::Runtime;
 use crate::sync::Arc;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-impl Shared {
-    /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
-    pub(super) fn publish(
-        self: &Arc<Self>,
-        topic: &str,
-        record: Record,
-        _letter: bool,
-    ) -> Publishing {
-        let topic = match Topic::new(topic) {
-            Ok(topic) => topic,
-            Err(error) => {
-                let kind = PublishErrorKind::InvalidTopic(error);
-                return Publishing::ready(Err(PublishError::new(kind, record)));
-            }
-        };
-        let (answer, reply) = reply();
-        let shared = self.clone();
-        self.links.publish.io.spawn(async move {
-            let failed = |text: String| PublishErrorKind::Failed(text.into());
-            let subject = topic.subject(record.key());
-            let payload = bytes::Bytes::copy_from_slice(record.payload());
-            let mut headers = async_nats::HeaderMap::new();
-            if let Some(key) = record.key().and_then(|key| std::str::from_utf8(key).ok()) {
-                headers.insert("X-Aggregate-ID", key);
-            }
-            let jetstream = &shared.links.publish.jetstream;
-            let acked = match jetstream.publish_with_headers(subject, headers, payload).await {
-                Ok(acked) => acked.await,
-                Err(error) => Err(error),
-            };
-            answer.give(match acked {
-                Ok(ack) => Ok(Position { partition: 0, offset: ack.sequence }),
-                Err(error) => Err(PublishError::new(failed(error.to_string()), record)),
-            });
-        });
-        Publishing::later(Pending(reply), self.runtime.clock().clone())
-    }
+/// The publishing side of a bus: its thread is the publishing link's.
+pub(super) struct Publisher {
+    hand: Arc<Handover>,
+    core: Arc<Core>,
+    hash: RandomState,
+    /// Stands in for the hash of a key that is not there.
+    spread: Counter,
+    wait: Duration,
 }
 
-struct Pending(Reply<Result<Position, PublishError>>);
+/// What is asked of a publish beside the record itself.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Wish<'a> {
+    /// The id of the event in the payload, which is an envelope.
+    pub(super) event: Option<&'a str>,
+    /// The id to publish it under, whatever stands in its headers.
+    pub(super) id: Option<&'a str>,
+    /// The sequence of the subject's last record, if it must be that.
+    pub(super) expected: Option<u64>,
+    /// A dead letter: it is taken also while the bus closes, since what was read waits for it.
+    pub(super) letter: bool,
+}
 
-impl Future for Pending {
-    type Output = Result<Position, PublishError>;
+impl Publisher {
+    pub(super) fn start(runtime: &Runtime, links: &Links, options: &NatsOptions) -> Self {
+        let core = runtime.core().clone();
+        let hand = Arc::new(Handover::new(options.publish_window, options.publish_most()));
+        let sender = Sender::new(hand.clone(), core.clone(), links, options.publish_room());
+        links.publish.io.spawn(sender.run());
+        let wait = core.config.wait;
+        Self { hand, core, hash: RandomState::new(), spread: Counter::default(), wait }
+    }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| {
-            answer.unwrap_or_else(|| {
-                Err(PublishError::new(PublishErrorKind::Closed, Record::keyless("")))
-            })
+    /// What a record becomes on its way, or why it cannot be published.
+    pub(super) fn order(
+        &self,
+        topic: &Arc<Topic>,
+        record: Record,
+        wish: Wish<'_>,
+    ) -> Result<Order, PublishError> {
+        if let Err(kind) = self.check(topic, &record, wish) {
+            count(&self.core.publishes, Err(&kind));
+            return Err(PublishError::new(kind, record));
+        }
+        let key = record.key();
+        // Counts on, and only the lower bits count.
+        let spread = if key.is_none() { self.spread.next_shared() as u32 } else { 0 };
+        let id = match wish.id.or(wish.event) {
+            Some(id) if !id.is_empty() => Id::Given(id.into()),
+            _ if !wish.letter && record.header(headers::MESSAGE_ID).is_some() => Id::InRecord,
+            // Of a letter, and with an expectation, it must be told whether what is there already is this one.
+            _ if wish.letter || wish.expected.is_some() || topic.options.assign_ids => {
+                Id::Given(uuid::Uuid::now_v7().to_string().into())
+            }
+            _ => Id::None,
+        };
+        Ok(Order {
+            topic: topic.clone(),
+            partition: topic.partition(key, spread),
+            id,
+            envelope: wish.event.is_some(),
+            letter: wish.letter,
+            expected: wish.expected,
+            key: key.map(|key| self.hash.hash_one((&topic.stream, key))),
+            bytes: record.bytes(),
+            deadline: self.core.clock.now().after(self.wait),
+            parcel: Parcel::new(record),
+            doubt: false,
+            missed: None,
+            asked: false,
         })
     }
+
+    fn check(
+        &self,
+        topic: &Topic,
+        record: &Record,
+        wish: Wish<'_>,
+    ) -> Result<(), PublishErrorKind> {
+        if topic.is_pattern() {
+            let rule = "a topic with wildcards can be subscribed to, not published to";
+            return Err(PublishErrorKind::InvalidTopic(InvalidTopic::breaking(rule, &topic.name)));
+        }
+        if record.key().is_some_and(|key| !(1..=MAX_KEY).contains(&key.len())) {
+            return Err(PublishErrorKind::InvalidKey);
+        }
+        let keyed = topic.options.form == Form::Keyed;
+        let escaped = |key: &[u8]| key.len().saturating_mul(3);
+        let at_most = topic.name.len() + 6 + record.key().map_or(0, escaped);
+        // What is surely short enough is not written out to be measured.
+        if keyed && at_most > MAX_SUBJECT {
+            let bytes = topic.subject(record.key()).len();
+            if bytes > MAX_SUBJECT {
+                return Err(PublishErrorKind::SubjectTooLong { bytes, most: MAX_SUBJECT });
+            }
+        }
+        if wish.expected.is_some()
+            && (!keyed || record.key().is_none() || topic.options.at_most_once)
+        {
+            let text = "an expected sequence needs a record with a key on a topic with keyed \
+                        subjects: `TopicOptions::keyed`";
+            return Err(PublishErrorKind::Unsupported(text.into()));
+        }
+        Ok(())
+    }
+
+    /// Hands an order over.
+    pub(super) fn hand_over(&self, order: Order) -> Publishing {
+        let (pending, letter) = (self.pending(&order), order.letter);
+        if let Err((kind, _)) = self.hand.push([order], letter) {
+            count(&self.core.publishes, Err(&kind));
+            pending.parcel.end(Err(kind));
+        }
+        Publishing::later(pending, self.core.clock.clone())
+    }
+
+    /// Hands over as many of these orders as there is room for, in order, and returns the rest. Each waits for its turn
+    /// from now on.
+    pub(super) fn hand_over_some(
+        &self,
+        mut orders: Vec<Order>,
+    ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
+        let deadline = self.core.clock.now().after(self.wait);
+        orders.iter_mut().for_each(|order| order.deadline = deadline);
+        self.hand.push(orders, false)
+    }
+
+    /// What becomes of an order.
+    pub(super) fn pending(&self, order: &Order) -> Pending {
+        Pending { parcel: order.parcel.clone(), core: self.core.clone() }
+    }
+
+    /// How many records may be under way.
+    pub(super) fn window(&self) -> usize {
+        self.hand.window()
+    }
+
+    /// Records and bytes that were taken and are not finished.
+    pub(super) fn held(&self) -> (usize, usize) {
+        self.hand.held()
+    }
+
+    /// Takes no more but dead letters, which what was read waits for.
+    pub(super) fn refuse_all_but_letters(&self) {
+        self.hand.refuse_all_but_letters();
+    }
+
+    /// Takes no more, waits for what is under way for at most `timeout`, and gives the rest back: how many.
+    pub(super) fn close(&self, timeout: Duration) -> impl Future<Output = usize> + Send + 'static {
+        self.hand.refuse();
+        let (answer, closed) = oneshot::channel();
+        self.hand.tell(News::Close(self.core.clock.now().after(timeout), answer));
+        // Not answered if its thread has ended: then nothing is left.
+        async move { closed.await.unwrap_or(0) }
+    }
+
+    /// The server forbids publishing to this subject.
+    pub(super) fn denied(&self, subject: &str) {
+        self.hand.tell(News::Denied(subject.to_owned()));
+    }
 }
 
-impl PublishFuture for Pending {
-    fn give_up(&mut self, _kind: PublishErrorKind) -> Option<PublishError> {
-        None
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.hand.refuse();
     }
 }

@@ -3,7 +3,8 @@
 use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
-use crate::bus::{BusError, BusReport};
+use super::publisher::Publisher;
+use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +13,11 @@ use crate::sync::{Arc, Mutex};
 pub(super) struct Shared {
     pub(super) runtime: Runtime,
     pub(super) options: NatsOptions,
+    pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) groups: Groups,
+    pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
     abandoned: AtomicBool,
 }
@@ -33,9 +37,11 @@ pub(super) struct Member {
 
 impl Shared {
     pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
+        let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        Self { runtime, options, links, members, closing, abandoned }
+        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
     }
 
     /// Whether its end has begun.

@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig};
 use async_nats::jetstream::stream::RetentionPolicy;
 
-use super::ack_mode::AckMode;
 use super::checkpoint::{Checkpoint, Found};
+use super::choice::AckMode;
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
+use super::letter::ToTopic;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Closing, Member, Shared};
 use super::topic::Topic;
 use super::topology;
+use crate::bus::keyed::KeyIn;
 use crate::bus::{
     BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
 };
@@ -24,11 +26,6 @@ use crate::position::Stored;
 use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
-
-/// How often a position is written that the bus keeps itself.
-const CHECKPOINT: Duration = Duration::from_secs(1);
-/// Bytes of deliveries that may be unacknowledged.
-const BYTES: usize = 64 << 20;
 
 impl Shared {
     pub(super) fn subscribe(
@@ -57,20 +54,30 @@ impl Shared {
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        let topic = Topic::new(topic).map_err(BusError::InvalidTopic)?;
+        let topic = self.options.topics.find(topic).map_err(BusError::InvalidTopic)?;
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
-            DeadLetterTo::Topic(_) => None,
+            DeadLetterTo::Topic(to) => Some(Arc::new(ToTopic {
+                shared: Arc::downgrade(self),
+                from: topic.name.clone(),
+                to: to.clone(),
+            })),
         };
-        let stream = topology::ensure(&self.links.control, &topic).await?;
+        let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
         let mut plans = Vec::new();
         for partition in topic.partitions() {
             let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
             plans.push(self.look(plan).await?);
         }
         let name = subscription.name().to_owned();
-        let subscriber = self.runtime.subscribe_with(subscription, handler, dead_letter)?;
+        let subscriber = self.groups.subscribe(
+            &self.runtime,
+            &topic.name,
+            subscription,
+            handler,
+            dead_letter,
+        )?;
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
@@ -80,7 +87,7 @@ impl Shared {
             self.join(Member { name: name.clone(), desk });
             self.links.consume.io.spawn(consumer.run());
         }
-        Ok(BusSubscription { subscriber, topic: topic.name })
+        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
 
     /// Looks whether a consumer can begin as planned, before anything is begun.
@@ -91,15 +98,9 @@ impl Shared {
             return Ok((plan, Some(checkpoint)));
         }
         let durable = &plan.durable;
-        if let Some(info) = durable.info(&self.links.control).await?
-            && let Some(wrong) = durable::mismatch(&durable.config, &info.config)
-        {
-            let text = format!(
-                "the consumer {} of stream {} is not as this bus needs it: {wrong}; delete it or take another group",
-                durable.name(),
-                durable.stream
-            );
-            return Err(BrokerError::new(BrokerErrorKind::Mismatch, text).into());
+        if let Some(info) = durable.info(&self.links.control).await? {
+            let wanted = durable.config.clone().into_consumer_config();
+            topology::check_consumer(&wanted, &info.config)?;
         }
         Ok((plan, None))
     }
@@ -112,7 +113,8 @@ impl Shared {
         let control = &self.links.control;
         let replicas = plan.durable.config.num_replicas.max(1);
         let floors = Floors::open(control, replicas).await?;
-        let (checkpoint, found) = Checkpoint::claim(floors, plan.key(), CHECKPOINT).await?;
+        let (checkpoint, found) =
+            Checkpoint::claim(floors, plan.key(), self.options.checkpoint_interval).await?;
         let resume = match found {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored),
@@ -138,10 +140,10 @@ impl Shared {
             )
             .into());
         }
-        let kept_as = topic.durable(subscription.name(), partition);
+        let kept_as = topic.durable(subscription.group_name(), partition);
         let (name, filters) = (kept_as.clone(), topic.filters(partition));
+        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
         let durable = |policy| {
-            let (ack_wait, window) = (self.options.ack_wait, self.options.window);
             durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
         };
         let config = match acks {
@@ -155,11 +157,11 @@ impl Shared {
             durable: Durable { stream: stream.name.clone(), config },
             retention: stream.retention,
             acks,
-            ack_wait: self.options.ack_wait,
-            window: self.options.window,
-            bytes: BYTES,
+            ack_wait,
+            window,
             start: subscription.start,
-            envelope,
+            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            on_lost: subscription.on_lost,
             kept_as,
             resume: None,
         })
@@ -178,9 +180,14 @@ impl Shared {
             }
         };
         let shared = self.clone();
+        if first {
+            self.publisher.refuse_all_but_letters();
+        }
         self.links.control.io.spawn(async move {
-            let report = shared.close_consumers(deadline).await;
+            let mut report = shared.close_consumers(deadline).await;
             if first {
+                let left = deadline.since(shared.runtime.clock().now());
+                report.drained &= shared.publisher.close(left).await == 0;
                 shared.closed(report);
             }
         });
