@@ -224,8 +224,10 @@ fn a_batch_has_a_result_for_each_record_and_an_atomic_one_is_whole() {
     on_tokio(async {
         let topic = name("batch");
         let options = TopicOptions::keyed(4).stream(&topic);
-        let fix =
-            fixture(server, server.url(), &topic, options, plain().window(100).queue(10)).await;
+        let fix = fixture(server, server.url(), &topic, options, |builder| {
+            builder.publish_window(100).publish_queue(10)
+        })
+        .await;
         fix.stream(&topic, &[format!("{topic}.*.*")], |config| {
             config.allow_atomic_publish = server.version() >= (2, 12, 0)
         })
@@ -437,7 +439,9 @@ fn a_killed_server_loses_nothing_confirmed_and_keeps_the_order() {
     on_tokio(async {
         let topic = name("killed");
         let options = TopicOptions::keyed(4).stream(&topic).assign_ids();
-        let fix = fixture(&server, server.url(), &topic, options, plain().window(200)).await;
+        let fix =
+            fixture(&server, server.url(), &topic, options, |builder| builder.publish_window(200))
+                .await;
         fix.stream(&topic, &[format!("{topic}.*.*")], |_| ()).await;
         let confirmed = || fix.runtime.snapshot().publishes.confirmed;
         let (told, faults) = std::thread::scope(|scope| {
