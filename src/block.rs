@@ -62,6 +62,8 @@ pub(crate) struct Rest {
     pub(crate) shared: Option<Bytes>,
     /// The envelope in the payload, if it had to be decoded for its key.
     pub(crate) decoded: Option<Box<Envelope<'static>>>,
+    /// Why its bus could not read it, or cannot let a handler have it.
+    pub(crate) refusal: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,17 @@ impl Block {
         tail.copy_from_slice(copied);
     }
 
+    /// Takes another key. Only of a block without a copied payload, which lies behind the key.
+    pub(crate) fn set_key(&mut self, key: &[u8]) {
+        debug_assert!(self.front == self.len, "a copied payload would be lost");
+        self.large.clear();
+        match self.small.0.get_mut(..key.len()) {
+            Some(small) => small.copy_from_slice(key),
+            None => self.large.extend_from_slice(key),
+        }
+        (self.front, self.len, self.keyed, self.more) = (key.len(), key.len(), true, true);
+    }
+
     /// Takes the key away again: of a record that has none.
     pub(crate) fn set_keyless(&mut self) {
         self.keyed = false;
@@ -191,7 +204,7 @@ impl Block {
         rest.headers.clear();
         rest.header_bytes.clear();
         (rest.position, rest.timestamp, rest.epoch) = (None, None, 0);
-        (rest.shared, rest.decoded) = (None, None);
+        (rest.shared, rest.decoded, rest.refusal) = (None, None, None);
         self.large.capacity() + rest.header_bytes.capacity() <= KEEP
     }
 }

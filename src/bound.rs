@@ -18,6 +18,8 @@ pub enum Bound {
     BlockingThreads,
     /// `source_window`: deliveries of a source above its frontier. It is read no further.
     SourceWindow,
+    /// `source_bytes`: bytes of a source's records under way. It is read no further.
+    SourceBytes,
     /// `parked_keys`: keys parked in a subscription. A further failure stops it, or its source.
     ParkedKeys,
     /// `spares`: workers beside the configured ones, with all of them held up by handlers. Nothing sync starts.
@@ -79,6 +81,7 @@ impl Bound {
             Self::LaneWaiting => "lane_waiting",
             Self::BlockingThreads => "blocking_threads",
             Self::SourceWindow => "source_window",
+            Self::SourceBytes => "source_bytes",
             Self::ParkedKeys => "parked_keys",
             Self::Spares => "spares",
         }

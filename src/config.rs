@@ -11,6 +11,8 @@ use crate::pinning::Pinning;
 
 /// What precedes an option's name, in capitals, in the environment.
 const PREFIX: &str = "KEYLANE_";
+/// What follows it in the names of a bus' options, which are read by that bus' builder.
+const BUSES: &str = "NATS_";
 /// Slots of all lanes together: 4 GiB of address space at 64 bytes each.
 const MAX_SLOTS: usize = 1 << 26;
 
@@ -160,6 +162,9 @@ options! {
     lane_waiting(usize): usize = 4_096, "4096"; Count(1, 1_048_576), "a number from 1 to 1048576";
     /// Records of a source that are delivered above its frontier before it is read no further.
     source_window(usize): usize = 65_536, "65536"; Count(1, 4_194_304), "a number from 1 to 4194304";
+    /// Bytes of a source's records that are under way before it is read no further.
+    source_bytes(usize): usize = 64 << 20, "64MiB";
+        Size(1 << 10, 1 << 30), "a number of bytes from 1KiB to 1GiB such as 64MiB";
     /// Keys of a subscription that may be parked before a further failure stops the source.
     parked_keys(usize): usize = 10_000, "10000"; Count(0, 1_000_000), "a number from 0 to 1000000";
     /// How a key is mapped to a lane.
@@ -224,8 +229,8 @@ impl Config {
         Self::default().with_vars(std::env::vars_os())
     }
 
-    /// Overrides options by those of `vars` whose name begins with `KEYLANE_`. With
-    /// [`std::env::vars_os`], the environment overrides what a file has set.
+    /// Overrides options by those of `vars` whose name begins with `KEYLANE_`, those of a bus (`KEYLANE_NATS_`) aside.
+    /// With [`std::env::vars_os`], the environment overrides what a file has set.
     ///
     /// # Errors
     /// A name begins with `KEYLANE_` and is no option's, or a value cannot be read or is out of range.
@@ -251,6 +256,9 @@ impl Config {
             // What is not UTF-8 becomes replacement characters, which no option's name or value has.
             let name = name.to_string_lossy();
             let Some(capitals) = name.strip_prefix(PREFIX) else { continue };
+            if capitals.starts_with(BUSES) {
+                continue;
+            }
             let option = capitals.to_ascii_lowercase();
             if option.to_ascii_uppercase() != capitals || !Self::names().any(|name| name == option)
             {
@@ -305,12 +313,19 @@ fn assign<K: Kind>(kind: &K, option: &mut K::Value, text: &str) -> Result<(), Re
 
 /// The error for a name as `given`, of which `name` is what is compared to the options' names.
 fn unknown(given: &str, name: &str) -> ConfigError {
-    let nearest = Config::names()
+    ConfigError::unknown(given, nearest(name, Config::names()))
+}
+
+/// The option that a wrong name was probably meant to be.
+pub(crate) fn nearest(
+    name: &str,
+    options: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
+    options
         .map(|option| (distance(name, option), option))
         .min()
         .filter(|&(distance, option)| distance <= option.len() / 3 + 1)
-        .map(|(_, option)| option);
-    ConfigError::unknown(given, nearest)
+        .map(|(_, option)| option)
 }
 
 /// Insertions, deletions and replacements between two names; of a long one, its beginning counts.

@@ -1,19 +1,20 @@
 //! Connecting to a bus by its URL.
 
 use crate::bus::memory::{MemoryBuilder, MemoryBus};
-use crate::bus::{Bus, BusError};
+use crate::bus::{Bus, BusError, Connecting};
 use crate::error::ConfigError;
 use crate::runtime::Runtime;
-use std::future::Future;
 
 impl Bus {
-    /// Connects to what `url` names: `memory:` is the embedded bus. Options stand in the query, by the names that
-    /// the bus's builder has for them: `memory:?partitions=4&capacity=1000`.
+    /// Connects to what `url` names: `memory:` is the embedded bus, `nats://host` and `tls://host` are servers of NATS
+    /// (feature `nats`). Options stand in the query, by the names that the bus's builder has for them:
+    /// `memory:?partitions=4&capacity=1000`, `nats://a:4222,b?ack_mode=floor`. Who we are stands before the host, never
+    /// in the query: `nats://user:password@host`.
     ///
     /// # Errors
     /// The result's: [`BusError::UnknownUrl`] for any other kind of URL, [`BusError::InvalidUrl`] for a part that
     /// such a URL does not have, [`BusError::Config`] for an option that is unknown or out of its range,
-    /// [`BusError::Thread`] if the system gives no thread.
+    /// [`BusError::Thread`] if the system gives no thread, [`BusError::Broker`] if no server takes us.
     ///
     /// ```
     /// use keylane::{Bus, BusError, Record, Runtime};
@@ -28,49 +29,29 @@ impl Bus {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn connect(runtime: &Runtime, url: &str) -> Connecting {
-        Connecting(Some(connect(runtime, url)))
+        let ready = match url.split_once(':') {
+            Some(("memory", rest)) => embedded(runtime, rest),
+            #[cfg(feature = "nats")]
+            Some(("nats" | "tls", _)) => return over_nats(runtime, url),
+            // Only the scheme is named: the rest may hold a secret.
+            Some((scheme, _)) => Err(BusError::UnknownUrl(scheme.chars().take(32).collect())),
+            None => Err(BusError::UnknownUrl(String::new())),
+        };
+        Connecting::ready(runtime, ready)
     }
 }
 
-/// A connect under way: a future, and something a plain thread can wait for.
-///
-/// # Cancel safety
-/// Dropped, it closes what it has connected.
-#[derive(Debug)]
-#[must_use = "a future does nothing unless it is polled or waited for"]
-pub struct Connecting(Option<Result<Bus, BusError>>);
-
-impl Connecting {
-    /// Waits on a plain thread.
-    ///
-    /// # Errors
-    /// See [`BusError`].
-    pub fn wait(self) -> Result<Bus, BusError> {
-        self.0.unwrap_or(Err(BusError::Closed))
+#[cfg(feature = "nats")]
+fn over_nats(runtime: &Runtime, url: &str) -> Connecting {
+    let (answer, reply) = crate::reply::reply();
+    match crate::bus::nats::NatsBus::builder(runtime, url).connect_any(answer) {
+        Ok(()) => Connecting::later(runtime, reply),
+        Err(error) => Connecting::ready(runtime, Err(error)),
     }
 }
 
-impl Future for Connecting {
-    type Output = Result<Bus, BusError>;
-
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
-        match self.0.take() {
-            Some(result) => std::task::Poll::Ready(result),
-            None => std::task::Poll::Pending,
-        }
-    }
-}
-
-fn connect(runtime: &Runtime, url: &str) -> Result<Bus, BusError> {
-    match url.split_once(':') {
-        Some(("memory", rest)) => Ok(memory(MemoryBus::builder(runtime), rest)?.build()?.bus()),
-        // Only the scheme is named: the rest may hold a secret.
-        Some((scheme, _)) => Err(BusError::UnknownUrl(scheme.chars().take(32).collect())),
-        None => Err(BusError::UnknownUrl(String::new())),
-    }
+fn embedded(runtime: &Runtime, rest: &str) -> Result<Bus, BusError> {
+    Ok(memory(MemoryBus::builder(runtime), rest)?.build()?.bus())
 }
 
 /// An option of a bus that is a number, and what sets it.

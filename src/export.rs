@@ -367,6 +367,7 @@ impl Telling<'_> {
             ("lane_waiting", Bound::LaneWaiting),
             ("blocking_threads", Bound::BlockingThreads),
             ("source_window", Bound::SourceWindow),
+            ("source_bytes", Bound::SourceBytes),
             ("parked_keys", Bound::ParkedKeys),
             ("spares", Bound::Spares),
         ] {

@@ -72,6 +72,43 @@ impl Handler {
     }
 }
 
+impl Handler {
+    /// The handler as a bus runs it: a record that its bus has refused fails for good, and the handler is not called.
+    pub(crate) fn refusing(mut self) -> Self {
+        // What is left here in its place is dropped with `self`, and captures nothing.
+        let kind = std::mem::replace(&mut self.0, Kind::Sync(Box::new(|_| Ok(()))));
+        match kind {
+            Kind::Sync(handle) => Self::sync(move |record| match refused(record) {
+                None => handle(record),
+                Some(refused) => Err(refused),
+            }),
+            Kind::Async(starts) => Self(Kind::Async(Box::new(Refusing(starts)))),
+            Kind::Blocking(handle) => Self::blocking(move |record| match refused(&record) {
+                None => handle(record),
+                Some(refused) => Err(refused),
+            }),
+        }
+    }
+}
+
+/// The failure of a record that its bus has refused.
+#[inline]
+fn refused(record: &Record) -> Option<HandlerError> {
+    record.refusal().map(HandlerError::fatal)
+}
+
+/// An async handler that is not started for what its bus has refused.
+struct Refusing(Box<dyn Starts>);
+
+impl Starts for Refusing {
+    fn start(&self, record: RecordRef, cx: &mut Context<'_>) -> Started {
+        match refused(&record) {
+            None => self.0.start(record, cx),
+            Some(refused) => Started::Ready(Ok(Err(refused))),
+        }
+    }
+}
+
 impl fmt::Debug for Handler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {

@@ -13,7 +13,7 @@ pub(crate) fn used_up(core: &Core, table: &Table, busy: &[BusyKey]) -> Vec<UsedU
     let mut all = keys_and_lanes(busy);
     all.extend(blocking_threads(core, busy));
     all.extend(parked_keys(core, table));
-    all.extend(source_windows(table, busy));
+    all.extend(source_bounds(table, busy));
     all.extend(spares(core, busy));
     all
 }
@@ -77,14 +77,18 @@ fn parked_keys(core: &Core, table: &Table) -> impl Iterator<Item = UsedUp> {
     })
 }
 
-/// Held by each source's oldest unfinished delivery; its key is known once it has been started.
-fn source_windows(table: &Table, busy: &[BusyKey]) -> impl Iterator<Item = UsedUp> {
-    let full = table.sources.iter().flatten().filter(|source| source.state.is_full());
-    full.map(|source| {
+/// Windows and bytes. Held by each source's oldest unfinished delivery; its key is known once it has been started.
+fn source_bounds(table: &Table, busy: &[BusyKey]) -> impl Iterator<Item = UsedUp> {
+    let used_up = table.sources.iter().flatten().flat_map(|source| {
+        let window = source.state.is_full().then_some(Bound::SourceWindow);
+        let bytes = source.state.is_heavy().then_some(Bound::SourceBytes);
+        window.into_iter().chain(bytes).map(move |bound| (source, bound))
+    });
+    used_up.map(|(source, bound)| {
         let key = busy.iter().find(|key| {
             key.source.as_deref() == Some(&*source.name)
                 && *key.subscription == *source.subscription
-                && source.state.is_held_by(key.position)
+                && source.state.holds_oldest(key.position)
         });
         UsedUp {
             lane: key.map(|key| key.lane),
@@ -93,7 +97,7 @@ fn source_windows(table: &Table, busy: &[BusyKey]) -> impl Iterator<Item = UsedU
             key: key.and_then(|key| key.key.clone()),
             offset: Some(source.state.progress().oldest.get()).filter(|&at| at != NO_POSITION),
             held_for: key.map(|key| key.held_for),
-            ..UsedUp::new(Bound::SourceWindow)
+            ..UsedUp::new(bound)
         }
     })
 }

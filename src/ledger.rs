@@ -16,6 +16,7 @@ use std::task::Waker;
 use crate::delivery::{DeliverError, NotNewest, Slot, Status};
 use crate::error::ConfigError;
 use crate::finished::{BITS, Finished, bit};
+use crate::held::Held;
 use crate::position::{Run, Stored, covers};
 use crate::sabotage::sabotage;
 use crate::sync::Arc;
@@ -62,6 +63,7 @@ pub struct Ledger {
     /// Slots in use that are not seen as finished, and those of them that are dropped.
     unfinished: usize,
     lost: usize,
+    held: Held,
     /// Past every position delivered or skipped; `None` while there is none and no start.
     next: Option<u64>,
     /// Past every position delivered or skipped since the last rewind.
@@ -108,13 +110,14 @@ impl Ledger {
             finished: Arc::clone(&finished),
             seen: vec![0; window.words()].into(),
             dropped: vec![0; window.words()].into(),
-            window,
             unfinished: 0,
             lost: 0,
+            held: Held::new(window.words() * BITS),
             next: start,
             cursor: start.unwrap_or(0),
             resumed: resume.map_or(&[][..], Stored::finished).into(),
             armed: Armed::No,
+            window,
         };
         Ok((ledger, finished))
     }
@@ -165,6 +168,16 @@ impl Ledger {
         }
     }
 
+    /// The record of a delivery has so many bytes: they count until it is finished or given up.
+    pub fn hold(&mut self, slot: Slot, bytes: usize) {
+        self.held.hold(slot.0 as usize, bytes);
+    }
+
+    /// Bytes of the records that the runtime holds, as of the last [`advance`](Self::advance).
+    pub fn bytes(&self) -> usize {
+        self.held.bytes()
+    }
+
     /// Takes back the newest delivery, because the runtime did not accept the record. It may be
     /// delivered again.
     ///
@@ -180,6 +193,7 @@ impl Ledger {
             return Err(NotNewest);
         }
         self.cancel_wait();
+        self.held.free(slot);
         self.cursor = position;
         if self.next == Some(position + 1) {
             self.window.pop();
@@ -206,6 +220,7 @@ impl Ledger {
             if held && !self.is_seen(slot) && !self.is_dropped(slot) {
                 self.dropped[slot / BITS] |= bit(slot);
                 self.lost += 1;
+                self.held.free(slot);
             }
         }
         let frontier = self.frontier();
@@ -230,6 +245,7 @@ impl Ledger {
             // It was finished after all: as good as any other.
             self.lost -= (fresh & self.dropped[word]).count_ones() as usize;
             self.dropped[word] &= !fresh;
+            self.held.free_word(word, fresh);
             self.window.positions_of(word, fresh).for_each(&mut on_finished);
         }
         self.release() || changed

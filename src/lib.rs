@@ -105,6 +105,7 @@ mod finished;
 mod gate;
 mod handler;
 mod hash;
+mod held;
 mod holder;
 mod inspect;
 mod lane;
@@ -126,6 +127,7 @@ mod receipt;
 mod record;
 mod registry;
 mod reply;
+mod retry;
 mod ring;
 mod runtime;
 #[cfg_attr(not(keylane_sabotage), allow(dead_code, unused_macros))]
@@ -164,14 +166,13 @@ pub use bus::nats;
 #[cfg(feature = "nats")]
 pub use bus::nats::NatsBus;
 pub use bus::{
-    BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusReport, BusSubscription,
-    InvalidTopic, KeyMismatch, PublishError, PublishErrorKind, PublishFuture, Publishing,
-    Subscribing, Transport,
+    BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
+    Connecting, Events, Health, InvalidGroup, InvalidTopic, KeyMismatch, NextEvent, PublishError,
+    PublishErrorKind, PublishFuture, Publishing, Reason, ReasonKind, Subscribing, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};
 pub use config::Config;
-pub use connect::Connecting;
 pub use counts::{PublishCounts, RefusedCounts, SubscriptionCounts};
 pub use envelope::{
     DecodeError, Decoder, Envelope, EnvelopeError, IntoPayload, KeyNotFound, Timestamp, extract_key,
@@ -188,6 +189,7 @@ pub use outcome::{Failure, Outcome};
 pub use pinning::Pinning;
 pub use receipt::{Receipt, WaitError};
 pub use record::{Header, MAX_KEY, Position, Record, RecordRef};
+pub use retry::Retry;
 pub use runtime::{BuildError, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
@@ -197,7 +199,7 @@ pub use snapshot::{
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;
 pub use subscription::{
-    DeadLetter, Keyless, Letter, ParkedKey, Retry, Sending, Start, Subscription,
+    DeadLetter, Keyless, Letter, OnLost, ParkedKey, Sending, Start, Subscription,
 };
 
 /// The parts, for our own benches, tests and fuzz targets. Not covered by semver.

@@ -142,9 +142,30 @@ impl Record {
 
     /// The record under a key that was found in its content, and the envelope if that was decoded for it.
     pub(crate) fn with_key(self, key: &[u8], decoded: Option<Envelope<'static>>) -> Self {
-        let mut copy = self.copy_as(Some(key));
-        copy.rest_mut().decoded = decoded.map(Box::new);
-        copy
+        let mut own = match self.0.body {
+            // Its payload lies behind the key.
+            Body::Copied if !self.payload().is_empty() => self.copy_as(Some(key)),
+            _ => {
+                let mut own = self;
+                own.block_mut().set_key(key);
+                own
+            }
+        };
+        own.rest_mut().decoded = decoded.map(Box::new);
+        own
+    }
+
+    /// The record as one that no handler is called for: it fails for good, for this reason. For what a bus could
+    /// not read, or cannot keep in order.
+    #[must_use]
+    pub(crate) fn with_refusal(mut self, why: impl Into<Box<str>>) -> Self {
+        self.rest_mut().refusal = Some(why.into());
+        self
+    }
+
+    /// Why no handler is called for it, if that is so.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.0.rest.refusal.as_deref()
     }
 
     /// The envelope in the payload, if it was decoded before.

@@ -174,15 +174,26 @@ impl Runtime {
             DeadLetterTo::Topic(_) => return Err(SubscribeError::NoDeadLetter),
             DeadLetterTo::Nowhere => None,
         };
-        self.subscribe_with(subscription, handler, dead_letter)
+        self.add(subscription, handler, dead_letter, false)
     }
 
-    /// Subscribes with a dead letter that a bus has resolved.
+    /// Subscribes for a bus, with a dead letter that it has resolved. Handlers are not called for records that the
+    /// bus has refused.
     pub(crate) fn subscribe_with(
         &self,
         subscription: Subscription,
         handler: Handler,
         dead_letter: Option<Arc<dyn DeadLetter>>,
+    ) -> Result<Subscriber, SubscribeError> {
+        self.add(subscription, handler.refusing(), dead_letter, true)
+    }
+
+    fn add(
+        &self,
+        subscription: Subscription,
+        handler: Handler,
+        dead_letter: Option<Arc<dyn DeadLetter>>,
+        fed: bool,
     ) -> Result<Subscriber, SubscribeError> {
         let core = self.core();
         if !(1..=255).contains(&subscription.name.len()) {
@@ -215,6 +226,7 @@ impl Runtime {
                 policy,
                 dead_letter,
                 version,
+                fed,
                 state: Arc::new(SubscriptionState::new(core.workers.len())),
             });
             match free {

@@ -320,6 +320,7 @@ fn let_go(core: &Core) {
                 policy: Arc::new(policy),
                 dead_letter: None,
                 version: Version::new(Handler::sync(|_| Ok(()))),
+                fed: entry.fed,
                 state: entry.state.clone(),
             });
         }

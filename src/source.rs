@@ -10,9 +10,9 @@ use crate::ledger::Ledger;
 use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
-use crate::record::Record;
+use crate::record::{MAX_KEY, Record};
 use crate::sabotage::sabotage;
-use crate::submit::{Refusal, route, route_keyless, timed, work};
+use crate::submit::{Refusal, route_keyless, timed, work};
 use crate::sync::Arc;
 use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
@@ -40,6 +40,8 @@ pub struct Source {
     waker: Waker,
     number: u32,
     epoch: u32,
+    /// Bytes of records under way that it may have.
+    budget: usize,
     delivered: u64,
     waits: Option<(u32, Option<crate::wait_list::Place>)>,
 }
@@ -70,12 +72,14 @@ impl std::error::Error for SourceError {}
 pub enum Undelivered {
     /// Its lane is full: keep it, read no further, come back when woken.
     Full(Record),
+    /// The source holds as many bytes as it may: keep it, read no further until something is finished. Before it
+    /// sleeps, the loop asks the ledger's [`prepare_wait_any`](Ledger::prepare_wait_any).
+    Bytes(Record),
     /// The ledger's window is full, or the record is not new: see [`DeliverError`].
     Ledger(DeliverError, Record),
     /// The source, the subscription or the runtime takes no more.
     Stopped(Record),
-    /// Its key cannot be handled: longer than 4,096 bytes, or none where one is needed. It is not in
-    /// the ledger.
+    /// It has no key where one is needed. It is not in the ledger.
     Key(Refusal, Record),
 }
 
@@ -83,6 +87,7 @@ impl fmt::Debug for Undelivered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(_) => f.write_str("Full(..)"),
+            Self::Bytes(_) => f.write_str("Bytes(..)"),
             Self::Ledger(error, _) => write!(f, "Ledger({error:?}, ..)"),
             Self::Stopped(_) => f.write_str("Stopped(..)"),
             Self::Key(refusal, _) => write!(f, "Key({refusal:?}, ..)"),
@@ -101,6 +106,7 @@ impl Source {
             Ledger::new(window, options.resume.as_ref(), options.waker.clone())
                 .map_err(SourceError::Config)?;
         let state = Arc::new(SourceState::new(options.waker.clone()));
+        let budget = entry.policy.source_bytes.unwrap_or(core.config.source_bytes);
         let (_, (number, epoch)) = core.change(|table| {
             if table.subscription(entry.id, entry.generation).is_none() {
                 return Err(SourceError::Removed);
@@ -116,6 +122,7 @@ impl Source {
                 epoch,
                 finished,
                 window,
+                budget,
                 state: state.clone(),
             }));
             match free {
@@ -132,6 +139,7 @@ impl Source {
             waker: options.waker,
             number,
             epoch,
+            budget,
             delivered: 0,
             waits: None,
         };
@@ -156,7 +164,8 @@ impl Source {
         self.epoch
     }
 
-    /// Delivers the record at its position's offset. Never blocks.
+    /// Delivers the record at its position's offset. Never blocks. One whose key is longer than 4,096 bytes takes the
+    /// place of its key, and fails there for good.
     ///
     /// # Errors
     /// Gives the record back; see [`Undelivered`]. After `Full` the waker is called once there is room.
@@ -164,15 +173,25 @@ impl Source {
         if self.state.is_stopped() || !self.entry.state.takes() {
             return Err(Undelivered::Stopped(record));
         }
-        // From a broker an empty key is none.
         let routed = match record.key() {
-            Some([]) => route_keyless(&self.core, &self.entry),
-            _ => route(&self.core, &self.entry, &record),
+            // From a broker an empty key is none.
+            Some([]) | None => route_keyless(&self.core, &self.entry),
+            Some(key) => Ok(self.core.router.route_salted(&self.entry.salt, key)),
         };
         let routed = match routed {
             Ok(routed) => routed,
             Err(refusal) => return Err(Undelivered::Key(refusal, record)),
         };
+        let bytes = record.bytes();
+        let over = self.ledger.bytes() > 0 && self.ledger.bytes() + bytes > self.budget;
+        if over != self.state.is_heavy() {
+            self.state.set_heavy(over);
+            self.show();
+        }
+        if over {
+            return Err(Undelivered::Bytes(record));
+        }
+        let record = if record.front().len() > MAX_KEY { too_long(record) } else { record };
         let offset = record.position().map_or(0, |position| position.offset);
         let delivered = self.ledger.deliver(offset);
         let full = delivered == Err(DeliverError::WindowFull);
@@ -191,6 +210,7 @@ impl Source {
         let refused = match self.core.lanes.push(routed.lane, work) {
             Ok(()) => {
                 self.delivered += 1;
+                self.ledger.hold(slot, bytes);
                 return Ok(());
             }
             Err(PushError::Full(work)) => self.wait_for_room(routed.lane, work),
@@ -199,6 +219,7 @@ impl Source {
         match refused {
             Ok(()) => {
                 self.delivered += 1;
+                self.ledger.hold(slot, bytes);
                 Ok(())
             }
             Err(error) => {
@@ -243,6 +264,21 @@ impl Source {
         &mut self.ledger
     }
 
+    /// Whether its window or its bytes were used up when it was delivered to last.
+    pub fn is_full(&self) -> bool {
+        self.state.is_full() || self.state.is_heavy()
+    }
+
+    /// Bytes of records that it may deliver before it has used up its budget.
+    pub fn room(&self) -> usize {
+        self.budget.saturating_sub(self.ledger.bytes())
+    }
+
+    /// Whether its subscription is paused: nothing is read, what was read is delivered.
+    pub fn is_paused(&self) -> bool {
+        self.entry.state.is_paused()
+    }
+
     /// Whether it has stopped: nothing more is handled of it, and what is unfinished stays so.
     pub fn is_stopped(&self) -> bool {
         self.state.is_stopped() || !self.entry.state.is_open()
@@ -266,6 +302,13 @@ impl Source {
         self.state.stop(None);
         self.core.purge();
     }
+}
+
+/// A record whose key is no key of the runtime's.
+#[cold]
+fn too_long(record: Record) -> Record {
+    let bytes = record.front().len();
+    record.with_refusal(format!("its key has {bytes} bytes, and a key has at most {MAX_KEY}"))
 }
 
 impl Drop for Source {

@@ -55,6 +55,7 @@ impl Stage {
             policy: Arc::new(Subscription::new("modelled").skip()),
             dead_letter: None,
             version: Version::new(handler),
+            fed: false,
             state: Arc::new(SubscriptionState::default()),
         });
         let subscribed = core.registry.update(|table| {

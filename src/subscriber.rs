@@ -126,6 +126,7 @@ impl Subscriber {
     ///
     /// May be called inside a handler, without waiting.
     pub fn swap(&self, handler: Handler) -> Swap {
+        let handler = if self.entry.fed { handler.refusing() } else { handler };
         let version = Version::new(handler);
         // If it is not taken, it is dropped after the table's lock: its drop is a caller's code.
         let _kept = version.clone();
@@ -141,6 +142,7 @@ impl Subscriber {
                 policy: old.policy.clone(),
                 dead_letter: old.dead_letter.clone(),
                 version,
+                fed: old.fed,
                 state: old.state.clone(),
             };
             let replaced = old.version.clone();

@@ -43,6 +43,8 @@ pub struct Entry {
     pub dead_letter: Option<Arc<dyn DeadLetter>>,
     /// Its handler.
     pub version: Arc<Version>,
+    /// Whether a bus feeds it: its handlers are not called for what that has refused.
+    pub fed: bool,
     /// What stays the same when the handler is swapped.
     pub state: Arc<SubscriptionState>,
 }
@@ -51,6 +53,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct SubscriptionState {
     standing: AtomicU8,
+    /// Buses read nothing for it.
+    paused: AtomicBool,
     stopped_by: Mutex<Option<Failure>>,
     parked: Mutex<BTreeMap<Vec<u8>, ParkedKey>>,
     /// What is counted of it.
@@ -80,6 +84,17 @@ impl SubscriptionState {
     #[inline]
     pub fn takes(&self) -> bool {
         self.standing.load(Ordering::Relaxed) == OPEN
+    }
+
+    /// Whether buses read nothing for it.
+    #[inline]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Says whether buses read for it. Whoever says so wakes their loops.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// Takes no more records; those taken are handled.
@@ -166,6 +181,8 @@ pub struct SourceEntry {
     pub epoch: u32,
     /// Deliveries that it may have above its frontier.
     pub window: usize,
+    /// Bytes of records under way that it may have.
+    pub budget: usize,
     /// What its deliveries are marked finished in.
     pub finished: Arc<Finished>,
     /// Whether it goes on.
@@ -179,6 +196,8 @@ pub struct SourceState {
     stopped_by: Mutex<Option<Failure>>,
     /// Its window is used up: it is read no further until the frontier moves.
     full: AtomicBool,
+    /// Its bytes are used up: it is read no further until something is finished.
+    heavy: AtomicBool,
     /// On a line of its own: workers read the rest for every record.
     progress: CachePadded<Progress>,
     waker: std::task::Waker,
@@ -211,6 +230,7 @@ impl SourceState {
             stopped: AtomicU8::new(OPEN),
             stopped_by: Mutex::new(None),
             full: AtomicBool::new(false),
+            heavy: AtomicBool::new(false),
             progress: CachePadded::default(),
             waker,
         }
@@ -223,8 +243,13 @@ impl SourceState {
 
     /// Whether its window is used up, and the delivery at this position holds it.
     pub fn is_held_by(&self, position: Option<Position>) -> bool {
+        self.is_full() && self.holds_oldest(position)
+    }
+
+    /// Whether the delivery at this position is the oldest that is not finished.
+    pub fn holds_oldest(&self, position: Option<Position>) -> bool {
         let oldest = self.progress.oldest.get();
-        self.is_full() && position.is_some_and(|position| position.offset == oldest)
+        position.is_some_and(|position| position.offset == oldest)
     }
 
     /// Whether its window is used up.
@@ -235,6 +260,16 @@ impl SourceState {
     /// Says whether its window is used up. For its owner.
     pub fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Whether its bytes are used up.
+    pub fn is_heavy(&self) -> bool {
+        self.heavy.load(Ordering::Relaxed)
+    }
+
+    /// Says whether its bytes are used up. For its owner.
+    pub fn set_heavy(&self, heavy: bool) {
+        self.heavy.store(heavy, Ordering::Relaxed);
     }
 
     /// Whether it has stopped.

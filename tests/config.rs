@@ -22,7 +22,7 @@ fn documented() -> Vec<[String; 3]> {
 }
 
 /// A value of each option that is in range and not the default.
-const OTHER: [(&str, &str); 21] = [
+const OTHER: [(&str, &str); 22] = [
     ("lanes", "64"),
     ("slots", "500"),
     ("wait", "2s"),
@@ -39,6 +39,7 @@ const OTHER: [(&str, &str); 21] = [
     ("key_waiting", "10"),
     ("lane_waiting", "100"),
     ("source_window", "1000"),
+    ("source_bytes", "5KiB"),
     ("parked_keys", "5"),
     ("hash", "fnv1a32"),
     ("seed", "18446744073709551615"),
@@ -64,6 +65,7 @@ fn built() -> Config {
         .key_waiting(10)
         .lane_waiting(100)
         .source_window(1_000)
+        .source_bytes(5 << 10)
         .parked_keys(5)
         .hash(LaneHash::Fnv1a32)
         .seed(u64::MAX)
@@ -159,7 +161,7 @@ fn the_documented_range_is_the_range() {
         assert_eq!(config, before, "a refused value changes nothing");
         ranges += 1;
     }
-    assert_eq!(ranges, 16, "the ranges were found in the text");
+    assert_eq!(ranges, 17, "the ranges were found in the text");
 }
 
 #[test]

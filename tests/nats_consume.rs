@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use keylane::nats::NatsBus;
+use keylane::nats::{AckMode, NatsBus};
 use keylane::{Record, Runtime, Subscription};
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -27,9 +27,16 @@ fn url() -> String {
 
 #[test]
 fn first() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        one(mode);
+    }
+}
+
+fn one(mode: AckMode) {
     let runtime = Runtime::builder().workers(2).build().unwrap();
     let executor = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let bus: NatsBus = executor.block_on(NatsBus::builder(&runtime, &url()).connect()).unwrap();
+    let bus: NatsBus =
+        executor.block_on(NatsBus::builder(&runtime, &url()).ack_mode(mode).connect()).unwrap();
     let topic = format!("orders{}", uuid::Uuid::now_v7().simple());
     let seen: Arc<Mutex<HashMap<Vec<u8>, u64>>> = Arc::default();
     let count = Arc::new(AtomicU64::new(0));

@@ -37,6 +37,15 @@ pub enum BusError {
     },
     /// A topic's name is not allowed.
     InvalidTopic(InvalidTopic),
+    /// A group's name is not allowed.
+    InvalidGroup(InvalidGroup),
+    /// The bus has a subscription that reads this topic for this group.
+    AlreadyInGroup {
+        /// The group.
+        group: String,
+        /// The topic.
+        topic: String,
+    },
     /// The bus has no subscription of this name.
     NotSubscribed(String),
     /// The subscription was refused.
@@ -56,6 +65,11 @@ pub enum BusError {
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(not(feature = "nats"))]
+            Self::UnknownUrl(scheme) if matches!(scheme.as_str(), "nats" | "tls") => f.write_str(
+                "this build has no bus over NATS: build keylane with its feature `nats`; \
+                     `memory:` is the embedded one",
+            ),
             Self::UnknownUrl(scheme) => {
                 write!(
                     f,
@@ -66,6 +80,12 @@ impl fmt::Display for BusError {
                 write!(f, "the {part} of a `{scheme}:` URL is wrong: {allowed}")
             }
             Self::InvalidTopic(error) => error.fmt(f),
+            Self::InvalidGroup(error) => error.fmt(f),
+            Self::AlreadyInGroup { group, topic } => write!(
+                f,
+                "group {group:?} reads {topic:?} on this bus already: give the subscription a group of its own to have \
+                 every record once more"
+            ),
             Self::NotSubscribed(name) => write!(f, "the bus has no subscription {name:?}"),
             Self::Subscribe(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
@@ -81,6 +101,7 @@ impl std::error::Error for BusError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::InvalidTopic(error) => Some(error),
+            Self::InvalidGroup(error) => Some(error),
             Self::Subscribe(error) => Some(error),
             Self::Config(error) => Some(error),
             Self::Thread(error) => Some(error),
@@ -105,7 +126,7 @@ pub struct BrokerError {
 pub enum BrokerErrorKind {
     /// Nobody answers.
     Unreachable,
-    /// It does not know who we are: name, password, key, certificate.
+    /// It does not know who we are (name, password, key, certificate), or we do not know who it is (certificate).
     Unauthenticated,
     /// It knows who we are, and forbids this.
     NotPermitted,
@@ -202,17 +223,26 @@ impl InvalidTopic {
     /// # Errors
     /// If it is not allowed.
     pub fn check(topic: &str) -> Result<(), Self> {
-        if (1..=255).contains(&topic.len()) && topic.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Ok(());
-        }
-        Err(Self::breaking("1 to 255 printable ASCII characters without a space", topic))
+        if is_name(topic) { Ok(()) } else { Err(Self::breaking(NAME, topic)) }
     }
 
     /// A name that breaks this rule.
     #[cold]
     pub(crate) fn breaking(rule: &'static str, topic: &str) -> Self {
-        Self { given: topic.chars().take(64).flat_map(char::escape_default).collect(), rule }
+        Self { given: shown(topic), rule }
     }
+}
+
+/// What every bus asks of a name.
+const NAME: &str = "1 to 255 printable ASCII characters without a space";
+
+fn is_name(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// A name that is not allowed, as it may be shown.
+fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_default).collect()
 }
 
 impl fmt::Display for InvalidTopic {
@@ -222,3 +252,41 @@ impl fmt::Display for InvalidTopic {
 }
 
 impl std::error::Error for InvalidTopic {}
+
+/// A group's name that is not allowed: it has 1 to 255 printable ASCII characters without a space. Brokers may allow
+/// less.
+///
+/// ```
+/// use keylane::InvalidGroup;
+///
+/// assert!(InvalidGroup::check("billing").is_ok());
+/// assert_eq!(InvalidGroup::check("two words").unwrap_err().given, "two words");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidGroup {
+    /// What was given, escaped and cut to 64 characters.
+    pub given: String,
+}
+
+impl InvalidGroup {
+    /// Checks a group's name.
+    ///
+    /// # Errors
+    /// If it is not allowed.
+    pub fn check(group: &str) -> Result<(), Self> {
+        if is_name(group) { Ok(()) } else { Err(Self { given: shown(group) }) }
+    }
+}
+
+impl fmt::Display for InvalidGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "\"{}\" is no group: 1 to 255 printable ASCII characters without a space; a subscription whose name is none \
+             needs a `group`",
+            self.given
+        )
+    }
+}
+
+impl std::error::Error for InvalidGroup {}

@@ -6,18 +6,24 @@
 //! - **Backpressure**: a full topic holds its publishers for a bounded time and then gives the record back.
 
 mod error;
+mod group;
+mod health;
+pub(crate) mod keyed;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;
-mod pending;
+pub(crate) mod pending;
 mod publishing;
 
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, KeyMismatch};
-pub use pending::{BusClosing, Subscribing};
+pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidGroup, InvalidTopic, KeyMismatch};
+pub(crate) use group::Groups;
+pub(crate) use health::BusHealth;
+pub use health::{BusEvent, Events, Health, NextEvent, Reason, ReasonKind};
+pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 
 use crate::envelope::Envelope;
@@ -81,6 +87,16 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Takes no more publishes, reads no more, and lets what was read be handled for at most `timeout`.
     fn close(&self, timeout: Duration) -> BusClosing;
+
+    /// How it is. Asks nobody.
+    fn health(&self) -> Health {
+        Health::Healthy
+    }
+
+    /// What happens to it, from the oldest event that it has kept.
+    fn events(&self) -> Events {
+        Events::none(self.runtime().clock())
+    }
 }
 
 impl Bus {
@@ -230,6 +246,16 @@ impl Bus {
         self.0.subscribe(topic, subscription, handler, true)
     }
 
+    /// How the bus is, and why it is not healthy if it is not: as its threads know, without asking the broker.
+    pub fn health(&self) -> Health {
+        self.0.health()
+    }
+
+    /// What happens to the bus, from the oldest of the last 256 events on. Each stream is its own.
+    pub fn events(&self) -> Events {
+        self.0.events()
+    }
+
     /// Closes the bus: takes no more publishes, reads no more, lets what was read be handled for at most
     /// `timeout`, and removes its subscriptions. Begun when this returns; idempotent.
     pub fn close(&self, timeout: Duration) -> BusClosing {
@@ -253,7 +279,10 @@ fn with_envelope<R>(
     }
     let envelope = Envelope::decode(record.payload()).map_err(HandlerError::fatal)?;
     match record.key() {
-        Some(key) if key != envelope.key().as_bytes() => Err(HandlerError::fatal(KeyMismatch)),
+        // An empty key is none.
+        Some(key) if !key.is_empty() && key != envelope.key().as_bytes() => {
+            Err(HandlerError::fatal(KeyMismatch))
+        }
         _ => handle(&envelope),
     }
 }
@@ -279,6 +308,32 @@ impl BusSubscription {
     /// Replaces the handler; see [`Subscriber::swap`].
     pub fn swap(&self, handler: Handler) -> crate::close::Swap {
         self.subscriber.swap(handler)
+    }
+
+    /// Its group: what its position in the topic belongs to.
+    pub fn group(&self) -> &str {
+        self.subscriber.entry.policy.group_name()
+    }
+
+    /// Reads nothing more of the topic until it is [resumed](Self::resume). What was read is handled; of a broker
+    /// that does not wait for ever, others of the group may get what is not read.
+    pub fn pause(&self) {
+        self.set_paused(true);
+    }
+
+    /// Reads again.
+    pub fn resume(&self) {
+        self.set_paused(false);
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.subscriber.entry.state.is_paused()
+    }
+
+    fn set_paused(&self, paused: bool) {
+        self.subscriber.entry.state.set_paused(paused);
+        self.subscriber.core.wake_loops();
     }
 
     /// The failure that stopped it, if one did. A failure of one partition is seen in the bus' view of that

@@ -76,20 +76,20 @@ impl Loop {
     /// committed yet, finishers need not call: the next commit is near.
     fn sleep(&mut self, now: Time, parker: &Parker) {
         let dirty = self.feeds.iter().any(|feed| feed.changed);
-        let full = self.feeds.iter_mut().any(|feed| {
-            !feed.read.is_empty()
-                && feed.source.as_mut().is_some_and(|source| source.ledger().is_full())
-        });
+        let full = self.feeds.iter().any(Feed::waits);
         let closing = self.closing.as_ref().map(|closing| closing.0);
         let commit = dirty.then(|| self.committed.after(COMMIT).max(now));
         let deadline = closing.into_iter().chain(commit).min();
         let mut may = true;
         if full || !dirty || closing.is_some() {
             for feed in &mut self.feeds {
+                // Room for bytes comes with any record that ends, other room with the oldest.
+                let any = feed.waits();
                 if let Some(source) = &mut feed.source
                     && source.ledger().unfinished() > 0
                 {
-                    may &= source.ledger().prepare_wait();
+                    let ledger = source.ledger();
+                    may &= if any { ledger.prepare_wait_any() } else { ledger.prepare_wait() };
                 }
             }
         }
@@ -107,7 +107,7 @@ impl Loop {
     fn obey(&mut self, command: Command, parker: &Parker) {
         match command {
             Command::Add { mut feeds, answer } => {
-                let begun = feeds.iter_mut().try_for_each(|feed| feed.begin(parker, true));
+                let begun = feeds.iter_mut().try_for_each(|feed| feed.begin(parker.waker(), true));
                 if begun.is_ok() {
                     self.feeds.append(&mut feeds);
                 }
@@ -121,7 +121,7 @@ impl Loop {
             }
             Command::Restart { group, finished, answer } => {
                 let mut own = self.feeds.iter_mut().filter(|feed| feed.group == group);
-                answer.give(own.try_for_each(|feed| feed.begin(parker, finished)));
+                answer.give(own.try_for_each(|feed| feed.begin(parker.waker(), finished)));
             }
             Command::Close { deadline, answer } => match &mut self.closing {
                 Some((earlier, answers)) => {
@@ -172,6 +172,7 @@ impl Loop {
         }
         let unfinished = unfinished.unwrap_or(0);
         let report = BusReport { drained: whole && unfinished == 0, unfinished };
+        self.shared.health.end("the bus is closed");
         self.shared.end(report);
         for answer in self.closing.take().into_iter().flat_map(|closing| closing.1) {
             answer.give(Ok(report));

@@ -2,19 +2,20 @@
 //! a lane: a record that finds no room is kept, and its partition read no further.
 
 use std::collections::VecDeque;
+use std::task::Waker;
 
-use super::log::Topic;
-use crate::bus::{BusError, BusReport};
+use super::log::{Lost, Topic};
+use crate::bus::keyed::{KeyIn, keyed};
+use crate::bus::{BusError, BusEvent, BusHealth, BusReport, ReasonKind};
 use crate::clock::Time;
 use crate::delivery::DeliverError;
-use crate::envelope::{Envelope, extract_key};
 use crate::outcome::Failure;
-use crate::parker::Parker;
 use crate::position::Stored;
 use crate::record::Record;
 use crate::reply::Answer;
 use crate::source::{Source, SourceOptions, Undelivered};
 use crate::subscriber::Subscriber;
+use crate::subscription::OnLost;
 use crate::sync::{Arc, Mutex};
 
 /// Records that one partition delivers before the next has its turn.
@@ -49,8 +50,11 @@ pub(super) struct Feed {
     pub(super) partition: u32,
     pub(super) group: u32,
     pub(super) subscriber: Subscriber,
-    /// Whether records hold envelopes.
-    pub(super) envelope: bool,
+    /// Its name: topic and partition.
+    name: Arc<str>,
+    key_in: KeyIn,
+    health: BusHealth,
+    waker: Waker,
     pub(super) source: Option<Source>,
     /// The next offset to read.
     pub(super) next: u64,
@@ -86,15 +90,19 @@ impl Feed {
         topic: &Arc<Topic>,
         partition: u32,
         subscriber: &Subscriber,
-        envelope: bool,
+        key_in: KeyIn,
+        health: &BusHealth,
         standing: Arc<Standing>,
     ) -> Self {
         Self {
+            name: format!("{}/{partition}", topic.name).into(),
+            key_in,
+            health: health.clone(),
+            waker: Waker::noop().clone(),
             topic: topic.clone(),
             partition,
             group: subscriber.entry.generation,
             subscriber: subscriber.clone(),
-            envelope,
             source: None,
             next: 0,
             read: VecDeque::new(),
@@ -110,9 +118,9 @@ impl Feed {
         self.read.drain(..).for_each(Record::recycle_quietly);
     }
 
-    /// Begins an assignment where the subscription is committed; with `finished`, what is finished above
-    /// that is not delivered again.
-    pub(super) fn begin(&mut self, parker: &Parker, finished: bool) -> Result<(), BusError> {
+    /// Begins an assignment where the group is committed; with `finished`, what is finished above that is not
+    /// delivered again.
+    pub(super) fn begin(&mut self, waker: &Waker, finished: bool) -> Result<(), BusError> {
         if finished {
             // What is finished by now and not committed would be delivered again.
             self.pump(false);
@@ -121,6 +129,7 @@ impl Feed {
         // The old assignment first: what it finishes from here on counts no more.
         self.source = None;
         self.forget();
+        self.waker = waker.clone();
         let partition = &self.topic.partitions[self.partition as usize];
         let Some((frontier, stored)) = partition.stored(self.group) else { return Ok(()) };
         let stored = match stored {
@@ -130,12 +139,13 @@ impl Feed {
         self.next = stored.frontier();
         self.committed = Some(stored.frontier());
         let options = SourceOptions {
-            name: format!("{}/{}", self.topic.name, self.partition).into(),
+            name: self.name.clone(),
             window: None,
             resume: Some(stored),
-            waker: parker.waker().clone(),
+            waker: waker.clone(),
         };
         let source = self.subscriber.source(options)?;
+        self.health.forget(&self.name);
         *self.standing.0.lock() = Seen { stopped_by: None, unfinished: 0, epoch: source.epoch() };
         self.source = Some(source);
         Ok(())
@@ -146,55 +156,135 @@ impl Feed {
         let Some(source) = &mut self.source else { return false };
         self.changed |= source.ledger().advance(|_| ());
         let mut delivered = 0;
-        while reads && delivered < TURN && !source.is_stopped() {
-            if self.read.is_empty() {
-                let partition = &self.topic.partitions[self.partition as usize];
-                self.next = partition.read(self.next, TURN, &mut self.read);
-                self.next += self.read.len() as u64;
-            }
-            let Some(record) = self.read.pop_front() else { break };
-            let record = keyed(record, self.envelope).with_epoch(u64::from(source.epoch()));
+        while reads
+            && delivered < TURN
+            && let Some(record) = self.next_record()
+        {
             let offset = record.position().map_or(0, |position| position.offset);
-            match source.deliver(record) {
-                Ok(()) => {
-                    delivered += 1;
-                    if offset < self.delivered {
-                        self.subscriber.entry.state.counters.redelivered.add_shared(1);
-                    }
-                    self.delivered = self.delivered.max(offset + 1);
-                }
-                Err(Undelivered::Full(record) | Undelivered::Stopped(record)) => {
-                    self.read.push_front(record);
-                    break;
-                }
-                Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
-                    self.read.push_front(record);
-                    break;
-                }
-                Err(Undelivered::Ledger(
-                    DeliverError::AlreadyFinished | DeliverError::InFlight | DeliverError::Passed,
-                    _,
-                )) => {}
-                Err(Undelivered::Ledger(error, record)) => {
-                    self.read.push_front(record);
-                    let failure = Failure { error: error.to_string().into(), attempts: 0 };
-                    source.stop_by(self.partition, &failure);
-                }
-                Err(Undelivered::Key(refusal, record)) => {
-                    // Its order cannot be kept, and passing over it would lose it.
-                    self.read.push_front(record);
-                    let failure = Failure { error: refusal.to_string().into(), attempts: 0 };
-                    source.stop_by(self.partition, &failure);
-                }
+            if !self.deliver(record) {
+                break;
+            }
+            delivered += 1;
+            if offset < self.delivered {
+                self.subscriber.entry.state.counters.redelivered.add_shared(1);
+            }
+            self.delivered = self.delivered.max(offset + 1);
+        }
+        self.show();
+        delivered > 0
+    }
+
+    /// The next record to deliver, if its source takes any: what was read is not held back by a pause.
+    fn next_record(&mut self) -> Option<Record> {
+        loop {
+            let source = self.source.as_ref().filter(|source| !source.is_stopped())?;
+            if let Some(record) = self.read.pop_front() {
+                return Some(record.with_epoch(u64::from(source.epoch())));
+            }
+            if source.is_paused() {
+                return None;
+            }
+            let partition = &self.topic.partitions[self.partition as usize];
+            match partition.read(self.next, TURN, &mut self.read) {
+                Ok(next) => self.next = next,
+                Err(lost) => self.lose(lost)?,
+            }
+            if self.read.is_empty() {
+                return None;
             }
         }
+    }
+
+    /// Delivers a record, or keeps it. True if the next one may come.
+    fn deliver(&mut self, record: Record) -> bool {
+        let Some(source) = &mut self.source else { return false };
+        match source.deliver(keyed(record, self.key_in)) {
+            Ok(()) => true,
+            Err(
+                Undelivered::Full(record)
+                | Undelivered::Stopped(record)
+                | Undelivered::Bytes(record)
+                | Undelivered::Ledger(DeliverError::WindowFull, record),
+            ) => {
+                self.read.push_front(record);
+                false
+            }
+            Err(Undelivered::Ledger(
+                DeliverError::AlreadyFinished | DeliverError::InFlight | DeliverError::Passed,
+                _,
+            )) => true,
+            Err(Undelivered::Ledger(error, record)) => {
+                self.read.push_front(record);
+                self.stop(error.to_string())
+            }
+            Err(Undelivered::Key(refusal, record)) => {
+                // Its order cannot be kept, and passing over it would lose it.
+                self.read.push_front(record);
+                self.stop(refusal.to_string())
+            }
+        }
+    }
+
+    fn stop(&mut self, error: String) -> bool {
+        let failure = Failure { error: error.into(), attempts: 0 };
+        self.source.iter().for_each(|source| source.stop_by(self.partition, &failure));
+        false
+    }
+
+    /// The partition does not have the position to go on at: as the subscription says. `None` if it does not go on
+    /// now.
+    fn lose(&mut self, lost: Lost) -> Option<()> {
+        let Lost { first, end } = lost;
+        let to = match self.subscriber.entry.policy.on_lost {
+            OnLost::Stop => None,
+            OnLost::Earliest => Some(first),
+            OnLost::Latest => Some(end),
+        };
+        let under_way = self.unfinished() > 0;
+        if under_way && to.is_some_and(|to| to < self.next) {
+            // Offsets begin anew: those of before come to their end first.
+            return None;
+        }
+        let then = to.map_or_else(
+            || "reading stops, as `on_lost_position` says".to_owned(),
+            |to| format!("reading goes on at {to}"),
+        );
+        let error = format!(
+            "position {} of {} is lost, it has {first} to {end}: {then}",
+            self.next, self.name
+        );
+        let source = self.name.to_string();
+        self.health.say(BusEvent::PositionLost { source, error: error.clone() });
+        match to {
+            None => {
+                self.health.raise(ReasonKind::LostPosition, &self.name, &*error);
+                self.stop(error);
+                return None;
+            }
+            // What is under way ends as it would have.
+            Some(to) if under_way => self.next = to,
+            Some(to) => {
+                self.topic.partitions[self.partition as usize].relocate(self.group, to);
+                self.begin(&self.waker.clone(), false).ok()?;
+            }
+        }
+        Some(())
+    }
+
+    /// Says how far it is.
+    fn show(&mut self) {
+        let Some(source) = &mut self.source else { return };
         source.show();
         let mut seen = self.standing.0.lock();
         seen.unfinished = source.ledger().unfinished();
-        if source.is_stopped() && seen.stopped_by.is_none() {
-            seen.stopped_by = source.stopped_by();
+        if source.is_stopped()
+            && seen.stopped_by.is_none()
+            && let Some(failure) = source.stopped_by()
+        {
+            seen.stopped_by = Some(failure.clone());
+            drop(seen);
+            self.health.source_stopped(&self.name, &failure.error);
         }
-        delivered > 0
     }
 
     /// Stores how far the subscription has come.
@@ -209,6 +299,12 @@ impl Feed {
         self.topic.partitions[self.partition as usize].commit(self.group, frontier, stored);
     }
 
+    /// Whether it has read what its source has no room for.
+    pub(super) fn waits(&self) -> bool {
+        let full = |source: &Source| source.is_full();
+        !self.read.is_empty() && self.source.as_ref().is_some_and(full)
+    }
+
     pub(super) fn unfinished(&mut self) -> usize {
         self.source.as_mut().map_or(0, |source| source.ledger().unfinished())
     }
@@ -216,24 +312,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
+        self.health.forget(&self.name);
         self.forget();
-    }
-}
-
-/// A record with the key that its envelope or its headers give it, if it has none of its own.
-fn keyed(record: Record, envelope: bool) -> Record {
-    if !envelope || record.key().is_some() {
-        return record;
-    }
-    let decoded = Envelope::decode(record.payload()).ok().map(Envelope::into_owned);
-    let headers = record
-        .headers()
-        .filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value?)));
-    match extract_key(decoded.as_ref(), headers, None, None) {
-        Ok(key) => {
-            let key = key.to_owned();
-            record.with_key(key.as_bytes(), decoded)
-        }
-        Err(_) => record,
     }
 }

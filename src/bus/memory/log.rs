@@ -1,11 +1,13 @@
 //! Topics of the memory bus: partitions with what was published and is not finished by everybody.
 
 use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::hash::fnv1a32;
 use crate::metrics::Counter;
 use crate::position::Stored;
 use crate::record::{Position, Record};
+use crate::subscription::Start;
 use crate::sync::{Arc, Mutex};
 use crate::wait_list::WaitList;
 
@@ -32,8 +34,10 @@ struct Log {
     /// The offset of the oldest.
     first: u64,
     capacity: usize,
-    /// Subscriptions, and how far each has finished.
+    /// Groups that somebody reads for, and how far each has finished.
     groups: Vec<Group>,
+    /// Where the others were, the one that left last at the end.
+    left: VecDeque<(Arc<str>, Stored)>,
     /// Whether records are kept though nobody reads: dead letters are.
     keeps: bool,
     /// Records that went without anybody having read them.
@@ -42,6 +46,8 @@ struct Log {
 
 #[derive(Debug)]
 struct Group {
+    name: Arc<str>,
+    /// The subscription that reads for it.
     id: u32,
     frontier: u64,
     stored: Option<Stored>,
@@ -55,6 +61,18 @@ pub(super) struct Progress {
     pub(super) dropped: u64,
 }
 
+/// A position that the partition does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// The offset of the oldest record.
+    pub(super) first: u64,
+    /// The offset that the next one gets.
+    pub(super) end: u64,
+}
+
+/// Groups of a partition whose position is kept though nobody reads for them.
+const LEFT: usize = 1_024;
+
 impl Topic {
     pub(super) fn new(name: Arc<str>, partitions: usize, capacity: usize) -> Self {
         let log = || Log {
@@ -62,6 +80,7 @@ impl Topic {
             first: 0,
             capacity,
             groups: Vec::new(),
+            left: VecDeque::new(),
             keeps: false,
             dropped: 0,
         };
@@ -108,26 +127,52 @@ impl Partition {
         Ok(position)
     }
 
-    /// Copies up to `most` records from `offset` on; returns the offset of the first.
-    pub(super) fn read(&self, offset: u64, most: usize, into: &mut VecDeque<Record>) -> u64 {
+    /// Copies up to `most` records from `offset` on; returns the offset of the next.
+    pub(super) fn read(
+        &self,
+        offset: u64,
+        most: usize,
+        into: &mut VecDeque<Record>,
+    ) -> Result<u64, Lost> {
         let log = self.log.lock();
-        let from = offset.max(log.first);
-        let skip = (from - log.first) as usize;
+        let (first, end) = (log.first, log.end());
+        if !(first..=end).contains(&offset) {
+            return Err(Lost { first, end });
+        }
+        let skip = (offset - first) as usize;
         into.extend(log.records.iter().skip(skip).take(most).map(Record::copy));
-        from
+        Ok(end.min(offset + most as u64))
     }
 
-    /// A subscription begins: at the oldest record, or after the newest.
-    pub(super) fn join(&self, id: u32, latest: bool) {
+    /// A subscription begins to read for its group: where that was, or at what is left from there on; else as it says.
+    pub(super) fn join(&self, id: u32, group: &Arc<str>, start: Start) {
         let mut log = self.log.lock();
-        let frontier = if latest { log.end() } else { log.first };
-        log.groups.push(Group { id, frontier, stored: None });
+        if let Some(own) = log.groups.iter_mut().find(|own| own.name == *group) {
+            // Its reader was removed, and the loop has not seen that yet.
+            own.id = id;
+            return;
+        }
+        let known = log.left.iter().position(|(left, _)| left == group);
+        let (frontier, stored) = match known.and_then(|place| log.left.remove(place)) {
+            Some((_, stored)) if stored.frontier() >= log.first => {
+                (stored.frontier(), Some(stored))
+            }
+            Some(_) => (log.first, None),
+            None => (log.start(start), None),
+        };
+        log.groups.push(Group { name: group.clone(), id, frontier, stored });
     }
 
-    /// A subscription ends: what only it had not finished goes.
+    /// A subscription ends: its group's position is kept, what only that had not finished is not.
     pub(super) fn leave(&self, id: u32) {
         let mut log = self.log.lock();
-        log.groups.retain(|group| group.id != id);
+        let mut left = log.groups.extract_if(.., |group| group.id == id).collect::<Vec<_>>();
+        for Group { name, frontier, stored, .. } in left.drain(..) {
+            if log.left.len() >= LEFT {
+                log.left.pop_front();
+            }
+            log.left.push_back((name, stored.unwrap_or_else(|| Stored::new(frontier))));
+        }
         let finished = log.trim();
         drop(log);
         finished.for_each(Record::recycle_quietly);
@@ -157,6 +202,24 @@ impl Partition {
         }
     }
 
+    /// A subscription goes on elsewhere.
+    pub(super) fn relocate(&self, id: u32, frontier: u64) {
+        let mut log = self.log.lock();
+        if let Some(group) = log.groups.iter_mut().find(|group| group.id == id) {
+            (group.frontier, group.stored) = (frontier, None);
+        }
+    }
+
+    /// Drops all records; with `anew` offsets begin at 0 again, as if it had been made anew.
+    pub(super) fn purge(&self, anew: bool) {
+        let mut log = self.log.lock();
+        log.first = if anew { 0 } else { log.end() };
+        let purged = std::mem::take(&mut log.records);
+        drop(log);
+        purged.into_iter().for_each(Record::recycle_quietly);
+        self.waiting.wake_all(|| ());
+    }
+
     pub(super) fn progress(&self, id: u32) -> Option<Progress> {
         let log = self.log.lock();
         let group = log.groups.iter().find(|group| group.id == id)?;
@@ -172,6 +235,22 @@ impl Partition {
 impl Log {
     fn end(&self) -> u64 {
         self.first + self.records.len() as u64
+    }
+
+    fn start(&self, start: Start) -> u64 {
+        match start {
+            Start::Earliest => self.first,
+            Start::Latest => self.end(),
+            Start::At(time) => {
+                let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                let nanos = i64::try_from(since(time).as_nanos()).unwrap_or(i64::MAX);
+                let at = |record: &Record| record.timestamp().is_some_and(|at| at >= nanos);
+                let found = self.records.iter().position(at);
+                found.map_or(self.end(), |place| self.first + place as u64)
+            }
+            // If it is not there, the first read says so.
+            Start::Position(offset) => offset,
+        }
     }
 
     /// Takes out the records that every subscription has finished. They are for the caller to end once the
@@ -200,8 +279,8 @@ mod tests {
     fn what_everybody_has_finished_goes_and_makes_room() {
         let topic = topic(2);
         let partition = &topic.partitions[0];
-        partition.join(1, false);
-        partition.join(2, false);
+        partition.join(1, &"a".into(), Start::Earliest);
+        partition.join(2, &"b".into(), Start::Earliest);
         assert_eq!(append(&topic, "a").unwrap(), 0);
         assert_eq!(append(&topic, "b").unwrap(), 1);
         assert_eq!(append(&topic, "c").unwrap_err().payload(), b"c");
@@ -215,13 +294,49 @@ mod tests {
     }
 
     #[test]
+    fn a_group_that_comes_back_goes_on_where_it_was_or_at_what_is_left() {
+        let (topic, group) = (topic(9), Arc::<str>::from("a"));
+        let partition = &topic.partitions[0];
+        partition.join(1, &group, Start::Earliest);
+        partition.join(2, &"b".into(), Start::Earliest);
+        assert_eq!((0..4).map(|_| append(&topic, "x").unwrap()).last(), Some(3));
+        partition.commit(1, 1, Some(Stored::new(1)));
+        partition.leave(1);
+        partition.join(3, &group, Start::Latest);
+        assert_eq!(partition.progress(3).unwrap().frontier, 1);
+        // Its reader is removed, and the loop comes late.
+        partition.join(4, &group, Start::Latest);
+        partition.leave(3);
+        assert_eq!(partition.progress(4).unwrap().frontier, 1);
+        partition.leave(4);
+        partition.commit(2, 3, None);
+        partition.join(5, &group, Start::Latest);
+        assert_eq!(partition.progress(5).unwrap().frontier, 3);
+    }
+
+    #[test]
+    fn a_position_that_is_not_there_is_lost() {
+        let topic = topic(9);
+        let (partition, mut read) = (&topic.partitions[0], VecDeque::new());
+        partition.join(1, &"a".into(), Start::Earliest);
+        assert_eq!((0..3).map(|_| append(&topic, "x").unwrap()).last(), Some(2));
+        assert_eq!(partition.read(3, 9, &mut read), Ok(3));
+        assert_eq!(partition.read(4, 9, &mut read), Err(Lost { first: 0, end: 3 }));
+        partition.purge(false);
+        assert_eq!(partition.read(0, 9, &mut read), Err(Lost { first: 3, end: 3 }));
+        partition.purge(true);
+        assert_eq!(partition.read(3, 9, &mut read), Err(Lost { first: 0, end: 0 }));
+        assert!(read.is_empty());
+    }
+
+    #[test]
     fn without_a_reader_the_newest_are_kept_and_dead_letters_all() {
         let topic = topic(2);
         for payload in ["a", "b", "c"] {
             append(&topic, payload).unwrap();
         }
         let mut read = VecDeque::new();
-        assert_eq!(topic.partitions[0].read(0, 10, &mut read), 1);
+        assert_eq!(topic.partitions[0].read(1, 10, &mut read), Ok(3));
         assert_eq!(read.iter().map(Record::payload).collect::<Vec<_>>(), [b"b", b"c"]);
         topic.keep();
         assert!(append(&topic, "d").is_err());

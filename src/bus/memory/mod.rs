@@ -6,6 +6,7 @@ mod feed;
 mod log;
 mod room;
 mod shared;
+mod subscribe;
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,12 +16,12 @@ pub use faults::Faults;
 pub use shared::OnPublish;
 
 use self::consume::Loop;
-use self::feed::{Command, Feed, Standing};
-use self::room::ToTopic;
-use self::shared::{Member, Shared};
+use self::feed::Command;
+use self::room::Publisher;
+use self::shared::Shared;
 use crate::bus::{
-    Bus, BusClosing, BusError, BusReport, BusSubscription, InvalidTopic, PublishErrorKind,
-    Publishing, Subscribing, Transport,
+    Bus, BusClosing, BusError, BusHealth, BusReport, BusSubscription, Events, Groups, Health,
+    PublishErrorKind, Publishing, Subscribing, Transport,
 };
 use crate::error::ConfigError;
 use crate::handler::Handler;
@@ -30,7 +31,7 @@ use crate::parker::Parker;
 use crate::record::{Position, Record};
 use crate::reply::reply;
 use crate::runtime::Runtime;
-use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
+use crate::subscription::Subscription;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock};
 
@@ -230,6 +231,33 @@ impl MemoryBus {
         Ok(())
     }
 
+    /// Drops what a topic holds, whether it was handled or not, as retention or somebody's purge would. A topic that
+    /// is not there stays so.
+    pub fn purge(&self, topic: &str) {
+        self.drop_all(topic, false);
+    }
+
+    /// Drops what a topic holds and has its offsets begin anew, as if somebody had deleted it and made it again.
+    pub fn recreate(&self, topic: &str) {
+        self.drop_all(topic, true);
+    }
+
+    fn drop_all(&self, topic: &str, anew: bool) {
+        let shared = &self.memory.shared;
+        let found = shared.topics.lock().get(topic).cloned();
+        let partitions = found.iter().flat_map(|topic| &topic.partitions);
+        partitions.for_each(|partition| partition.purge(anew));
+        shared.waker.unpark();
+    }
+
+    /// Publishes a record as another program might: its key may be empty, or longer than any key may be.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub fn publish_foreign(&self, topic: &str, record: Record) -> Publishing {
+        self.memory.shared.publish(topic, record, Publisher::Foreign)
+    }
+
     /// Records that a topic holds.
     pub fn stored(&self, topic: &str) -> usize {
         let topics = self.memory.shared.topics.lock();
@@ -302,6 +330,8 @@ impl MemoryBuilder {
             waker: parker.unparker(),
             looper: OnceLock::new(),
             faults: Faults::new(parker.unparker()),
+            groups: Groups::default(),
+            health: BusHealth::new(self.runtime.clock()),
             report: Mutex::default(),
             closed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
@@ -337,7 +367,7 @@ impl Transport for Memory {
     }
 
     fn publish(&self, topic: &str, record: Record) -> Publishing {
-        self.shared.publish(topic, record, false)
+        self.shared.publish(topic, record, Publisher::Own)
     }
 
     fn subscribe(
@@ -355,6 +385,14 @@ impl Transport for Memory {
         }
     }
 
+    fn health(&self) -> Health {
+        self.shared.health.health()
+    }
+
+    fn events(&self) -> Events {
+        self.shared.health.events()
+    }
+
     fn close(&self, timeout: Duration) -> BusClosing {
         let shared = &self.shared;
         shared.closed.store(true, Ordering::Release);
@@ -369,51 +407,5 @@ impl Transport for Memory {
                 BusClosing::ready(&shared.runtime, Ok(report))
             }
         }
-    }
-}
-
-impl Shared {
-    pub(super) fn subscribe(
-        self: &Arc<Self>,
-        topic: &str,
-        subscription: Subscription,
-        handler: Handler,
-        envelope: bool,
-    ) -> Result<BusSubscription, BusError> {
-        InvalidTopic::check(topic).map_err(BusError::InvalidTopic)?;
-        if self.is_closed() {
-            return Err(BusError::Closed);
-        }
-        let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
-            DeadLetterTo::Nowhere => None,
-            DeadLetterTo::Sink(sink) => Some(sink.clone()),
-            DeadLetterTo::Topic(to) => {
-                InvalidTopic::check(to).map_err(BusError::InvalidTopic)?;
-                self.topic(to).keep();
-                let from = topic.into();
-                Some(Arc::new(ToTopic { shared: Arc::downgrade(self), from, to: to.clone() }))
-            }
-        };
-        let latest = subscription.start == Start::Latest;
-        let name = subscription.name.clone();
-        let subscriber = self.runtime.subscribe_with(subscription, handler, dead_letter)?;
-        let topic = self.topic(topic);
-        let group = subscriber.entry.generation;
-        let (mut feeds, mut standings) = (Vec::new(), Vec::new());
-        for (number, partition) in (0..).zip(topic.partitions.iter()) {
-            partition.join(group, latest);
-            let standing = Arc::<Standing>::default();
-            feeds.push(Feed::new(&topic, number, &subscriber, envelope, standing.clone()));
-            standings.push(standing);
-        }
-        self.subscriptions.lock().push(Member { name, topic: topic.clone(), group, standings });
-        let added = self.ask(|answer| Command::Add { feeds, answer }).and_then(|added| added);
-        if let Err(error) = added {
-            self.subscriptions.lock().retain(|member| member.group != group);
-            topic.partitions.iter().for_each(|partition| partition.leave(group));
-            drop(subscriber.remove());
-            return Err(error);
-        }
-        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
 }

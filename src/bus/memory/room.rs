@@ -25,13 +25,25 @@ use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
 
+/// Whose record is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Publisher {
+    /// A caller's: its key is one of the runtime's.
+    Own,
+    /// A dead letter: with whatever key the record had, and also while the bus closes, since what was read waits for
+    /// it.
+    Letter,
+    /// Somebody's who may do as he likes.
+    Foreign,
+}
+
 impl Shared {
-    /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
+    /// Publishes a record.
     pub(super) fn publish(
         self: &Arc<Self>,
         topic: &str,
         record: Record,
-        letter: bool,
+        publisher: Publisher,
     ) -> Publishing {
         let refuse = |kind: PublishErrorKind, record| {
             self.count(topic, Err(&kind));
@@ -40,7 +52,9 @@ impl Shared {
         if let Err(error) = InvalidTopic::check(topic) {
             return refuse(PublishErrorKind::InvalidTopic(error), record);
         }
-        if record.key().is_some_and(|key| !(1..=MAX_KEY).contains(&key.len())) {
+        if publisher == Publisher::Own
+            && record.key().is_some_and(|key| !(1..=MAX_KEY).contains(&key.len()))
+        {
             return refuse(PublishErrorKind::InvalidKey, record);
         }
         let fate = self.faults.fate(topic);
@@ -63,7 +77,7 @@ impl Shared {
             topic: own,
             shared: self.clone(),
             kept: (fate == Fate::UnknownStored).then(|| record.copy()),
-            letter,
+            letter: publisher == Publisher::Letter,
             record: Some(record),
             place: None,
             alarm: None,
@@ -197,7 +211,7 @@ impl DeadLetter for ToTopic {
                 .with_header("X-Original-Partition", partition.to_string())
                 .with_header("X-Original-Offset", offset.to_string());
         }
-        let publishing = shared.publish(&self.to, record, true);
+        let publishing = shared.publish(&self.to, record, Publisher::Letter);
         Box::pin(async move {
             match publishing.await {
                 Ok(_) => Ok(()),

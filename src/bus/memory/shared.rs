@@ -3,7 +3,7 @@
 use super::faults::Faults;
 use super::feed::{Command, Standing};
 use super::log::Topic;
-use crate::bus::{BusError, BusReport, PublishErrorKind};
+use crate::bus::{BusError, BusHealth, BusReport, Groups, PublishErrorKind};
 use crate::metrics::Counter;
 use crate::parker::Unparker;
 use crate::record::Position;
@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) capacity: usize,
     pub(super) topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
     pub(super) subscriptions: Mutex<Vec<Member>>,
+    pub(super) groups: Groups,
+    pub(super) health: BusHealth,
     pub(super) commands: Mutex<Commands>,
     pub(super) waker: Unparker,
     /// The loop's thread, once it runs.

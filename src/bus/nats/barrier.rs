@@ -6,16 +6,19 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
-use async_nats::jetstream::stream::RetentionPolicy;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 
 use super::arrival::Arrival;
+use super::choice::AckMode;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
 use super::floors::Floors;
+use super::plan::Plan;
 use super::pull::Deliveries;
 use super::sequence::Sequence;
-use crate::bus::{BrokerError, BrokerErrorKind};
+use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, BusHealth, ReasonKind};
 use crate::clock::Time;
+use crate::position::Stored;
 use crate::subscription::Start;
 
 /// Between two tries of a recovery, at first and at most.
@@ -62,6 +65,8 @@ impl Why {
 #[derive(Debug)]
 pub(super) struct Recovery {
     under_way: Option<Why>,
+    /// Whether its beginning was said.
+    said: bool,
     /// When it is tried next, and how long after that again.
     due: Time,
     pause: Duration,
@@ -79,6 +84,7 @@ impl Recovery {
     pub(super) fn new() -> Self {
         Self {
             under_way: Some(Why::Begun),
+            said: false,
             due: Time::ZERO,
             pause: AGAIN_FIRST,
             connects: None,
@@ -118,6 +124,18 @@ impl Recovery {
         self.under_way.map(|_| self.due.since(now))
     }
 
+    /// Says that it has begun, once.
+    fn say_begun(&mut self, health: &BusHealth, plan: &Plan) -> &'static str {
+        let why = self.under_way.map_or("", Why::text);
+        if !self.said {
+            self.said = true;
+            let source = plan.name();
+            health.raise(ReasonKind::Barrier, &source, why);
+            health.say(BusEvent::BarrierBegun { source, why: why.to_owned() });
+        }
+        why
+    }
+
     fn knows_no_reset(&self, connects: u64) -> bool {
         self.resetless == Some(connects)
     }
@@ -132,7 +150,7 @@ impl Recovery {
     }
 
     fn done(&mut self, connects: u64) {
-        self.under_way = None;
+        (self.under_way, self.said) = (None, false);
         self.connects = Some(connects);
         self.count += 1;
     }
@@ -157,13 +175,20 @@ impl<D: Deliveries> Consumer<D> {
             return self.failed(&error);
         }
         let connects = self.deliveries.connects();
+        let why = self.recovery.say_begun(&self.shared.health, &self.plan);
         match self.restore().await {
             Ok(next) => {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
+                let source = self.plan.name();
+                self.shared.health.clear(ReasonKind::Barrier, &source);
+                self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
-            Err(error) if error.is_retryable() => self.recovery.put_off(self.now),
+            Err(error) if error.is_retryable() => {
+                log::warn!("{}: {error}", self.plan.name());
+                self.recovery.put_off(self.now);
+            }
             Err(error) => self.failed(&error),
         }
     }
@@ -174,75 +199,126 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
-        let links = &self.shared.links;
+        let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
+        if self.plan.acks == AckMode::Checkpoint {
+            return self.order_anew(&stream).await;
+        }
         // Of a consumer that is not there a server says nothing at all to a reset.
-        let Some(info) = self.plan.durable.info(&links.control).await? else {
-            return self.replace_missing().await;
+        let Some(info) = self.plan.durable.info(&self.shared.links.control).await? else {
+            return self.replace_missing(&stream).await;
         };
+        let floor = info.ack_floor.stream_sequence;
+        let next = self.next().max((floor > 0).then_some(floor + 1));
+        if let Some(from) = self.begin_elsewhere(next, &stream)? {
+            return self.make(from).await;
+        }
         let connects = self.deliveries.connects();
         if !self.recovery.knows_no_reset(connects) {
-            match self.plan.durable.reset(&links.consume).await? {
+            match self.plan.durable.reset(&self.shared.links.consume).await? {
                 Reset::Done => return Ok(1),
-                Reset::Missing => return self.replace_missing().await,
+                Reset::Missing => return self.replace_missing(&stream).await,
                 Reset::Unknown => {}
             }
-            if self.plan.durable.info(&links.control).await?.is_some() {
+            if self.plan.durable.info(&self.shared.links.control).await?.is_some() {
                 self.recovery.no_reset(connects);
             }
         }
         self.replace(&info).await
     }
 
+    /// After what was delivered last in this assignment.
+    fn next(&mut self) -> Option<u64> {
+        self.source.ledger().newest().map(|newest| newest + 1)
+    }
+
+    /// Where it goes on instead, if the place that it was to go on at is there no more.
+    fn begin_elsewhere(
+        &mut self,
+        next: Option<u64>,
+        stream: &stream::Info,
+    ) -> Result<Option<DeliverPolicy>, BrokerError> {
+        let Some(lost) = next.and_then(|next| self.plan.lost(next, stream)) else {
+            return Ok(None);
+        };
+        let source = self.plan.name();
+        let Some(from) = self.plan.after_loss() else {
+            return Err(BrokerError::new(BrokerErrorKind::LostPosition, lost));
+        };
+        log::warn!("{source}: {lost}");
+        self.shared.health.say(BusEvent::PositionLost { source, error: lost });
+        // Numbers begin anew: another assignment.
+        self.plan.resume = None;
+        self.open()
+            .map_err(|error| BrokerError::new(BrokerErrorKind::Failed, error.to_string()))?;
+        Ok(Some(from))
+    }
+
+    /// Makes the consumer anew, in the place of the one that is there.
+    async fn make(&mut self, from: DeliverPolicy) -> Result<u64, BrokerError> {
+        let control = &self.shared.links.control;
+        self.plan.durable.delete(control).await?;
+        self.plan.durable.create(control, from).await?;
+        Ok(1)
+    }
+
+    /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
+    async fn order_anew(&mut self, stream: &stream::Info) -> Result<u64, BrokerError> {
+        let resumed = self.plan.resume.as_ref().map(Stored::frontier);
+        let next = self.next().or(resumed);
+        let from = match (self.begin_elsewhere(next, stream)?, next) {
+            (Some(from), _) => from,
+            (None, Some(next)) => self.plan.from(next),
+            (None, None) => self.plan.start(),
+        };
+        let control = &self.shared.links.control;
+        // The old one would be gone after a while; while it is there it only costs the server something.
+        let _ = self.plan.durable.delete(control).await;
+        self.plan.rename();
+        self.plan.durable.create(control, from).await?;
+        self.deliveries.aim(self.plan.durable.pulls(&self.shared.links.consume));
+        Ok(1)
+    }
+
     /// Without a reset: the consumer is made anew where it was.
     async fn replace(&mut self, info: &Info) -> Result<u64, BrokerError> {
         if self.plan.retention == RetentionPolicy::Interest {
-            return self.collect(info).await;
+            return self.collect().await;
         }
-        let floor = match self.source.ledger().frontier() {
-            Some(frontier) => frontier,
-            None => info.ack_floor.stream_sequence + 1,
-        };
-        let durable = &self.plan.durable;
-        let control = &self.shared.links.control;
+        let frontier = self.source.ledger().frontier();
+        let floor = frontier.unwrap_or(info.ack_floor.stream_sequence + 1);
+        // Should this process die in between, its successor finds no consumer, and goes on there.
         let floors = self.floors().await?;
-        floors.put(durable.name(), floor.to_string()).await?;
-        durable.delete(control).await?;
-        durable.create(control, self.from(floor)).await?;
-        floors.remove(durable.name()).await?;
-        Ok(1)
+        floors.put(self.plan.durable.name(), floor.to_string()).await?;
+        let next = self.make(self.plan.from(floor)).await?;
+        floors.remove(self.plan.durable.name()).await?;
+        Ok(next)
     }
 
     /// There is none: it is made where its predecessor was, or where the subscription starts.
-    async fn replace_missing(&mut self) -> Result<u64, BrokerError> {
+    async fn replace_missing(&mut self, stream: &stream::Info) -> Result<u64, BrokerError> {
         let floors = self.floors().await?;
-        let durable = &self.plan.durable;
-        let kept = floors.get(durable.name()).await?;
+        let name = self.plan.durable.name().to_owned();
+        let kept = floors.get(&name).await?;
         let kept = kept.and_then(|(text, _)| std::str::from_utf8(&text).ok()?.parse().ok());
-        let from = match self.source.ledger().frontier().or(kept) {
-            Some(floor) => self.from(floor),
-            None => match self.plan.start {
-                Start::Earliest => DeliverPolicy::All,
-                Start::Latest => DeliverPolicy::New,
-            },
+        let place = self.source.ledger().frontier().or(kept).or(match self.plan.start {
+            Start::Position(position) => Some(position),
+            _ => None,
+        });
+        let from = match (self.begin_elsewhere(place, stream)?, place) {
+            (Some(from), _) => from,
+            (None, Some(place)) => self.plan.from(place),
+            (None, None) => self.plan.start(),
         };
-        durable.create(&self.shared.links.control, from).await?;
+        self.plan.durable.create(&self.shared.links.control, from).await?;
         if kept.is_some() {
-            floors.remove(durable.name()).await?;
+            floors.remove(&name).await?;
         }
         Ok(1)
-    }
-
-    fn from(&self, floor: u64) -> DeliverPolicy {
-        match self.plan.retention {
-            // What is finished is there no more.
-            RetentionPolicy::WorkQueue => DeliverPolicy::All,
-            _ => DeliverPolicy::ByStartSequence { start_sequence: floor.max(1) },
-        }
     }
 
     /// A consumer whose deletion would lose records: what is unacknowledged comes again after the server's own time, in any
     /// order. All of it is taken, put in order, and delivered before anything new.
-    async fn collect(&mut self, _: &Info) -> Result<u64, BrokerError> {
+    async fn collect(&mut self) -> Result<u64, BrokerError> {
         tokio::time::sleep(self.plan.ack_wait + AGAIN_MOST).await;
         let control = &self.shared.links.control;
         let gone = || BrokerError::new(BrokerErrorKind::Failed, "the consumer is gone");
@@ -276,13 +352,8 @@ impl<D: Deliveries> Consumer<D> {
         Ok(next)
     }
 
-    pub(super) async fn floors(&self) -> Result<Floors, BrokerError> {
+    async fn floors(&self) -> Result<Floors, BrokerError> {
         let replicas = self.plan.durable.config.num_replicas;
         Floors::open(&self.shared.links.control, replicas).await
-    }
-
-    /// The stream as it is now.
-    pub(super) async fn stream(&self) -> Result<async_nats::jetstream::stream::Info, BrokerError> {
-        stream_info(&self.shared.links.control, &self.plan.durable.stream).await
     }
 }

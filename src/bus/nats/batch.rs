@@ -129,7 +129,7 @@ impl Shared {
         let topic = topic.to_owned();
         self.links.publish.io.spawn(async move {
             let client = &shared.links.publish.client;
-            let within = shared.options.publishing.reply_timeout;
+            let within = shared.options.publish_timeout;
             let result = match shared.parts(&topic, &records, expected) {
                 Ok(parts) => send(client, parts, within).await,
                 Err(kind) => Err(kind),

@@ -10,16 +10,18 @@ use std::time::Duration;
 use async_nats::Subject;
 use tokio::sync::Notify;
 
-use super::ack_mode::AckMode;
 use super::arrival::{Arrival, Delivery, Numbers};
 use super::barrier::{Recovery, Why};
+use super::checkpoint::Checkpoint;
+use super::choice::AckMode;
 use super::headers;
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
 use super::sequence::{Sequence, Step};
 use super::shared::Shared;
-use crate::bus::{BrokerError, BusError, BusReport};
+use crate::bus::keyed::keyed;
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, ReasonKind};
 use crate::clock::Time;
 use crate::delivery::DeliverError;
 use crate::outcome::Failure;
@@ -35,6 +37,8 @@ const BATCH: usize = 2_000;
 const TURN: usize = 256;
 /// How often finished records are looked for while some are unfinished.
 const TICK: Duration = Duration::from_millis(5);
+/// How long the last checkpoint may take.
+const KEEP: Duration = Duration::from_secs(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -42,8 +46,6 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) enum Command {
     /// Reads no more, lets what was read be handled until then, acknowledges, and ends.
     Close(Time, Answer<BusReport>),
-    /// Reads no more, or again.
-    Pause(bool),
     /// Begins a new assignment, as after a crash, or (true) with what is finished acknowledged first.
     Restart(bool, Answer<Result<(), BusError>>),
 }
@@ -62,8 +64,8 @@ pub(super) struct Desk {
 pub(super) struct Seen {
     /// Everything below is acknowledged.
     pub(super) committed: u64,
-    /// What the consumer has not been sent, as of the last delivery.
-    pub(super) pending: u64,
+    /// After the newest record of the stream, as far as deliveries tell.
+    pub(super) end: u64,
     pub(super) stopped_by: Option<Failure>,
 }
 
@@ -130,13 +132,16 @@ pub(super) struct Consumer<D> {
     pub(super) held: Held,
     pub(super) sequence: Sequence,
     pub(super) recovery: Recovery,
+    /// Where progress is kept that is not acknowledged.
+    pub(super) checkpoint: Option<Checkpoint>,
     /// Taken from the server and not yet by the source, in order.
     pub(super) kept: VecDeque<Kept>,
     /// What is acknowledged at the end of this turn.
     to_ack: Vec<Subject>,
     finished: Vec<u64>,
     pub(super) now: Time,
-    paused: bool,
+    /// After the newest record of the stream, as far as deliveries tell.
+    end: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
@@ -157,6 +162,7 @@ impl<D: Deliveries> Consumer<D> {
         subscriber: Subscriber,
         desk: Arc<Desk>,
         deliveries: D,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         Ok(Self {
@@ -169,11 +175,12 @@ impl<D: Deliveries> Consumer<D> {
             held: Held::default(),
             sequence: Sequence::from(1),
             recovery: Recovery::new(),
+            checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
             finished: Vec::new(),
             now: shared.runtime.clock().now(),
-            paused: false,
+            end: 0,
             closing: None,
             in_progress: Time::ZERO,
         })
@@ -189,12 +196,12 @@ impl<D: Deliveries> Consumer<D> {
             for command in self.desk.take() {
                 self.obey(command).await;
             }
+            self.settle().await;
             if self.is_over() {
                 break;
             }
             self.look_for_loss();
             self.recover().await;
-            self.settle().await;
             self.deliver();
             self.pull().await;
             self.stay_in_progress().await;
@@ -214,25 +221,37 @@ impl<D: Deliveries> Consumer<D> {
                 }
                 None => self.closing = Some((deadline, vec![answer])),
             },
-            Command::Pause(paused) => self.paused = paused,
             Command::Restart(finished, answer) => {
                 if finished {
                     self.settle().await;
+                    self.keep().await;
                 }
-                answer.give(self.begin_anew());
+                answer.give(self.begin_anew().await);
             }
         }
     }
 
     /// Begins a new assignment: what the old one finishes from here on counts no more.
-    pub(super) fn begin_anew(&mut self) -> Result<(), BusError> {
+    pub(super) async fn begin_anew(&mut self) -> Result<(), BusError> {
+        self.source.stop();
+        if self.checkpoint.is_some() {
+            let (checkpoint, resume) = self.shared.claim(&self.plan).await?;
+            (self.checkpoint, self.plan.resume) = (Some(checkpoint), resume);
+        }
+        self.open()?;
+        self.recovery.begin(Why::Begun, self.now);
+        Ok(())
+    }
+
+    /// Opens a new assignment in the place of the one that is there.
+    pub(super) fn open(&mut self) -> Result<(), BusError> {
         self.source.stop();
         self.source = self.subscriber.source(options(&self.plan, &self.desk))?;
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.held = Held::default();
         self.to_ack.clear();
         self.desk.seen.lock().stopped_by = None;
-        self.recovery.begin(Why::Begun, self.now);
+        self.shared.health.forget(&self.plan.name());
         Ok(())
     }
 
@@ -266,7 +285,7 @@ impl<D: Deliveries> Consumer<D> {
         }
         match self.plan.acks {
             AckMode::Each => held.forget_finished(),
-            _ => {
+            AckMode::Floor | AckMode::Checkpoint => {
                 let frontier = self.source.ledger().frontier().unwrap_or(0);
                 let reply = held.pass(frontier);
                 self.to_ack.extend(reply.filter(|_| self.plan.acks == AckMode::Floor));
@@ -281,6 +300,34 @@ impl<D: Deliveries> Consumer<D> {
             }
         }
         self.to_ack.clear();
+        self.check();
+    }
+
+    /// Has the checkpoint follow, if there is one.
+    fn check(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        if self.source.is_stopped() && self.source.stopped_by().is_none() {
+            return;
+        }
+        let ledger = self.source.ledger();
+        let frontier = ledger.frontier();
+        let control = &self.shared.links.control;
+        let checked = checkpoint.turn(control, self.now, frontier, || ledger.stored());
+        if let Err(error) = checked {
+            self.checkpoint = None;
+            self.failed(&error);
+        }
+    }
+
+    /// Writes the checkpoint as it is, and waits for that.
+    async fn keep(&mut self) {
+        let Some(checkpoint) = &mut self.checkpoint else { return };
+        let stored = self.source.ledger().stored();
+        let kept = tokio::time::timeout(KEEP, checkpoint.finish(stored)).await;
+        if let Ok(Err(error)) = kept {
+            self.checkpoint = None;
+            self.failed(&error);
+        }
     }
 
     /// Delivers what is kept, as far as there is room.
@@ -303,7 +350,11 @@ impl<D: Deliveries> Consumer<D> {
                     self.subscriber.entry.state.counters.redelivered.add_shared(1);
                 }
             }
-            Err(Undelivered::Full(record) | Undelivered::Stopped(record))
+            Err(
+                Undelivered::Full(record)
+                | Undelivered::Bytes(record)
+                | Undelivered::Stopped(record),
+            )
             | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
                 return Err(Kept { numbers, reply, bytes, record });
             }
@@ -347,12 +398,12 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Asks for more, if there is room for more.
     async fn pull(&mut self) {
-        if !self.reads() || self.paused {
+        if !self.reads() || self.source.is_paused() {
             return;
         }
         let expected = self.deliveries.expected(self.now);
         let room = self.plan.window.saturating_sub(self.held.open() + expected);
-        let bytes = self.plan.bytes.saturating_sub(self.held.bytes());
+        let bytes = self.source.room();
         let count = room.min(BATCH.saturating_sub(expected));
         let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
         if worth && bytes > 0 {
@@ -388,9 +439,14 @@ impl<D: Deliveries> Consumer<D> {
     fn show(&mut self) {
         self.source.show();
         let stopped_by = self.source.stopped_by();
+        let committed = self.source.ledger().frontier().unwrap_or(0);
         let mut seen = self.desk.seen.lock();
-        seen.committed = self.source.ledger().frontier().unwrap_or(seen.committed);
+        seen.committed = committed;
+        seen.end = self.end;
         if self.source.is_stopped() && seen.stopped_by.is_none() {
+            if let Some(failure) = &stopped_by {
+                self.shared.health.source_stopped(&self.plan.name(), &failure.error);
+            }
             seen.stopped_by = stopped_by;
         }
     }
@@ -420,7 +476,7 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Whether nothing that is finished is waited for, or its finisher will call.
     fn may_sleep(&mut self) -> bool {
-        let full = self.held.open() >= self.plan.window || self.source.ledger().is_full();
+        let full = self.held.open() >= self.plan.window || self.source.is_full();
         if self.held.open() == 0 || !(full || self.closing.is_some() || !self.kept.is_empty()) {
             return true;
         }
@@ -464,6 +520,12 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
+    fn epoch(&self) -> u64 {
+        let epoch = u64::from(self.source.epoch());
+        self.checkpoint.as_ref().map_or(epoch, Checkpoint::token)
+    }
+
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
@@ -474,9 +536,9 @@ impl<D: Deliveries> Consumer<D> {
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
-            .with_epoch(u64::from(self.source.epoch()));
-        let record = super::plan::keyed(record, self.plan.envelope);
-        self.desk.seen.lock().pending = numbers.pending;
+            .with_epoch(self.epoch());
+        let record = keyed(record, self.plan.key_in);
+        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         Kept { numbers, reply, bytes, record }
     }
 
@@ -492,7 +554,9 @@ impl<D: Deliveries> Consumer<D> {
 
     async fn end(mut self) {
         self.settle().await;
-        if self.plan.acks != AckMode::Checkpoint && self.deliveries.is_connected() {
+        if self.plan.acks == AckMode::Checkpoint {
+            self.keep().await;
+        } else if self.deliveries.is_connected() {
             // Whatever was sent on this connection has been read once this is answered.
             self.plan.durable.sync(&self.shared.links.consume).await;
         }
@@ -517,8 +581,28 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// The broker says that it cannot go on.
     pub(super) fn failed(&mut self, error: &BrokerError) {
-        self.stop_by(&error.to_string());
+        let (source, text) = (self.plan.name(), error.to_string());
+        let health = &self.shared.health;
+        let event = match error.kind() {
+            BrokerErrorKind::SharedConsumer => {
+                health.raise(ReasonKind::SharedConsumer, &source, &*text);
+                Some(BusEvent::SharedConsumer { source: source.clone() })
+            }
+            BrokerErrorKind::Fenced => {
+                health.raise(ReasonKind::Fenced, &source, &*text);
+                Some(BusEvent::Fenced { source: source.clone() })
+            }
+            BrokerErrorKind::LostPosition => {
+                health.raise(ReasonKind::LostPosition, &source, &*text);
+                Some(BusEvent::PositionLost { source: source.clone(), error: text.clone() })
+            }
+            _ => None,
+        };
+        health.clear(ReasonKind::Barrier, &source);
+        event.into_iter().for_each(|event| health.say(event));
+        self.stop_by(&text);
     }
 }
 

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use async_nats::Request;
-use async_nats::jetstream::consumer::{
-    AckPolicy, Config, DeliverPolicy, Info, IntoConsumerConfig, pull,
-};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, pull};
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
 
 use super::link::Link;
 use crate::bus::{BrokerError, BrokerErrorKind};
 
-/// How long the server has to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+/// How long the server keeps a consumer that nobody pulls from.
+const INACTIVE: Duration = Duration::from_secs(30);
 /// How long it has to answer a reset, which not every version knows.
 const RESET: Duration = Duration::from_secs(2);
 
@@ -37,21 +36,26 @@ pub(super) enum Reset {
 
 impl Durable {
     pub(super) fn name(&self) -> &str {
-        self.config.durable_name.as_deref().unwrap_or_default()
+        self.config.durable_name.as_deref().or(self.config.name.as_deref()).unwrap_or_default()
+    }
+
+    /// The name of one that ends with its connection.
+    pub(super) fn rename(&mut self, name: &str) {
+        self.config.name = Some(name.to_owned());
     }
 
     /// Where pulls are asked for.
     pub(super) fn pulls(&self, link: &Link) -> String {
-        format!("{}.CONSUMER.MSG.NEXT.{}.{}", link.api, self.stream, self.name())
+        link.api(format_args!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name()))
     }
 
     /// How it is, if it is there.
     pub(super) async fn info(&self, control: &Link) -> Result<Option<Info>, BrokerError> {
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name());
-        match call::<Info>(control, subject).await? {
+        match control.ask(&subject, &()).await {
             Ok(info) => Ok(Some(info)),
-            Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(None),
-            Err(error) => Err(self.said(&error)),
+            Err(refused) if refused.code() == Some(ErrorCode::CONSUMER_NOT_FOUND.0) => Ok(None),
+            Err(refused) => Err(refused.into()),
         }
     }
 
@@ -62,37 +66,39 @@ impl Durable {
         from: DeliverPolicy,
     ) -> Result<Info, BrokerError> {
         let config = pull::Config { deliver_policy: from, ..self.config.clone() };
-        let made =
-            bounded(control.jetstream.create_consumer_on_stream(config, self.stream.as_str()));
-        match made.await? {
+        let making = control.jetstream.create_consumer_on_stream(config, self.stream.as_str());
+        let failed = |kind, error: String| {
+            let (name, stream) = (self.name(), &self.stream);
+            let text = format!("the consumer {name} of stream {stream} was not made: {error}");
+            BrokerError::new(kind, text)
+        };
+        match making.await {
             Ok(consumer) => {
                 Ok(jetstream::consumer::Consumer::<pull::Config>::cached_info(&consumer).clone())
             }
-            Err(error) => Err(BrokerError::new(
-                BrokerErrorKind::Failed,
-                format!(
-                    "the consumer {} of stream {} was not made: {error}",
-                    self.name(),
-                    self.stream
-                ),
-            )),
+            Err(error) => match error.kind() {
+                ConsumerErrorKind::TimedOut => {
+                    Err(failed(BrokerErrorKind::Unreachable, error.to_string()))
+                }
+                _ => Err(failed(BrokerErrorKind::Failed, error.to_string())),
+            },
         }
     }
 
     /// Deletes it. One that is not there is as good.
     pub(super) async fn delete(&self, control: &Link) -> Result<(), BrokerError> {
         let subject = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name());
-        match call::<serde_json::Value>(control, subject).await? {
+        match control.ask::<serde_json::Value>(&subject, &()).await {
             Ok(_) => Ok(()),
-            Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(()),
-            Err(error) => Err(self.said(&error)),
+            Err(refused) if refused.code() == Some(ErrorCode::CONSUMER_NOT_FOUND.0) => Ok(()),
+            Err(refused) => Err(refused.into()),
         }
     }
 
     /// Has everything above its floor delivered again. Asked for on the connection that pulls, so that no pull that was sent
     /// before is served after it.
     pub(super) async fn reset(&self, consume: &Link) -> Result<Reset, BrokerError> {
-        let subject = format!("{}.CONSUMER.RESET.{}.{}", consume.api, self.stream, self.name());
+        let subject = consume.api(format_args!("CONSUMER.RESET.{}.{}", self.stream, self.name()));
         let request = Request::new().payload("{}".into()).timeout(Some(RESET));
         let Ok(message) = consume.client.send_request(subject, request).await else {
             return Ok(Reset::Unknown);
@@ -109,7 +115,7 @@ impl Durable {
 
     /// A round trip on the connection that acknowledges: the server has read whatever was sent before.
     pub(super) async fn sync(&self, consume: &Link) -> bool {
-        let subject = format!("{}.CONSUMER.INFO.{}.{}", consume.api, self.stream, self.name());
+        let subject = consume.api(format_args!("CONSUMER.INFO.{}.{}", self.stream, self.name()));
         let request = Request::new().timeout(Some(RESET));
         consume.client.send_request(subject, request).await.is_ok()
     }
@@ -122,42 +128,7 @@ impl Durable {
 
 /// A stream, as it is now.
 pub(super) async fn stream_info(control: &Link, name: &str) -> Result<stream::Info, BrokerError> {
-    match call::<stream::Info>(control, format!("STREAM.INFO.{name}")).await? {
-        Ok(info) => Ok(info),
-        Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(BrokerError::new(
-            BrokerErrorKind::MissingTopic,
-            format!("there is no stream {name}"),
-        )),
-        Err(error) => {
-            Err(BrokerError::new(BrokerErrorKind::Failed, format!("stream {name}: {error}")))
-        }
-    }
-}
-
-/// What the server answers to a request of its API that says all in its subject.
-async fn call<T: serde::de::DeserializeOwned>(
-    link: &Link,
-    subject: String,
-) -> Result<Result<T, jetstream::Error>, BrokerError> {
-    let unreachable = |why: String| {
-        let text =
-            format!("no answer to {subject}: {why}; is JetStream on, and may this user ask it?");
-        BrokerError::new(BrokerErrorKind::Unreachable, text)
-    };
-    let request = Request::new().timeout(Some(ANSWER));
-    let asked = link.client.send_request(format!("{}.{subject}", link.api), request).await;
-    let answer = asked.map_err(|error| unreachable(error.to_string()))?;
-    match serde_json::from_slice(&answer.payload) {
-        Ok(Response::Ok(answer)) => Ok(Ok(answer)),
-        Ok(Response::Err { error }) => Ok(Err(error)),
-        Err(error) => Err(unreachable(error.to_string())),
-    }
-}
-
-async fn bounded<F: Future>(future: F) -> Result<F::Output, BrokerError> {
-    tokio::time::timeout(ANSWER, future).await.map_err(|_| {
-        BrokerError::new(BrokerErrorKind::Unreachable, "the server has not answered within 5 s")
-    })
+    control.ask(&format!("STREAM.INFO.{name}"), &()).await.map_err(BrokerError::from)
 }
 
 /// The configuration of a durable consumer that keeps order: what is not acknowledged waits for us, not for a timer.
@@ -185,29 +156,11 @@ pub(super) fn config(
     config
 }
 
-/// What of a consumer is not as it must be, in words.
-pub(super) fn mismatch(wanted: &pull::Config, got: &Config) -> Option<String> {
-    let wanted = wanted.clone().into_consumer_config();
-    let mut wrong = Vec::new();
-    let mut check = |what: &str, fits: bool, is: String, must: String| {
-        if !fits {
-            wrong.push(format!("{what} is {is} and must be {must}"));
-        }
-    };
-    macro_rules! same {
-        ($($field:ident),+) => {$(
-            check(stringify!($field), wanted.$field == got.$field, format!("{:?}", got.$field), format!("{:?}", wanted.$field));
-        )+};
-    }
-    same!(
-        ack_policy,
-        ack_wait,
-        max_deliver,
-        max_ack_pending,
-        filter_subject,
-        filter_subjects,
-        backoff,
-        deliver_subject
-    );
-    (!wrong.is_empty()).then(|| wrong.join("; "))
+/// One that is not acknowledged, and gone some time after its last pull.
+pub(super) fn ordered(filters: Vec<String>) -> pull::Config {
+    let mut config = config(String::new(), filters, AckPolicy::None, Duration::ZERO, 0, 1);
+    config.durable_name = None;
+    config.memory_storage = true;
+    config.inactive_threshold = INACTIVE;
+    config
 }

@@ -36,13 +36,11 @@ impl Floors {
         }
     }
 
-    /// The value and its revision.
+    /// The value and its revision. One that was removed is empty.
     pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, BrokerError> {
         match self.0.entry(key).await {
-            Ok(Some(entry)) if entry.operation == kv::Operation::Put => {
-                Ok(Some((entry.value.to_vec(), entry.revision)))
-            }
-            Ok(_) => Ok(None),
+            Ok(Some(entry)) => Ok(Some((entry.value.to_vec(), entry.revision))),
+            Ok(None) => Ok(None),
             Err(error) => Err(failed("a position cannot be read", error)),
         }
     }

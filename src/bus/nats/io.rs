@@ -12,7 +12,7 @@ use crate::spawner::Spawner;
 #[derive(Debug)]
 pub(super) struct Io {
     handle: Handle,
-    /// Its drop ends the thread. The thread is not joined: a bus may be dropped inside async code.
+    /// Its drop ends the thread. The thread is not joined: a bus may be dropped inside async code, or here.
     _alive: oneshot::Sender<()>,
 }
 
@@ -32,5 +32,10 @@ impl Io {
     /// Runs a task on the thread.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         drop(self.handle.spawn(task));
+    }
+
+    /// What tasks can be run by while the thread is held elsewhere; it does not keep it alive.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 }

@@ -1,21 +1,49 @@
 //! The bus' connections: one for consuming and acknowledging, one for publishing, one for control, each on a thread of
 //! its own, so that none waits behind another.
 
-use async_nats::jetstream;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, ContextBuilder};
+use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{broadcast, oneshot};
+use tokio::time::timeout;
+
+use super::auth::Auth;
+use super::events::{Denial, Journal, Signals};
 use super::io::Io;
 use super::options::NatsOptions;
+use super::refusal::{refusal, silent};
+use super::version::Version;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError};
+use crate::error::ConfigError;
+use crate::retry::jittered;
 use crate::spawner::Spawner;
 
-/// A connection and the thread that drives it.
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// What a connection's commands may wait in, before its thread takes them.
+const COMMANDS: usize = 8_192;
+/// The least that a subscription's buffer takes.
+const DELIVERIES: usize = 65_536;
+/// How often a connection's own count is looked at, should the event of its making have been dropped.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A connection and the thread that drives it. What it does later is done on that thread.
 pub(super) struct Link {
     pub(super) io: Io,
     pub(super) client: async_nats::Client,
     /// With the bus' domain or API prefix.
     pub(super) jetstream: jetstream::Context,
-    /// What subjects of JetStream's API begin with: `$JS.API`, with the bus' domain or prefix.
-    pub(super) api: String,
+    pub(super) signals: Arc<Signals>,
+    api: String,
+    request_timeout: Duration,
 }
 
 /// All connections of a bus.
@@ -23,39 +51,361 @@ pub(super) struct Links {
     pub(super) consume: Link,
     pub(super) publish: Link,
     pub(super) control: Link,
+    /// What happened to them.
+    pub(super) journal: Arc<Journal>,
 }
 
 impl Links {
-    /// Connects. Not to be called on one of the threads that it starts.
-    pub(super) async fn open(spawner: &Spawner, options: &NatsOptions) -> Result<Self, BusError> {
-        Ok(Self {
-            consume: Link::open(spawner, options, "nats-con").await?,
-            publish: Link::open(spawner, options, "nats-pub").await?,
-            control: Link::open(spawner, options, "nats-ctl").await?,
+    /// Begins to connect, all of them at once.
+    pub(super) fn open(spawner: &Spawner, options: &NatsOptions) -> Result<Opening, BusError> {
+        let plan = Plan::new(options)?;
+        let journal = Arc::new(Journal::default());
+        let open = |role, thread| OpeningLink::new(spawner, &plan, &journal, role, thread);
+        Ok(Opening {
+            consume: open("the consuming connection", "nats-con")?,
+            publish: open("the publishing connection", "nats-pub")?,
+            control: open("the control connection", "nats-ctl")?,
+            journal: journal.clone(),
+        })
+    }
+
+    /// How often connections were made anew.
+    pub(super) fn reconnects(&self) -> u64 {
+        [&self.consume, &self.publish, &self.control]
+            .map(|link| link.connects().saturating_sub(1))
+            .iter()
+            .sum()
+    }
+}
+
+/// Connections under way.
+pub(super) struct Opening {
+    consume: OpeningLink,
+    publish: OpeningLink,
+    control: OpeningLink,
+    journal: Arc<Journal>,
+}
+
+impl Opening {
+    /// Has `done` called on one of the threads, with all connections or the error of one.
+    pub(super) fn then(self, done: impl FnOnce(Result<Links, BusError>) + Send + 'static) {
+        let handle = self.control.io.handle();
+        drop(handle.spawn(async move { done(self.links().await) }));
+    }
+
+    async fn links(self) -> Result<Links, BusError> {
+        Ok(Links {
+            consume: self.consume.link().await?,
+            publish: self.publish.link().await?,
+            control: self.control.link().await?,
+            journal: self.journal,
         })
     }
 }
 
-impl Link {
-    pub(super) async fn open(
+/// How all connections of a bus are made.
+struct Plan {
+    servers: Vec<ServerAddr>,
+    auth: Auth,
+    tls: tokio_rustls::rustls::ClientConfig,
+    options: NatsOptions,
+}
+
+impl Plan {
+    fn new(options: &NatsOptions) -> Result<Self, BusError> {
+        let auth = options.validate().map_err(BusError::Config)?;
+        let tls = options.tls_files().config().map_err(BusError::Config)?;
+        let servers = options.servers.iter().map(|server| server.parse());
+        let servers = servers.collect::<Result<Vec<ServerAddr>, _>>().map_err(|_| {
+            // What can be known without looking a name up was checked before.
+            let given = options.servers.join(",");
+            BusError::Config(ConfigError::invalid("servers", &given, "names or addresses of hosts"))
+        })?;
+        Ok(Self { servers, auth, tls, options: options.clone() })
+    }
+
+    /// How long all servers may take to be tried once.
+    fn patience(&self) -> Duration {
+        let servers = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        self.options.connect_timeout.saturating_mul(servers).saturating_add(Duration::from_secs(1))
+    }
+
+    fn client(&self, signals: &Arc<Signals>) -> ConnectOptions {
+        let options = &self.options;
+        let auth = self.auth.clone();
+        let client = match auth {
+            Auth::None => ConnectOptions::new(),
+            auth => ConnectOptions::with_auth_callback(move |nonce| {
+                let told = auth.answer(&nonce).map_err(AuthError::new);
+                async move { told }
+            }),
+        };
+        let (first, most) = (options.reconnect_first, options.reconnect_most);
+        let servers = self.servers.len();
+        let (signals, inbox) = (signals.clone(), options.inbox_prefix.clone());
+        let client = client
+            .name(&options.name)
+            .custom_inbox_prefix(&options.inbox_prefix)
+            .ping_interval(options.ping_interval)
+            .connection_timeout(options.connect_timeout)
+            .request_timeout(Some(options.request_timeout))
+            .reconnect_delay_callback(move |attempt| pause(first, most, attempt, servers))
+            .subscription_capacity(DELIVERIES.max(2 * options.window))
+            .client_capacity(COMMANDS)
+            .tls_client_config(self.tls.clone())
+            .require_tls(options.tls)
+            .event_callback(move |event: Event| {
+                signals.take(event, &inbox);
+                std::future::ready(())
+            });
+        if options.tls_first { client.tls_first() } else { client }
+    }
+}
+
+/// The pause before an attempt to connect: none until every server was tried once, then twice as long each round.
+fn pause(first: Duration, most: Duration, attempt: usize, servers: usize) -> Duration {
+    match attempt.saturating_sub(1) / servers.max(1) {
+        0 => Duration::ZERO,
+        round => {
+            let round = u32::try_from(round).unwrap_or(u32::MAX);
+            // Another number at each call: many clients of one server come back at different times.
+            jittered(first, most, round, RandomState::new().build_hasher().finish())
+        }
+    }
+}
+
+/// A connection under way, and the thread that will drive it.
+struct OpeningLink {
+    io: Io,
+    reply: oneshot::Receiver<Result<(async_nats::Client, jetstream::Context), BrokerError>>,
+    signals: Arc<Signals>,
+    api: String,
+    request_timeout: Duration,
+}
+
+impl OpeningLink {
+    fn new(
         spawner: &Spawner,
-        options: &NatsOptions,
-        role: &str,
+        plan: &Plan,
+        journal: &Arc<Journal>,
+        role: &'static str,
+        thread: &str,
     ) -> Result<Self, BusError> {
-        let io = Io::start(spawner, role).map_err(BusError::Thread)?;
-        let (answer, reply) = tokio::sync::oneshot::channel();
-        let servers = options.servers.clone();
+        let io = Io::start(spawner, thread).map_err(BusError::Thread)?;
+        let signals = Arc::new(Signals::new(role, journal.clone()));
+        let (answer, reply) = oneshot::channel();
+        let connect = plan.client(&signals).connect(plan.servers.clone());
+        let (patience, auth, options) = (plan.patience(), plan.auth.clone(), plan.options.clone());
         io.spawn(async move {
-            let connected = async_nats::ConnectOptions::new().connect(servers).await;
+            let connected = match timeout(patience, connect).await {
+                // Made here, since a context has a task of its own, on the thread where it is made.
+                Ok(Ok(client)) => Ok((client.clone(), context(client, &options))),
+                Ok(Err(error)) => Err(refusal(&error, &auth, &options)),
+                Err(_) => Err(silent(&options)),
+            };
+            // Nobody takes it if another connection has failed.
             let _ = answer.send(connected);
         });
-        let unreachable = |text: String| BrokerError::new(BrokerErrorKind::Unreachable, text);
-        let client = match reply.await {
-            Ok(Ok(client)) => client,
-            Ok(Err(error)) => return Err(unreachable(error.to_string()).into()),
-            Err(_) => return Err(BusError::Closed),
+        let api = plan.options.api();
+        Ok(Self { io, reply, signals, api, request_timeout: plan.options.request_timeout })
+    }
+
+    async fn link(self) -> Result<Link, BusError> {
+        let (client, jetstream) = self.reply.await.map_err(|_| BusError::Closed)??;
+        Ok(Link {
+            io: self.io,
+            client,
+            jetstream,
+            signals: self.signals,
+            api: self.api,
+            request_timeout: self.request_timeout,
+        })
+    }
+}
+
+fn context(client: async_nats::Client, options: &NatsOptions) -> jetstream::Context {
+    let context = ContextBuilder::new().api_prefix(options.api());
+    context.timeout(options.request_timeout).build(client)
+}
+
+/// Why a JetStream request was not granted.
+#[derive(Clone, Debug)]
+pub(super) enum Refused {
+    /// JetStream's own error: its code and its words.
+    Api(u64, String),
+    /// It could not be asked.
+    Broker(BrokerError),
+}
+
+impl Link {
+    /// How often this connection was made, the first time included.
+    pub(super) fn connects(&self) -> u64 {
+        // Relaxed: a count, by which nothing else is read.
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Ends once the connection was made more often than `since` times, with how often that is.
+    pub(super) async fn reconnected(&self, since: u64) -> u64 {
+        let mut changes = self.signals.changes();
+        loop {
+            let connects = self.connects();
+            if connects > since {
+                return connects;
+            }
+            // By the event, or by the time: an event may have been dropped.
+            let _ = timeout(LOOK, changes.changed()).await;
+        }
+    }
+
+    /// The version of the server that it is connected to.
+    pub(super) fn version(&self) -> Version {
+        Version::parse(&self.client.server_info().version)
+    }
+
+    /// The subject of a JetStream request: `STREAM.INFO.orders` with the bus' prefix.
+    pub(super) fn api(&self, request: impl fmt::Display) -> String {
+        format!("{}.{request}", self.api)
+    }
+
+    /// Awaits an operation that publishes or subscribes to `subject`; ends with
+    /// [`NotPermitted`](BrokerErrorKind::NotPermitted) if the server forbids it, which it says to the connection and
+    /// not to the operation.
+    pub(super) async fn permitted<T>(
+        &self,
+        subject: &str,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, BrokerError> {
+        let mut denials = self.signals.denials();
+        let denied = async {
+            loop {
+                match denials.recv().await {
+                    Ok(denial) if denial.subject == subject => return denial,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
         };
-        let jetstream = jetstream::new(client.clone());
-        Ok(Self { io, client, jetstream, api: "$JS.API".to_owned() })
+        tokio::select! {
+            biased;
+            done = operation => Ok(done),
+            denial = denied => Err(not_permitted(&denial)),
+        }
+    }
+
+    /// Makes a JetStream request, which ends within `request_timeout`. `request`: its subject without the prefix.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        request: &str,
+        payload: &(impl Serialize + ?Sized + Sync),
+    ) -> Result<T, Refused> {
+        let subject = self.api(request);
+        let failed = |kind, text: String| Err(Refused::Broker(BrokerError::new(kind, text)));
+        let payload = match serde_json::to_vec(payload) {
+            // Some requests are refused with any payload, and none with an empty one.
+            Ok(nothing) if nothing == b"null" => Vec::new(),
+            Ok(payload) => payload,
+            Err(error) => return failed(BrokerErrorKind::Failed, error.to_string()),
+        };
+        let timed = Request::new().payload(payload.into()).timeout(Some(self.request_timeout));
+        let asked = self.client.send_request(subject.clone(), timed);
+        let asked = self.permitted(&subject, timeout(self.request_timeout, asked)).await;
+        match asked.map_err(Refused::Broker)? {
+            Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
+                Ok(Response::Ok(answer)) => Ok(answer),
+                Ok(Response::Err { error }) => {
+                    Err(Refused::Api(error.error_code().0, error.to_string()))
+                }
+                Err(error) => failed(
+                    BrokerErrorKind::Failed,
+                    format!("the answer on \"{subject}\" was not understood: {error}"),
+                ),
+            },
+            Ok(Err(error)) => match error.kind() {
+                RequestErrorKind::NoResponders => failed(
+                    BrokerErrorKind::Unsupported,
+                    format!(
+                        "nobody answers on \"{subject}\": enable JetStream on the server and for this account, or set \
+                         `domain` or `api_prefix` to where it is"
+                    ),
+                ),
+                RequestErrorKind::TimedOut => Err(self.unanswered(&subject)),
+                _ => failed(
+                    BrokerErrorKind::Failed,
+                    format!("the request \"{subject}\" was not understood: {error}"),
+                ),
+            },
+            Err(_) => Err(self.unanswered(&subject)),
+        }
+    }
+
+    fn unanswered(&self, subject: &str) -> Refused {
+        Refused::Broker(match self.signals.deaf() {
+            Some(denial) => BrokerError::new(
+                BrokerErrorKind::NotPermitted,
+                format!("{denial}, or set `inbox_prefix` to what it may subscribe to"),
+            ),
+            None => BrokerError::new(
+                BrokerErrorKind::Unreachable,
+                format!("no answer on \"{subject}\" within {:?}", self.request_timeout),
+            ),
+        })
+    }
+}
+
+fn not_permitted(denial: &Denial) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::NotPermitted, denial.to_string())
+}
+
+impl Refused {
+    /// JetStream's code of the error, if it is one of its own.
+    pub(super) fn code(&self) -> Option<u64> {
+        match self {
+            Self::Api(code, _) => Some(*code),
+            Self::Broker(_) => None,
+        }
+    }
+}
+
+impl From<Refused> for BrokerError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Broker(error) => error,
+            Refused::Api(code, text) => {
+                use jetstream::ErrorCode as Code;
+                let kind = match Code(code) {
+                    Code::STREAM_NOT_FOUND => BrokerErrorKind::MissingTopic,
+                    Code::JETSTREAM_NOT_ENABLED | Code::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
+                        BrokerErrorKind::Unsupported
+                    }
+                    _ => BrokerErrorKind::Failed,
+                };
+                Self::new(kind, text)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_from_round_to_round_and_end_growing() {
+        let (first, most) = (Duration::from_millis(20), Duration::from_secs(2));
+        for attempt in 0..=3 {
+            assert_eq!(
+                pause(first, most, attempt, 3),
+                Duration::ZERO,
+                "{attempt}: the first round"
+            );
+        }
+        let mut different = std::collections::BTreeSet::new();
+        for attempt in (4..2_000).chain([usize::MAX]) {
+            let pause = pause(first, most, attempt, 3);
+            assert!(pause > Duration::ZERO && pause <= most, "{attempt}: {pause:?}");
+            different.insert(pause);
+        }
+        assert!(different.len() > 1_000, "they are spread");
+        assert_eq!(pause(first, most, 1, 0), Duration::ZERO);
     }
 }

@@ -1,12 +1,16 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
-mod ack_mode;
 mod arrival;
+mod auth;
 mod barrier;
 mod batch;
+mod builder;
+mod checkpoint;
+mod choice;
 mod consumer;
 mod core_sequence;
 mod durable;
+mod events;
 mod floors;
 mod handover;
 mod headers;
@@ -17,44 +21,59 @@ mod key_token;
 mod letter;
 mod link;
 mod options;
+mod place;
 mod plan;
 mod publish;
-mod publish_options;
+mod publish_room;
 mod publisher;
 mod pull;
+mod refusal;
+mod secret;
 mod sender;
 mod sequence;
 mod shared;
 mod subscribe;
+mod tls;
 mod topic;
 mod topic_options;
 mod topology;
+mod url;
 mod verdict;
+mod version;
 mod window;
 
 pub use batch::{AtomicError, AtomicPublishing};
+pub use builder::{NatsBuilder, NatsConnecting};
+pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
 pub use publish::BatchPublishing;
-pub use publish_options::PublishOptions;
 pub use topic_options::TopicOptions;
 
 use std::fmt;
 use std::ops::Deref;
 
-pub use ack_mode::AckMode;
-
-use self::link::Links;
-use self::options::NatsOptions;
+#[cfg(feature = "testing")]
+use self::consumer::Command;
 use self::publisher::Wish;
 use self::shared::Shared;
-use self::topic::{TopicRefused, Topics};
-use crate::bus::{Bus, BusClosing, BusError, Publishing, Subscribing, Transport};
+use crate::bus::pending::pending;
+use crate::bus::{Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Transport};
 use crate::handler::Handler;
 use crate::record::Record;
+#[cfg(feature = "testing")]
+use crate::reply::block_on;
 use crate::reply::reply;
 use crate::runtime::Runtime;
 use crate::subscription::Subscription;
 use crate::sync::Arc;
 use std::time::Duration;
+
+pending! {
+    /// A topic's stream being made sure of: a future, and something a plain thread can wait for.
+    ///
+    /// # Cancel safety
+    /// Dropped, it goes on.
+    Ensuring, ()
+}
 
 /// A bus over NATS. A [`Bus`] with a few calls more. Clones are the same bus.
 #[derive(Clone)]
@@ -63,38 +82,55 @@ pub struct NatsBus {
     nats: Arc<Nats>,
 }
 
-/// Builds a bus over NATS.
-#[must_use = "a builder does nothing until `connect`"]
-pub struct NatsBuilder {
-    runtime: Runtime,
-    options: NatsOptions,
-    refused: Option<BusError>,
-}
-
 impl NatsBus {
-    /// A builder for a bus over these servers: URLs, comma separated.
+    /// A builder for a bus over these servers: `nats://[user:password@|token@]host[:port]`, or `tls://` for servers
+    /// that are to be reached over TLS only; more of them behind commas. Options may stand in the query:
+    /// `nats://a,b?ack_mode=floor&window=1000`. What means something else in a URL is written `%XX`.
     pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
-        let servers = servers.split(',').map(str::to_owned).collect();
-        let (topics, publishing) = (Topics::default(), PublishOptions::default());
-        let ack_mode = AckMode::default();
-        let options = NatsOptions { servers, ack_mode, topics, publishing };
-        NatsBuilder { runtime: runtime.clone(), options, refused: None }
+        NatsBuilder::new(runtime, servers)
+    }
+
+    /// Makes sure of a topic's stream now, as the builder's [`topology`](NatsBuilder::topology) says, so that a service
+    /// fails when it starts and not at its first record. Publishing and subscribing do the same for theirs.
+    ///
+    /// # Errors
+    /// The result's: [`BusError::Broker`] with the kind
+    /// [`MissingTopic`](crate::BrokerErrorKind::MissingTopic), [`Mismatch`](crate::BrokerErrorKind::Mismatch) (what is
+    /// not as it must be, and what to do) or [`NotPermitted`](crate::BrokerErrorKind::NotPermitted), within
+    /// [`request_timeout`](NatsBuilder::request_timeout) a request.
+    ///
+    /// ```no_run
+    /// use keylane::{Runtime, nats::NatsBus};
+    ///
+    /// let runtime = Runtime::builder().build()?;
+    /// let bus = NatsBus::builder(&runtime, "nats://localhost").connect().wait()?;
+    /// bus.ensure("orders").wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ensure(&self, topic: &str) -> Ensuring {
+        let topic = match self.nats.0.options.topics.find(topic) {
+            Ok(topic) => topic,
+            Err(error) => {
+                return Ensuring::ready(&self.nats.0.runtime, Err(BusError::InvalidTopic(error)));
+            }
+        };
+        let (answer, reply) = reply();
+        let shared = self.nats.0.clone();
+        self.nats.0.links.control.io.spawn(async move {
+            let ensured = topology::ensure(&shared.links.control, &shared.options, &topic).await;
+            answer.give(ensured.map(drop).map_err(BusError::Broker));
+        });
+        Ensuring::later(&self.nats.0.runtime, reply)
+    }
+
+    /// How often connections of this bus were made anew.
+    pub fn reconnects(&self) -> u64 {
+        self.nats.0.links.reconnects()
     }
 
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
-    }
-
-    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
-    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
-    ///
-    /// # Errors
-    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
-    /// whatever [`publish`](Bus::publish) says.
-    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
-        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
-        self.nats.0.publish_as(topic, record, wish)
     }
 
     /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their
@@ -118,47 +154,54 @@ impl NatsBus {
     ) -> AtomicPublishing {
         self.nats.0.publish_atomic(topic, records, expected)
     }
-}
 
-impl NatsBuilder {
-    /// How a topic, or the topics of a pattern, lie on the server.
-    pub fn topic(mut self, name: &str, options: TopicOptions) -> Self {
-        if let Err(refused) = self.options.topics.tell(name, options) {
-            self.refused.get_or_insert(match refused {
-                TopicRefused::Name(error) => BusError::InvalidTopic(error),
-                TopicRefused::Options(error) => BusError::Config(error),
-            });
-        }
-        self
-    }
-
-    /// How much may be published and not confirmed.
-    pub fn publishing(mut self, options: PublishOptions) -> Self {
-        if let Err(error) = options.validate() {
-            self.refused.get_or_insert(BusError::Config(error));
-        }
-        self.options.publishing = options;
-        self
-    }
-
-    /// Connects.
+    /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
     ///
     /// # Errors
-    /// See [`BusError`].
-    pub async fn connect(self) -> Result<NatsBus, BusError> {
-        if let Some(refused) = self.refused {
-            return Err(refused);
-        }
-        let links = Links::open(&self.runtime.core().spawner, &self.options).await?;
-        let shared = Arc::new(Shared::new(self.runtime, self.options, links));
-        let nats = Arc::new(Nats(shared));
-        Ok(NatsBus { bus: Bus(nats.clone()), nats })
+    /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
+    /// whatever [`publish`](Bus::publish) says.
+    pub fn publish_expecting(&self, topic: &str, record: Record, last_sequence: u64) -> Publishing {
+        let wish = Wish { expected: Some(last_sequence), ..Wish::default() };
+        self.nats.0.publish_as(topic, record, wish)
+    }
+}
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+impl NatsBus {
+    /// The control connection's client, for our own tests.
+    pub fn control(&self) -> &async_nats::Client {
+        &self.nats.0.links.control.client
     }
 
-    /// How progress is kept.
-    pub fn ack_mode(mut self, mode: AckMode) -> Self {
-        self.options.ack_mode = mode;
-        self
+    /// What happened to the connections, for our own tests.
+    pub fn happened(&self) -> String {
+        format!("{:?}", self.nats.0.links.journal.since(0).0)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl NatsBus {
+    /// Restarts the consumer of a subscription, as after the death of its process, or with what is finished acknowledged
+    /// first. For tests.
+    ///
+    /// # Errors
+    /// [`BusError::NotSubscribed`] if there is none.
+    pub fn restart_consumer(&self, name: &str, finished: bool) -> Result<(), BusError> {
+        let unknown = || BusError::NotSubscribed(name.to_owned());
+        let desk = self.nats.0.member(name).ok_or_else(unknown)?;
+        let (answer, mut reply) = reply();
+        desk.tell(Command::Restart(finished, answer)).map_err(|_| unknown())?;
+        let clock = self.nats.0.runtime.clock();
+        block_on(&mut reply, &**clock, None).flatten().unwrap_or(Err(BusError::Closed))
+    }
+
+    /// Below which offset everything of a subscription is acknowledged, and the offset after the newest record, as far as
+    /// its consumer knows. For tests.
+    pub fn progress(&self, name: &str) -> Option<(u64, u64)> {
+        let seen = self.nats.0.member(name)?.seen();
+        Some((seen.committed, seen.end))
     }
 }
 
@@ -194,15 +237,15 @@ impl Transport for Nats {
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {
-        let (answer, reply) = reply();
-        let shared = self.0.clone();
-        self.0.links.control.io.spawn(async move {
-            shared.publisher.refuse_all_but_letters();
-            let mut report = shared.close_consumers(timeout).await;
-            report.drained &= shared.publisher.close(timeout).await == 0;
-            answer.give(Ok(report));
-        });
-        BusClosing::later(&self.0.runtime, reply)
+        self.0.close(timeout)
+    }
+
+    fn health(&self) -> Health {
+        self.0.health.health()
+    }
+
+    fn events(&self) -> Events {
+        self.0.health.events()
     }
 }
 
@@ -217,11 +260,5 @@ impl Deref for NatsBus {
 impl fmt::Debug for NatsBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NatsBus")
-    }
-}
-
-impl fmt::Debug for NatsBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsBuilder").field("options", &self.options).finish_non_exhaustive()
     }
 }

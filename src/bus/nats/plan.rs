@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::RetentionPolicy;
 
-use super::ack_mode::AckMode;
+use super::choice::AckMode;
 use super::durable::Durable;
 use super::topic::Topic;
-use crate::envelope::{Envelope, extract_key};
+use crate::bus::keyed::KeyIn;
 use crate::position::Stored;
-use crate::record::Record;
-use crate::subscription::Start;
+use crate::subscription::{OnLost, Start};
 
 #[derive(Clone)]
 pub(super) struct Plan {
@@ -22,11 +21,12 @@ pub(super) struct Plan {
     pub(super) ack_wait: Duration,
     /// Deliveries that may be unfinished.
     pub(super) window: usize,
-    /// Their bytes.
-    pub(super) bytes: usize,
     pub(super) start: Start,
-    /// Whether records hold envelopes.
-    pub(super) envelope: bool,
+    pub(super) on_lost: OnLost,
+    /// Where else a record's key may be written.
+    pub(super) key_in: KeyIn,
+    /// What the durable consumer is called, or would be: positions are kept under it.
+    pub(super) kept_as: String,
     /// Where the source goes on.
     pub(super) resume: Option<Stored>,
 }
@@ -36,24 +36,14 @@ impl Plan {
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.topic.name, self.partition.unwrap_or(0))
     }
-}
 
-/// A record with the key that its envelope or its headers give it, if it has none of its own.
-pub(super) fn keyed(record: Record, envelope: bool) -> Record {
-    if record.key().is_some() {
-        return record;
+    /// What its position is called where the bus keeps it.
+    pub(super) fn key(&self) -> String {
+        format!("at.{}", self.kept_as)
     }
-    let decoded = envelope
-        .then(|| Envelope::decode(record.payload()).ok().map(Envelope::into_owned))
-        .flatten();
-    let headers = record
-        .headers()
-        .filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value?)));
-    match extract_key(decoded.as_ref(), headers, None, None) {
-        Ok(key) => {
-            let key = key.to_owned();
-            record.with_key(key.as_bytes(), decoded)
-        }
-        Err(_) => record,
+
+    /// A new name for a consumer that is made anew.
+    pub(super) fn rename(&mut self) {
+        self.durable.rename(&format!("{}-{}", self.kept_as, uuid::Uuid::now_v7().simple()));
     }
 }

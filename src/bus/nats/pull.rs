@@ -28,6 +28,9 @@ pub(super) trait Deliveries: Send {
     /// The next that has come.
     fn poll_next(&mut self, cx: &mut Context<'_>, now: Time) -> Poll<Arrival>;
 
+    /// Pulls are asked for at `next` from here on.
+    fn aim(&mut self, next: String);
+
     /// Forgets what was asked for: nothing of it comes any more. What comes after a new pull is of that pull.
     fn begin_anew(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send;
 
@@ -117,6 +120,10 @@ impl Deliveries for Puller {
             Arrival::Heartbeat | Arrival::Foreign => {}
         }
         Poll::Ready(arrival)
+    }
+
+    fn aim(&mut self, next: String) {
+        self.next = next.into();
     }
 
     async fn begin_anew(&mut self) -> Result<(), BrokerError> {

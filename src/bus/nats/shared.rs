@@ -4,6 +4,8 @@ use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
+use crate::bus::{BusError, BusHealth, BusReport, Groups};
+use crate::reply::Answer;
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
@@ -14,7 +16,17 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) groups: Groups,
+    pub(super) health: BusHealth,
+    pub(super) closing: Mutex<Closing>,
     abandoned: AtomicBool,
+}
+
+/// How far the bus' end is.
+pub(super) enum Closing {
+    /// It is open as long as nobody waits for its end.
+    Open(Vec<Answer<Result<BusReport, BusError>>>),
+    Closed(BusReport),
 }
 
 /// A consumer that runs.
@@ -27,7 +39,14 @@ impl Shared {
     pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
-        Self { runtime, options, publisher, links, members, abandoned }
+        let closing = Mutex::new(Closing::Open(Vec::new()));
+        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+    }
+
+    /// Whether its end has begun.
+    pub(super) fn is_closed(&self) -> bool {
+        !matches!(&*self.closing.lock(), Closing::Open(waiting) if waiting.is_empty())
     }
 
     pub(super) fn join(&self, member: Member) {

@@ -2,30 +2,30 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig};
 use async_nats::jetstream::stream::RetentionPolicy;
 
-use super::ack_mode::AckMode;
+use super::checkpoint::{Checkpoint, Found};
+use super::choice::AckMode;
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
+use super::floors::Floors;
 use super::letter::ToTopic;
 use super::plan::Plan;
 use super::pull::Puller;
-use super::shared::{Member, Shared};
+use super::shared::{Closing, Member, Shared};
 use super::topic::Topic;
 use super::topology;
-use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusReport, BusSubscription, Subscribing};
+use crate::bus::keyed::KeyIn;
+use crate::bus::{
+    BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
+};
+use crate::clock::Time;
 use crate::handler::Handler;
+use crate::position::Stored;
 use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
-
-/// How long the server waits for an acknowledgement before it delivers again by itself.
-const ACK_WAIT: Duration = Duration::from_secs(120);
-/// Deliveries that may be unacknowledged.
-const WINDOW: usize = 10_000;
-/// Their bytes.
-const BYTES: usize = 64 << 20;
 
 impl Shared {
     pub(super) fn subscribe(
@@ -35,6 +35,9 @@ impl Shared {
         handler: Handler,
         envelope: bool,
     ) -> Subscribing {
+        if self.is_closed() {
+            return Subscribing::ready(&self.runtime, Err(BusError::Closed));
+        }
         let (answer, reply) = reply();
         let runtime = self.runtime.clone();
         let (shared, topic) = (self.clone(), topic.to_owned());
@@ -51,7 +54,7 @@ impl Shared {
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        let topic = (*self.options.topics.find(topic).map_err(BusError::InvalidTopic)?).clone();
+        let topic = self.options.topics.find(topic).map_err(BusError::InvalidTopic)?;
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
@@ -61,35 +64,70 @@ impl Shared {
                 to: to.clone(),
             })),
         };
-        let stream = topology::ensure(&self.links.control, &topic).await?;
-        let plan = self.plan(&topic, &subscription, envelope, &stream.config)?;
-        if let Some(info) = plan.durable.info(&self.links.control).await? {
-            if let Some(wrong) = durable::mismatch(&plan.durable.config, &info.config) {
-                return Err(BrokerError::new(
-                    BrokerErrorKind::Mismatch,
-                    format!(
-                        "the consumer {} of stream {} is not as this bus needs it: {wrong}; delete it or take another group",
-                        plan.durable.name(),
-                        plan.durable.stream
-                    ),
-                )
-                .into());
-            }
+        let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
+        let mut plans = Vec::new();
+        for partition in topic.partitions() {
+            let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
+            plans.push(self.look(plan).await?);
         }
         let name = subscription.name().to_owned();
-        let subscriber = self.runtime.subscribe_with(subscription, handler, dead_letter)?;
-        let desk = Arc::<Desk>::default();
-        let pulls = plan.durable.pulls(&self.links.consume);
-        let puller = Puller::new(self.links.consume.client.clone(), pulls);
-        let consumer = Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller)?;
-        self.join(Member { name, desk });
-        self.links.consume.io.spawn(consumer.run());
-        Ok(BusSubscription { subscriber, topic: topic.name })
+        let subscriber = self.groups.subscribe(
+            &self.runtime,
+            &topic.name,
+            subscription,
+            handler,
+            dead_letter,
+        )?;
+        for (plan, checkpoint) in plans {
+            let desk = Arc::<Desk>::default();
+            let pulls = plan.durable.pulls(&self.links.consume);
+            let puller = Puller::new(self.links.consume.client.clone(), pulls);
+            let consumer =
+                Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller, checkpoint)?;
+            self.join(Member { name: name.clone(), desk });
+            self.links.consume.io.spawn(consumer.run());
+        }
+        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+    }
+
+    /// Looks whether a consumer can begin as planned, before anything is begun.
+    async fn look(&self, mut plan: Plan) -> Result<(Plan, Option<Checkpoint>), BusError> {
+        if plan.acks == AckMode::Checkpoint {
+            let (checkpoint, resume) = self.claim(&plan).await?;
+            plan.resume = resume;
+            return Ok((plan, Some(checkpoint)));
+        }
+        let durable = &plan.durable;
+        if let Some(info) = durable.info(&self.links.control).await? {
+            let wanted = durable.config.clone().into_consumer_config();
+            topology::check_consumer(&wanted, &info.config)?;
+        }
+        Ok((plan, None))
+    }
+
+    /// Claims the position of a consumer that is not acknowledged, and says where it stands.
+    pub(super) async fn claim(
+        &self,
+        plan: &Plan,
+    ) -> Result<(Checkpoint, Option<Stored>), BusError> {
+        let control = &self.links.control;
+        let replicas = plan.durable.config.num_replicas.max(1);
+        let floors = Floors::open(control, replicas).await?;
+        let (checkpoint, found) =
+            Checkpoint::claim(floors, plan.key(), self.options.checkpoint_interval).await?;
+        let resume = match found {
+            Found::Nothing => None,
+            Found::Stored(stored) => Some(stored),
+            // Nothing is passed over: whatever the stream has is handled again.
+            Found::Unreadable(_) => Some(Stored::new(0)),
+        };
+        Ok((checkpoint, resume))
     }
 
     fn plan(
         &self,
         topic: &Topic,
+        partition: Option<u32>,
         subscription: &Subscription,
         envelope: bool,
         stream: &async_nats::jetstream::stream::Config,
@@ -102,33 +140,69 @@ impl Shared {
             )
             .into());
         }
-        let policy = if acks == AckMode::Floor { AckPolicy::All } else { AckPolicy::Explicit };
-        let config = durable::config(
-            topic.durable(subscription.name(), None),
-            topic.filters(None),
-            policy,
-            ACK_WAIT,
-            WINDOW,
-            stream.num_replicas,
-        );
+        let kept_as = topic.durable(subscription.group_name(), partition);
+        let (name, filters) = (kept_as.clone(), topic.filters(partition));
+        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
+        let durable = |policy| {
+            durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
+        };
+        let config = match acks {
+            AckMode::Each => durable(AckPolicy::Explicit),
+            AckMode::Floor => durable(AckPolicy::All),
+            AckMode::Checkpoint => durable::ordered(filters),
+        };
         Ok(Plan {
             topic: topic.clone(),
-            partition: None,
+            partition,
             durable: Durable { stream: stream.name.clone(), config },
             retention: stream.retention,
             acks,
-            ack_wait: ACK_WAIT,
-            window: WINDOW,
-            bytes: BYTES,
+            ack_wait,
+            window,
             start: subscription.start,
-            envelope,
+            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            on_lost: subscription.on_lost,
+            kept_as,
             resume: None,
         })
     }
 
-    /// Ends all consumers: reads no more, and lets what was read be handled for at most `timeout`.
-    pub(super) async fn close_consumers(&self, timeout: Duration) -> BusReport {
+    /// Ends the bus: reads no more, and lets what was read be handled for at most `timeout`. Everybody who asks hears the
+    /// same.
+    pub(super) fn close(self: &Arc<Self>, timeout: Duration) -> BusClosing {
         let deadline = self.runtime.clock().now().after(timeout);
+        let (answer, reply) = reply();
+        let first = match &mut *self.closing.lock() {
+            Closing::Closed(report) => return BusClosing::ready(&self.runtime, Ok(*report)),
+            Closing::Open(waiting) => {
+                waiting.push(answer);
+                waiting.len() == 1
+            }
+        };
+        let shared = self.clone();
+        if first {
+            self.publisher.refuse_all_but_letters();
+        }
+        self.links.control.io.spawn(async move {
+            let mut report = shared.close_consumers(deadline).await;
+            if first {
+                let left = deadline.since(shared.runtime.clock().now());
+                report.drained &= shared.publisher.close(left).await == 0;
+                shared.closed(report);
+            }
+        });
+        BusClosing::later(&self.runtime, reply)
+    }
+
+    fn closed(&self, report: BusReport) {
+        let before = std::mem::replace(&mut *self.closing.lock(), Closing::Closed(report));
+        if let Closing::Open(waiting) = before {
+            waiting.into_iter().for_each(|answer| answer.give(Ok(report)));
+        }
+    }
+
+    /// Ends all consumers.
+    async fn close_consumers(&self, deadline: Time) -> BusReport {
         let replies: Vec<_> = self
             .members()
             .into_iter()

@@ -127,6 +127,15 @@ impl Topic {
         has_wildcards(&self.name)
     }
 
+    /// The partitions that are consumed each by itself; one without a number where they cannot be told apart.
+    pub(super) fn partitions(&self) -> Vec<Option<u32>> {
+        if self.has_partitions() {
+            (0..self.options.partitions).map(Some).collect()
+        } else {
+            vec![None]
+        }
+    }
+
     /// The subjects of the stream that are this topic, those of the given partition alone if there is one.
     pub(super) fn filters(&self, partition: Option<u32>) -> Vec<String> {
         let name = &self.name;

@@ -9,7 +9,8 @@ use super::tools::{Gate, Gates, Judge, Notes, ensure, equal, refused};
 use crate::bus::{BusError, BusReport, PublishErrorKind};
 use crate::handler::Handled;
 use crate::record::Record;
-use crate::subscription::{Letter, Retry};
+use crate::retry::Retry;
+use crate::subscription::Letter;
 use crate::sync::{Arc, Mutex};
 
 cases![

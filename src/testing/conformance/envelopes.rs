@@ -10,7 +10,8 @@ use super::tools::{Notes, Yield, ensure, equal};
 use crate::envelope::Envelope;
 use crate::handler::Handled;
 use crate::record::{Record, RecordRef};
-use crate::subscription::{Letter, Retry};
+use crate::retry::Retry;
+use crate::subscription::Letter;
 use crate::sync::{Arc, Mutex};
 
 cases![

@@ -10,7 +10,7 @@ use crate::bus::BusSubscription;
 use crate::error::HandlerError;
 use crate::handler::Handled;
 use crate::record::Record;
-use crate::subscription::Retry;
+use crate::retry::Retry;
 use crate::testing::{Ended, Oracle};
 
 cases![

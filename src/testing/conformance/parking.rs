@@ -10,7 +10,8 @@ use crate::bus::BusSubscription;
 use crate::error::HandlerError;
 use crate::handler::Handled;
 use crate::record::Record;
-use crate::subscription::{Retry, Subscription};
+use crate::retry::Retry;
+use crate::subscription::Subscription;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 

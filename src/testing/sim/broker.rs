@@ -167,7 +167,9 @@ fn deliver(world: &World, partition: usize) -> bool {
             back
         }
         Some(Err(
-            Undelivered::Ledger(DeliverError::WindowFull, back) | Undelivered::Stopped(back),
+            Undelivered::Ledger(DeliverError::WindowFull, back)
+            | Undelivered::Bytes(back)
+            | Undelivered::Stopped(back),
         )) => back,
         Some(Err(Undelivered::Ledger(error, back))) => {
             judge.convict(Invariant::I4, format!("{offset} of {partition}: {error}"));

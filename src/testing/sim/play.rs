@@ -16,7 +16,8 @@ use crate::clock::Time;
 use crate::error::HandlerError;
 use crate::handler::{Handled, Handler};
 use crate::record::Record;
-use crate::subscription::{DeadLetter, Letter, Retry, Sending, Subscription};
+use crate::retry::Retry;
+use crate::subscription::{DeadLetter, Letter, Sending, Subscription};
 
 /// What a scripted panic throws.
 struct Scripted;

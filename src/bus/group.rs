@@ -1,0 +1,68 @@
+//! Who reads a topic for whom: of one bus, one subscription for each group and topic.
+
+use crate::bus::error::{BusError, InvalidGroup};
+use crate::handler::Handler;
+use crate::runtime::Runtime;
+use crate::subscriber::Subscriber;
+use crate::subscription::{DeadLetter, Subscription};
+use crate::sync::{Arc, Mutex};
+use crate::table::SubscriptionState;
+
+/// The groups of a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Groups(Mutex<Vec<Member>>);
+
+/// What reads a topic for a group, until it is removed.
+#[derive(Debug)]
+struct Member {
+    group: String,
+    topic: String,
+    state: Arc<SubscriptionState>,
+}
+
+impl Groups {
+    /// Subscribes in the runtime what reads `topic` for its group. Refused, nothing is left of it.
+    pub(crate) fn subscribe(
+        &self,
+        runtime: &Runtime,
+        topic: &str,
+        subscription: Subscription,
+        handler: Handler,
+        dead_letter: Option<Arc<dyn DeadLetter>>,
+    ) -> Result<Subscriber, BusError> {
+        // The runtime's own checks come first: a name that it refuses is no group either.
+        let group = subscription.group_name().to_owned();
+        let of_its_own = subscription.group.is_some() || (1..=255).contains(&group.len());
+        if of_its_own {
+            InvalidGroup::check(&group).map_err(BusError::InvalidGroup)?;
+        }
+        if let Some(bytes) = subscription.source_bytes {
+            let mut config = runtime.config().clone();
+            config.source_bytes = bytes;
+            config.validate().map_err(BusError::Config)?;
+        }
+        let subscriber = runtime.subscribe_with(subscription, handler, dead_letter)?;
+        match self.join(group, topic, &subscriber.entry.state) {
+            Ok(()) => Ok(subscriber),
+            Err(error) => {
+                drop(subscriber.remove());
+                Err(error)
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        group: String,
+        topic: &str,
+        state: &Arc<SubscriptionState>,
+    ) -> Result<(), BusError> {
+        let mut members = self.0.lock();
+        members.retain(|member| !member.state.is_removed());
+        if members.iter().any(|member| (&*member.group, &*member.topic) == (&*group, topic)) {
+            return Err(BusError::AlreadyInGroup { group, topic: topic.to_owned() });
+        }
+        members.push(Member { group, topic: topic.to_owned(), state: state.clone() });
+        Ok(())
+    }
+}

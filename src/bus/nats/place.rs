@@ -1,0 +1,72 @@
+//! Where a consumer begins, and whether the place that it is to go on at is still there.
+
+use std::time::UNIX_EPOCH;
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
+
+use super::plan::Plan;
+use crate::subscription::{OnLost, Start};
+
+impl Plan {
+    /// Where a consumer begins that has no stored position.
+    pub(super) fn start(&self) -> DeliverPolicy {
+        match self.start {
+            Start::Earliest => DeliverPolicy::All,
+            Start::Latest => DeliverPolicy::New,
+            Start::Position(position) => self.from(position),
+            Start::At(time) => {
+                let since = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+                match i128::try_from(since).map(async_nats::datetime::from_nanos) {
+                    Ok(Ok(start_time)) => DeliverPolicy::ByStartTime { start_time },
+                    // Later than any record will ever be.
+                    _ => DeliverPolicy::New,
+                }
+            }
+        }
+    }
+
+    /// Where a consumer begins that goes on at `position`.
+    pub(super) fn from(&self, position: u64) -> DeliverPolicy {
+        match self.retention {
+            // What is finished is there no more.
+            RetentionPolicy::WorkQueue => DeliverPolicy::All,
+            _ => DeliverPolicy::ByStartSequence { start_sequence: position.max(1) },
+        }
+    }
+
+    /// Where it goes on whose place is there no more; `None`: nowhere.
+    pub(super) fn after_loss(&self) -> Option<DeliverPolicy> {
+        match self.on_lost {
+            OnLost::Stop => None,
+            OnLost::Earliest => Some(DeliverPolicy::All),
+            OnLost::Latest => Some(DeliverPolicy::New),
+        }
+    }
+
+    /// What is lost of a stream for one that goes on at `next`, in words.
+    ///
+    /// That something is missing at the stream's beginning is said only where that would have been ours: where the consumer
+    /// takes all subjects of a stream that nobody's acknowledgement empties.
+    pub(super) fn lost(&self, next: u64, stream: &stream::Info) -> Option<String> {
+        let (first, last) = (stream.state.first_sequence, stream.state.last_sequence);
+        let name = &stream.config.name;
+        if next > last.saturating_add(1) {
+            return Some(format!(
+                "the position {next} is not in stream {name} any more, which ends at {last}: it was made anew, or cut"
+            ));
+        }
+        let config = &self.durable.config;
+        let ours = |subject: &String| {
+            config.filter_subject == *subject || config.filter_subjects.contains(subject)
+        };
+        let whole = stream.config.subjects.iter().all(ours);
+        if whole && self.retention == RetentionPolicy::Limits && next > 0 && next < first {
+            return Some(format!(
+                "records {next} to {} of stream {name} are gone, and were not handled: the stream begins at {first}",
+                first - 1
+            ));
+        }
+        None
+    }
+}

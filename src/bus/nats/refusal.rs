@@ -1,0 +1,121 @@
+//! Why no server was connected to, in words and with what to do.
+
+use std::error::Error;
+use std::io;
+
+use async_nats::{ConnectError, ConnectErrorKind};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError};
+
+use super::auth::Auth;
+use super::options::NatsOptions;
+use crate::bus::{BrokerError, BrokerErrorKind};
+
+/// The error of a first connect, which tried every server once.
+pub(super) fn refusal(error: &ConnectError, auth: &Auth, options: &NatsOptions) -> BrokerError {
+    let servers = options.servers.join(", ");
+    let unknown = |text: String| BrokerError::new(BrokerErrorKind::Unauthenticated, text);
+    if let Some(error) = within::<rustls::Error>(error) {
+        return match over_tls(error, options) {
+            Some(why) => unknown(format!("no TLS with {servers}: {why}")),
+            None => unreachable(&format!("no TLS with {servers}: {error}")),
+        };
+    }
+    let text = words(error);
+    // What a server answers instead of a greeting, such as `Authentication Timeout`, the client has as text only.
+    let about_us =
+        ["authenticat", "authoriz"].iter().any(|word| text.to_lowercase().contains(word));
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            unknown(format!("{servers} does not accept {}", auth.words()))
+        }
+        _ if about_us => unknown(format!("{servers} does not accept {}: {text}", auth.words())),
+        ConnectErrorKind::TimedOut => silent(options),
+        _ => unreachable(&format!("no connection to {servers}: {text}")),
+    }
+}
+
+/// Nobody said anything in time.
+pub(super) fn silent(options: &NatsOptions) -> BrokerError {
+    let hint = if options.tls_first {
+        "; its TLS may begin after its greeting: leave out `tls_first`"
+    } else {
+        "; its TLS may begin before its greeting: set `tls_first`"
+    };
+    let servers = options.servers.join(", ");
+    unreachable(&format!("no connection to {servers} within `connect_timeout`{hint}"))
+}
+
+fn unreachable(text: &str) -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Unreachable, text)
+}
+
+/// Why one side does not trust the other; none if the other is not there, or speaks something else.
+fn over_tls(error: &rustls::Error, options: &NatsOptions) -> Option<String> {
+    use AlertDescription as Alert;
+    Some(match error {
+        rustls::Error::InvalidCertificate(error) => match error {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                let trusted = match &options.ca_file {
+                    Some(_) => "by a certificate of `ca_file`",
+                    None => "by one that this system trusts: give its issuer as `ca_file`",
+                };
+                format!("the server's certificate is not signed {trusted}")
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name: connect by a name that stands in it"
+                    .into()
+            }
+            error => format!("the server's certificate is refused: {error}"),
+        },
+        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
+            "the server asks for a certificate of ours: give `client_cert` and `client_key`".into()
+        }
+        rustls::Error::AlertReceived(
+            alert @ (Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::AccessDenied
+            | Alert::DecryptError),
+        ) => match options.client_cert {
+            Some(_) => format!("the server does not accept `client_cert`: {alert:?}"),
+            None => format!(
+                "the server refuses us ({alert:?}): if it asks for a certificate, give `client_cert` and `client_key`"
+            ),
+        },
+        _ => return None,
+    })
+}
+
+/// The error of this type that caused it, however deep.
+fn within<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(found) = this.downcast_ref::<E>() {
+            return Some(found);
+        }
+        // An `io::Error`'s own source is the source of what it wraps.
+        let wrapped = this.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error = match wrapped {
+            Some(wrapped) => Some(wrapped as &(dyn Error + 'static)),
+            None => this.source(),
+        };
+    }
+    None
+}
+
+/// An error and its causes in one line, without repetitions.
+fn words(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! The suite that every bus passes, on a real server and in every way to acknowledge.
+#![cfg(all(feature = "nats", feature = "testing"))]
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/broker.rs"]
+mod broker;
+
+use broker::Server;
+use keylane::nats::{AckMode, NatsBus};
+use keylane::testing::conformance::{
+    Conformance, Ended, Failed, Fixture, Opened, Progress, Restart, Shape,
+};
+use keylane::{Bus, BusSubscription, Runtime};
+
+struct Nats {
+    url: String,
+    mode: AckMode,
+}
+
+struct Open(NatsBus);
+
+impl Fixture for Nats {
+    fn open(&self, runtime: &Runtime, shape: &Shape) -> Result<Box<dyn Opened>, Failed> {
+        if shape.partitions > 1 {
+            return Err(Failed::Unsupported("partitions"));
+        }
+        if shape.capacity.is_some() {
+            return Err(Failed::Unsupported("a full stream"));
+        }
+        let executor = tokio::runtime::Builder::new_current_thread().build()?;
+        let bus = NatsBus::builder(runtime, &self.url).ack_mode(self.mode).connect();
+        Ok(Box::new(Open(executor.block_on(bus)?)))
+    }
+}
+
+impl Opened for Open {
+    fn bus(&self) -> Bus {
+        self.0.bus()
+    }
+
+    fn restart(&self, subscription: &BusSubscription, how: Restart) -> Result<(), Failed> {
+        Ok(self.0.restart_consumer(subscription.subscriber().name(), how == Restart::Graceful)?)
+    }
+
+    fn progress(&self, subscription: &BusSubscription) -> Result<Vec<Progress>, Failed> {
+        let (committed, end) = self.0.progress(subscription.subscriber().name()).unwrap();
+        Ok(vec![Progress { partition: 0, committed, end }])
+    }
+}
+
+fn passes(mode: AckMode) {
+    let Some(server) = Server::shared() else { return };
+    let suite = Conformance::new(Nats { url: server.url().to_owned(), mode });
+    let report = suite.run();
+    let not_run = report.results.iter().filter(|case| matches!(case.ended, Ended::NotRun(_)));
+    not_run.for_each(|case| eprintln!("{case}"));
+    report.assert_passed();
+}
+
+#[test]
+fn acknowledging_each_record() {
+    passes(AckMode::Each);
+}
+
+#[test]
+fn acknowledging_a_floor() {
+    passes(AckMode::Floor);
+}
+
+#[test]
+fn keeping_checkpoints() {
+    passes(AckMode::Checkpoint);
+}
