@@ -330,12 +330,12 @@ fn a_dead_letter_is_the_record_and_how_it_failed() {
         for (name, value) in [
             ("traceparent", "00-x"),
             ("kl-original-Nats-Msg-Id", "1"),
-            ("kl-original-topic", &*topic),
-            ("kl-original-partition", "0"),
-            ("kl-original-sequence", "1"),
-            ("kl-subscription", "billing"),
-            ("kl-error", "no\\nmoney"),
-            ("kl-attempts", "1"),
+            ("X-Original-Topic", &*topic),
+            ("X-Original-Partition", "0"),
+            ("X-Original-Offset", "1"),
+            ("X-Subscription", "billing"),
+            ("X-Error-Message", "no\\nmoney"),
+            ("X-Attempts", "1"),
         ] {
             let found = letter.header(name).map(|v| String::from_utf8_lossy(v).into_owned());
             assert_eq!(found.as_deref(), Some(value), "{name}");

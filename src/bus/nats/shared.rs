@@ -4,6 +4,7 @@ use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
+use super::streams::Streams;
 use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
@@ -16,6 +17,7 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
@@ -42,7 +44,18 @@ impl Shared {
         let closing = Mutex::new(Closing::Open(Vec::new()));
         let health = BusHealth::new(runtime.clock());
         let groups = Groups::new(&health);
-        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+        Self {
+            runtime,
+            options,
+            publisher,
+            links,
+            members,
+            streams: Streams::default(),
+            groups,
+            health,
+            closing,
+            abandoned,
+        }
     }
 
     /// Whether its end has begun.
