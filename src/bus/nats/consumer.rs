@@ -439,7 +439,7 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     fn show(&mut self) {
-        self.source.show();
+        self.source.turn(self.now);
         let stopped_by = self.source.stopped_by();
         let committed = self.source.ledger().frontier().unwrap_or(0);
         let mut seen = self.desk.seen.lock();
