@@ -338,11 +338,11 @@ impl Events {
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<BusEvent> {
         let clock = self.board.clock.clone();
         let deadline = Some(clock.now().after(timeout));
-        block_on(&mut self.next(), &*clock, deadline).flatten()
+        block_on(&mut self.recv(), &*clock, deadline).flatten()
     }
 
     /// The next event; `None` once the bus is closed and all were read.
-    pub fn next(&mut self) -> NextEvent<'_> {
+    pub fn recv(&mut self) -> NextEvent<'_> {
         NextEvent { events: self, place: None }
     }
 
