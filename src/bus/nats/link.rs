@@ -6,6 +6,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ContextBuilder};
 use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
@@ -15,16 +16,15 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::time::timeout;
 
 use super::auth::Auth;
-use super::events::{Denial, Journal, Signals};
+use super::events::{Denial, Signals};
 use super::io::Io;
 use super::options::NatsOptions;
 use super::refusal::{refusal, silent};
 use super::version::Version;
-use crate::bus::{BrokerError, BrokerErrorKind, BusError};
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusHealth};
 use crate::error::ConfigError;
 use crate::retry::jittered;
 use crate::spawner::Spawner;
-
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -51,22 +51,31 @@ pub(super) struct Links {
     pub(super) consume: Link,
     pub(super) publish: Link,
     pub(super) control: Link,
-    /// What happened to them.
-    pub(super) journal: Arc<Journal>,
 }
 
 impl Links {
     /// Begins to connect, all of them at once.
-    pub(super) fn open(spawner: &Spawner, options: &NatsOptions) -> Result<Opening, BusError> {
+    pub(super) fn open(
+        spawner: &Spawner,
+        options: &NatsOptions,
+        health: &BusHealth,
+    ) -> Result<Opening, BusError> {
         let plan = Plan::new(options)?;
-        let journal = Arc::new(Journal::default());
-        let open = |role, thread| OpeningLink::new(spawner, &plan, &journal, role, thread);
+        let open = |role, thread| OpeningLink::new(spawner, &plan, health, role, thread);
         Ok(Opening {
-            consume: open("the consuming connection", "nats-con")?,
-            publish: open("the publishing connection", "nats-pub")?,
-            control: open("the control connection", "nats-ctl")?,
-            journal: journal.clone(),
+            consume: open("consume", "nats-con")?,
+            publish: open("publish", "nats-pub")?,
+            control: open("control", "nats-ctl")?,
         })
+    }
+
+    /// Has the bus' health say of each connection that is there that it is: a report of it may have been dropped.
+    pub(super) fn look(&self) {
+        for link in [&self.consume, &self.publish, &self.control] {
+            if link.client.connection_state() == State::Connected {
+                link.signals.is_there();
+            }
+        }
     }
 
     /// How often connections were made anew.
@@ -83,7 +92,6 @@ pub(super) struct Opening {
     consume: OpeningLink,
     publish: OpeningLink,
     control: OpeningLink,
-    journal: Arc<Journal>,
 }
 
 impl Opening {
@@ -98,7 +106,6 @@ impl Opening {
             consume: self.consume.link().await?,
             publish: self.publish.link().await?,
             control: self.control.link().await?,
-            journal: self.journal,
         })
     }
 }
@@ -187,12 +194,12 @@ impl OpeningLink {
     fn new(
         spawner: &Spawner,
         plan: &Plan,
-        journal: &Arc<Journal>,
+        health: &BusHealth,
         role: &'static str,
         thread: &str,
     ) -> Result<Self, BusError> {
         let io = Io::start(spawner, thread).map_err(BusError::Thread)?;
-        let signals = Arc::new(Signals::new(role, journal.clone()));
+        let signals = Arc::new(Signals::new(role, health.clone()));
         let (answer, reply) = oneshot::channel();
         let connect = plan.client(&signals).connect(plan.servers.clone());
         let (patience, auth, options) = (plan.patience(), plan.auth.clone(), plan.options.clone());
@@ -212,6 +219,14 @@ impl OpeningLink {
 
     async fn link(self) -> Result<Link, BusError> {
         let (client, jetstream) = self.reply.await.map_err(|_| BusError::Closed)??;
+        let version = Version::parse(&client.server_info().version);
+        if version < Version::OLDEST {
+            let text = format!(
+                "the server's version is {version}, and {} is the oldest that will do",
+                Version::OLDEST
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Unsupported, text).into());
+        }
         Ok(Link {
             io: self.io,
             client,

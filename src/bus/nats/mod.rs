@@ -148,11 +148,6 @@ impl NatsBus {
     pub fn control(&self) -> &async_nats::Client {
         &self.nats.0.links.control.client
     }
-
-    /// What happened to the connections, for our own tests.
-    pub fn happened(&self) -> String {
-        format!("{:?}", self.nats.0.links.journal.since(0).0)
-    }
 }
 
 #[cfg(feature = "testing")]
@@ -215,6 +210,7 @@ impl Transport for Nats {
     }
 
     fn health(&self) -> Health {
+        self.0.links.look();
         self.0.health.health()
     }
 

@@ -36,11 +36,16 @@ pub(super) struct Member {
 }
 
 impl Shared {
-    pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
+    pub(super) fn new(
+        runtime: Runtime,
+        options: NatsOptions,
+        links: Links,
+        health: BusHealth,
+    ) -> Self {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        let groups = Groups::default();
         Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
     }
 
