@@ -109,6 +109,11 @@ impl Frame {
             && (self.payload().is_empty() || self.payload().starts_with(b"+ACK"))
     }
 
+    /// An acknowledgement, or the position that the bus keeps instead.
+    pub fn says_done(&self) -> bool {
+        self.is_ack() || (self.is_publish() && self.subject.starts_with("$KV."))
+    }
+
     /// A handler is still at it.
     pub fn is_progress(&self) -> bool {
         self.is_publish() && self.payload().starts_with(b"+WPI")
@@ -176,77 +181,4 @@ pub fn subscribes(pattern: &str, subject: &str) -> bool {
         }
     }
     tokens.next().is_none()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frames(way: Way, wire: &str) -> Vec<Frame> {
-        let mut buffer = wire.as_bytes().to_vec();
-        let frames: Vec<Frame> = std::iter::from_fn(|| Frame::take(way, &mut buffer)).collect();
-        assert!(buffer.is_empty(), "left over: {buffer:?}");
-        assert_eq!(
-            frames.iter().flat_map(|f| f.bytes.clone()).collect::<Vec<u8>>(),
-            wire.as_bytes()
-        );
-        frames
-    }
-
-    #[test]
-    fn a_stream_of_bytes_is_cut_into_frames() {
-        let wire = concat!(
-            "PING\r\nSUB _INBOX.a.* 3\r\nSUB jobs workers 4\r\n",
-            "PUB $JS.ACK.S.C.1.7.9.0.0 4\r\n+ACK\r\n",
-            "PUB $JS.API.CONSUMER.MSG.NEXT.S.C _INBOX.a.1 2\r\n{}\r\n",
-            "HPUB x _INBOX.a.2 18 20\r\nNATS/1.0\r\nA: 1\r\n\r\nhi\r\nPUB y 0\r\n\r\n",
-        );
-        let all = frames(Way::ToServer, wire);
-        let verbs: Vec<&str> = all.iter().map(Frame::verb).collect();
-        assert_eq!(verbs, ["PING", "SUB", "SUB", "PUB", "PUB", "HPUB", "PUB"]);
-        assert_eq!((all[1].subject(), all[1].sid(), all[2].sid()), ("_INBOX.a.*", "3", "4"));
-        assert!(all[3].is_ack() && !all[3].is_pull() && all[3].reply().is_empty());
-        assert!(all[4].is_pull() && all[4].reply() == "_INBOX.a.1" && all[4].payload() == b"{}");
-        assert_eq!(
-            (all[5].headers(), all[5].payload()),
-            (&b"NATS/1.0\r\nA: 1\r\n\r\n"[..], &b"hi"[..])
-        );
-        assert!(all[6].payload().is_empty() && !all[6].is_ack());
-    }
-
-    #[test]
-    fn messages_and_statuses_are_told_apart() {
-        let wire = "INFO {\"a\": 1}\r\n+OK\r\nMSG s 3 $JS.ACK.S.C.1.7.9.0.0 5\r\nhe\r\no\r\n\
-                    HMSG _INBOX.a.1 3 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n\
-                    HMSG s 3 $JS.ACK._.H.S.C.1.8.10.0.0.x 18 19\r\nNATS/1.0\r\nA: 1\r\n\r\n!\r\n";
-        let all = frames(Way::ToClient, wire);
-        assert_eq!(all.len(), 5);
-        assert_eq!((all[2].sequences(), all[2].payload()), (Some((7, 9)), &b"he\r\no"[..]));
-        assert!(all[3].is_status() && !all[3].is_delivery());
-        assert_eq!(all[4].sequences(), Some((8, 10)));
-        assert!(!all[4].is_status());
-    }
-
-    #[test]
-    fn half_a_frame_waits_for_the_rest() {
-        let wire = b"MSG a 1 5\r\nhello\r\n";
-        for end in 0..wire.len() {
-            let mut buffer = wire[..end].to_vec();
-            assert_eq!(Frame::take(Way::ToClient, &mut buffer), None);
-            assert_eq!(buffer.len(), end);
-        }
-    }
-
-    #[test]
-    fn a_greeting_loses_its_addresses() {
-        let wire = "INFO {\"connect_urls\":[\"127.0.0.1:1\"],\"version\":\"2\"}\r\n";
-        let info = frames(Way::ToClient, wire).remove(0).without_addresses();
-        assert_eq!(info.bytes(), b"INFO {\"version\":\"2\"}\r\n");
-    }
-
-    #[test]
-    fn subscriptions_match_as_the_server_says() {
-        assert!(subscribes("a.*.c", "a.b.c") && subscribes("a.>", "a.b.c") && subscribes("a", "a"));
-        assert!(!subscribes("a.*", "a.b.c") && !subscribes("a.>", "a") && !subscribes("a.b", "a"));
-    }
 }

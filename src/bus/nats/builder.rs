@@ -247,7 +247,9 @@ impl NatsBuilder {
         let opening = Links::open(&runtime.core().spawner, &options, &health)?;
         opening.then(move |links| {
             answer.give(links.map(|links| {
-                let nats = Arc::new(Nats(Arc::new(Shared::new(runtime, options, links, health))));
+                let shared = Arc::new(Shared::new(runtime, options, links, health));
+                shared.hear_denials();
+                let nats = Arc::new(Nats(shared));
                 wrap(NatsBus { bus: Bus(nats.clone()), nats })
             }));
         });

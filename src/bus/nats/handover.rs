@@ -58,6 +58,7 @@ pub(super) struct Order {
     pub(super) id: Id,
     /// The payload says whose record it is.
     pub(super) envelope: bool,
+    pub(super) letter: bool,
     /// The sequence of the subject's last record, if it must be that.
     pub(super) expected: Option<u64>,
     /// The hash of what it is ordered by.
@@ -209,6 +210,11 @@ impl Handover {
     /// Takes no more.
     pub(super) fn refuse(&self) {
         self.inner.lock().open = Open::No;
+    }
+
+    /// Records for which there is room at once.
+    pub(super) fn window(&self) -> usize {
+        self.window
     }
 
     /// Records and bytes handed over and not finished.

@@ -12,13 +12,17 @@
 use std::fmt::Write;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
+use super::topic::Topic;
 use crate::envelope::extract_key;
 use crate::record::Record;
 
 const NULL: &str = "kl-null";
 const ESCAPED: &str = "kl-escaped";
 const KEY: &str = "kl-key";
+/// Payloads up to this are copied.
+const COPIED: usize = 4_096;
 /// The id by which a stream tells a record from one that it has already.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The sequence of the last record of the same subject, without which a record is refused.
@@ -39,11 +43,16 @@ const OWN: [&str; 8] = [
     SEQUENCE,
 ];
 
-/// The headers to send with a record; `with_key` if its key stands nowhere else.
+/// The headers to send with a record; `with_key` if its key stands nowhere else. Of a dead letter what would command
+/// the server anew, `Nats-…`, is sent as `kl-original-Nats-…`.
 ///
 /// # Errors
 /// The name that cannot be sent, escaped.
-pub(super) fn to_wire(record: &Record, with_key: bool) -> Result<HeaderMap, Box<str>> {
+pub(super) fn to_wire(
+    record: &Record,
+    with_key: bool,
+    letter: bool,
+) -> Result<HeaderMap, Box<str>> {
     let mut wire = HeaderMap::new();
     for header in record.headers() {
         let refused = || header.name.escape_ascii().to_string().into_boxed_str();
@@ -52,7 +61,10 @@ pub(super) fn to_wire(record: &Record, with_key: bool) -> Result<HeaderMap, Box<
         if text.is_empty() || OWN.iter().any(|own| own.eq_ignore_ascii_case(text)) {
             return Err(refused());
         }
-        let name = HeaderName::try_from(text).map_err(|_| refused())?;
+        let commands =
+            letter && text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+        let text = if commands { format!("kl-original-{text}") } else { text.to_owned() };
+        let name = HeaderName::try_from(text.as_str()).map_err(|_| refused())?;
         let mark = |wire: &HeaderMap| format!("{text}#{}", count(wire, &name));
         match header.value {
             None => {
@@ -109,7 +121,7 @@ pub(super) fn id(id: &str) -> String {
 }
 
 /// A record with these headers, without those that the publishing bus wrote for itself and for the server.
-pub(super) fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
+fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
     let marked = |marker: &str, name: &str, at: usize| {
         let mut marks = wire.get_all(marker);
         marks.any(|mark| {
@@ -139,13 +151,34 @@ pub(super) fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
     record
 }
 
+/// The record of a message: its key if the message says it in a way of ours, its payload, and its headers.
+pub(super) fn record(
+    topic: &Topic,
+    subject: &str,
+    wire: Option<&HeaderMap>,
+    payload: &Bytes,
+) -> Record {
+    let key = topic.key_in(subject).or_else(|| key(wire?));
+    let record = match key.as_deref() {
+        key if wire.is_some_and(is_null) => Record::null_as(key),
+        // A slice would keep the whole buffer that it was read into.
+        Some(key) if payload.len() <= COPIED => Record::new(key, payload),
+        None if payload.len() <= COPIED => Record::keyless(payload),
+        key => Record::from_bytes(key, payload.clone()),
+    };
+    match wire {
+        Some(wire) => from_wire(record, wire),
+        None => record,
+    }
+}
+
 /// Whether the payload was null.
-pub(super) fn is_null(wire: &HeaderMap) -> bool {
+fn is_null(wire: &HeaderMap) -> bool {
     wire.get_all(NULL).any(|mark| mark.as_str() == "#")
 }
 
 /// The key, if it stands in a header of ours.
-pub(super) fn key(wire: &HeaderMap) -> Option<Vec<u8>> {
+fn key(wire: &HeaderMap) -> Option<Vec<u8>> {
     unescape(wire.get(KEY)?.as_str()).filter(|key| !key.is_empty())
 }
 
@@ -203,7 +236,7 @@ mod tests {
     }
 
     fn there_and_back(record: &Record, with_key: bool) -> (Record, Option<Vec<u8>>) {
-        let wire = to_wire(record, with_key).unwrap();
+        let wire = to_wire(record, with_key, false).unwrap();
         (from_wire(Record::keyless(""), &wire), key(&wire))
     }
 
@@ -217,14 +250,14 @@ mod tests {
             .with_header("b", "%41 ü");
         let (back, _) = there_and_back(&record, false);
         assert_eq!(sorted(&back), sorted(&record));
-        assert!(is_null(&to_wire(&record, false).unwrap()));
-        assert!(!is_null(&to_wire(&Record::new("k", ""), false).unwrap()));
+        assert!(is_null(&to_wire(&record, false, false).unwrap()));
+        assert!(!is_null(&to_wire(&Record::new("k", ""), false, false).unwrap()));
     }
 
     #[test]
     fn a_key_stands_where_others_look_for_it() {
         let id = |record: &Record| {
-            let wire = to_wire(record, true).unwrap();
+            let wire = to_wire(record, true, false).unwrap();
             (wire.get(AGGREGATE).map(|v| v.as_str().to_owned()), key(&wire))
         };
         assert_eq!(id(&Record::new("order-42", "")), (Some("order-42".into()), None));
@@ -236,10 +269,19 @@ mod tests {
     }
 
     #[test]
+    fn a_letter_commands_nothing() {
+        let record =
+            Record::new("k", "").with_header("Nats-Msg-Id", "1").with_header("Nats-Rollup", "all");
+        let wire = to_wire(&record, false, true).unwrap();
+        assert!(wire.get("Nats-Msg-Id").is_none() && wire.get("Nats-Rollup").is_none());
+        assert_eq!(wire.get("kl-original-Nats-Rollup").map(|v| v.as_str()), Some("all"));
+    }
+
+    #[test]
     fn names_that_cannot_be_sent_are_named() {
         for name in ["", "a b", "a:b", "é", "kl-null", "Kl-Key", EXPECTED] {
             let record = Record::new("k", "").with_header(name, "v");
-            assert!(to_wire(&record, false).is_err(), "{name}");
+            assert!(to_wire(&record, false, false).is_err(), "{name}");
         }
     }
 
@@ -256,7 +298,7 @@ mod tests {
             });
             let (back, _) = there_and_back(&record, false);
             prop_assert_eq!(sorted(&back), sorted(&record));
-            let wire = to_wire(&record, true).unwrap();
+            let wire = to_wire(&record, true, false).unwrap();
             let found = key(&wire).or_else(|| wire.get(AGGREGATE).map(|v| v.as_str().as_bytes().to_vec()));
             prop_assert_eq!(found, Some(key_bytes));
         }

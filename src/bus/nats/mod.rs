@@ -3,6 +3,7 @@
 mod arrival;
 mod auth;
 mod barrier;
+mod batch;
 mod builder;
 mod checkpoint;
 mod choice;
@@ -17,6 +18,7 @@ mod held;
 mod inquiry;
 mod io;
 mod key_token;
+mod letter;
 mod link;
 mod options;
 mod place;
@@ -40,8 +42,10 @@ mod verdict;
 mod version;
 mod window;
 
+pub use batch::{AtomicError, AtomicPublishing};
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use publish::BatchPublishing;
 pub use topic_options::TopicOptions;
 
 use std::fmt;
@@ -127,6 +131,28 @@ impl NatsBus {
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their
+    /// order; each is confirmed by itself, so that some may fail.
+    pub fn publish_batch(&self, topic: &str, records: Vec<Record>) -> BatchPublishing {
+        self.nats.0.publish_batch(topic, records)
+    }
+
+    /// Publishes 1 to 1,000 records as a whole: all of them are stored, one behind the other, or none. `expected`: the
+    /// sequence that the last record of the first one's key must have; see
+    /// [`publish_expecting`](Self::publish_expecting). It is ordered after what was confirmed before it began.
+    ///
+    /// # Errors
+    /// The result's: [`Unsupported`](crate::PublishErrorKind::Unsupported) below version 2.12, or on a stream that does
+    /// not allow it; and whatever `publish_expecting` says.
+    pub fn publish_atomic(
+        &self,
+        topic: &str,
+        records: Vec<Record>,
+        expected: Option<u64>,
+    ) -> AtomicPublishing {
+        self.nats.0.publish_atomic(topic, records, expected)
     }
 
     /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:

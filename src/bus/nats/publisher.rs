@@ -34,6 +34,8 @@ pub(super) struct Publisher {
 pub(super) struct Wish<'a> {
     /// The id of the event in the payload, which is an envelope.
     pub(super) event: Option<&'a str>,
+    /// The id to publish it under, whatever stands in its headers.
+    pub(super) id: Option<&'a str>,
     /// The sequence of the subject's last record, if it must be that.
     pub(super) expected: Option<u64>,
     /// A dead letter: it is taken also while the bus closes, since what was read waits for it.
@@ -58,17 +60,16 @@ impl Publisher {
         wish: Wish<'_>,
     ) -> Result<Order, PublishError> {
         if let Err(kind) = self.check(topic, &record, wish) {
-            count(&self.core.publishes, Err(&kind));
             return Err(PublishError::new(kind, record));
         }
         let key = record.key();
         // Counts on, and only the lower bits count.
         let spread = if key.is_none() { self.spread.next_shared() as u32 } else { 0 };
-        let id = match wish.event {
-            Some(event) if !event.is_empty() => Id::Given(event.into()),
-            _ if record.header(headers::MESSAGE_ID).is_some() => Id::InRecord,
-            // With an expectation it must be told whether a record that is there already is this one.
-            _ if wish.expected.is_some() || topic.options.assign_ids => {
+        let id = match wish.id.or(wish.event) {
+            Some(id) if !id.is_empty() => Id::Given(id.into()),
+            _ if !wish.letter && record.header(headers::MESSAGE_ID).is_some() => Id::InRecord,
+            // Of a letter, and with an expectation, it must be told whether what is there already is this one.
+            _ if wish.letter || wish.expected.is_some() || topic.options.assign_ids => {
                 Id::Given(uuid::Uuid::now_v7().to_string().into())
             }
             _ => Id::None,
@@ -78,6 +79,7 @@ impl Publisher {
             partition: topic.partition(key, spread),
             id,
             envelope: wish.event.is_some(),
+            letter: wish.letter,
             expected: wish.expected,
             key: key.map(|key| self.hash.hash_one((&topic.stream, key))),
             bytes: record.bytes(),
@@ -122,20 +124,35 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hands orders over, all of them or none.
-    pub(super) fn hand_over(&self, order: Order, letter: bool) -> Publishing {
-        let parcel = order.parcel.clone();
-        let pending = Pending { parcel: parcel.clone(), core: self.core.clone() };
+    /// Hands an order over.
+    pub(super) fn hand_over(&self, order: Order) -> Publishing {
+        let (pending, letter) = (self.pending(&order), order.letter);
         if let Err((kind, _)) = self.hand.push([order], letter) {
             count(&self.core.publishes, Err(&kind));
-            parcel.end(Err(kind));
+            pending.parcel.end(Err(kind));
         }
         Publishing::later(pending, self.core.clock.clone())
     }
 
-    /// The way to the publisher's thread.
-    pub(super) fn hand(&self) -> &Arc<Handover> {
-        &self.hand
+    /// Hands over as many of these orders as there is room for, in order, and returns the rest. Each waits for its turn
+    /// from now on.
+    pub(super) fn hand_over_some(
+        &self,
+        mut orders: Vec<Order>,
+    ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
+        let deadline = self.core.clock.now().after(self.wait);
+        orders.iter_mut().for_each(|order| order.deadline = deadline);
+        self.hand.push(orders, false)
+    }
+
+    /// What becomes of an order.
+    pub(super) fn pending(&self, order: &Order) -> Pending {
+        Pending { parcel: order.parcel.clone(), core: self.core.clone() }
+    }
+
+    /// How many records may be under way.
+    pub(super) fn window(&self) -> usize {
+        self.hand.window()
     }
 
     /// Records and bytes that were taken and are not finished.

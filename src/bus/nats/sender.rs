@@ -432,9 +432,9 @@ impl Drop for Sender {
 }
 
 /// The headers of a record on its way.
-fn wire(order: &Order, record: &Record) -> Result<HeaderMap, Box<str>> {
+pub(super) fn wire(order: &Order, record: &Record) -> Result<HeaderMap, Box<str>> {
     let with_key = order.topic.options.form != Form::Keyed && !order.envelope;
-    let mut wire = headers::to_wire(record, with_key)?;
+    let mut wire = headers::to_wire(record, with_key, order.letter)?;
     if let Id::Given(id) = &order.id {
         wire.insert(headers::MESSAGE_ID, headers::id(id));
     }

@@ -1,5 +1,7 @@
 //! What all parts of a NATS bus share.
 
+use tokio::sync::broadcast::error::RecvError;
+
 use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
@@ -45,8 +47,27 @@ impl Shared {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let groups = Groups::default();
+        let groups = Groups::new(&health);
         Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+    }
+
+    /// Has publishes that the server forbids end: it tells the connection, and answers none of them.
+    pub(super) fn hear_denials(self: &Arc<Self>) {
+        let (mut denials, shared) = (self.links.publish.signals.denials(), Arc::downgrade(self));
+        self.links.publish.io.spawn(async move {
+            loop {
+                match denials.recv().await {
+                    Ok(denial) => {
+                        let Some(shared) = shared.upgrade() else { return };
+                        if denial.publish {
+                            shared.publisher.denied(&denial.subject);
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
     }
 
     /// Whether its end has begun.

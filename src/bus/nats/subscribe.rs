@@ -10,6 +10,7 @@ use super::choice::AckMode;
 use super::consumer::{Command, Consumer, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
+use super::letter::ToTopic;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Closing, Member, Shared};
@@ -57,7 +58,11 @@ impl Shared {
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
-            DeadLetterTo::Topic(_) => None,
+            DeadLetterTo::Topic(to) => Some(Arc::new(ToTopic {
+                shared: Arc::downgrade(self),
+                from: topic.name.clone(),
+                to: to.clone(),
+            })),
         };
         let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
         let mut plans = Vec::new();

@@ -1,0 +1,141 @@
+//! Consumers in processes of their own that are killed with a full window, or stopped while others take over.
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/frame.rs"]
+mod frame;
+#[path = "support/history.rs"]
+mod history;
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/stage.rs"]
+mod stage;
+#[path = "support/subject.rs"]
+mod subject;
+
+use std::thread;
+use std::time::Duration;
+
+use keylane::nats::AckMode;
+use process::{Pace, Process};
+use stage::{KEYS, Stage};
+
+/// Not a test: what the others start as a consumer.
+#[test]
+fn consumer_process() {
+    process::play();
+}
+
+macro_rules! faults {
+    ($($fault:ident)*) => {
+        mod each { $(#[test] fn $fault() { super::$fault(super::AckMode::Each); })* }
+        mod floor { $(#[test] fn $fault() { super::$fault(super::AckMode::Floor); })* }
+        mod checkpoint { $(#[test] fn $fault() { super::$fault(super::AckMode::Checkpoint); })* }
+    };
+}
+
+faults! {
+    killed_with_a_full_window
+    killed_again_and_again
+    stopped_while_another_takes_over
+    closed_and_started_again
+}
+
+const WINDOW: usize = 120;
+
+fn stage() -> Option<Stage> {
+    let mut stage = Stage::new(&[])?;
+    stage.place.window = WINDOW;
+    Some(stage)
+}
+
+fn start(stage: &Stage, number: u32, mode: AckMode, pace: Pace) -> Process {
+    Process::start("consumer_process", number, mode, pace, &stage.place, &stage.history)
+}
+
+fn killed_with_a_full_window(mode: AckMode) {
+    let Some(stage) = stage() else { return };
+    stage.publish(60);
+    let held = Pace { held_from: 21, ..Pace::QUICK };
+    let first = start(&stage, 1, mode, held);
+    stage.wait_handled(20);
+    match mode {
+        AckMode::Checkpoint => {
+            stage.wait_consumer("all is delivered", |info| info.num_pending == 0)
+        }
+        _ => stage.wait_consumer("the window is full", |info| info.num_ack_pending == WINDOW),
+    };
+    first.kill();
+    let bound = stage.forgotten();
+    let second = start(&stage, 2, mode, Pace::QUICK);
+    stage.recover("a kill with a full window");
+    assert!(second.close());
+    stage.history.judge().assert_sound(bound);
+}
+
+/// Each dies while handlers run, at another moment.
+fn killed_again_and_again(mode: AckMode) {
+    let Some(stage) = stage() else { return };
+    stage.publish(40);
+    let (mut handled, mut bound) = (0, 0);
+    let pace = Pace { each: Duration::from_millis(2), ..Pace::QUICK };
+    for number in 1..=5 {
+        let process = start(&stage, number, mode, pace);
+        handled += 20 + 3 * number as usize;
+        stage.wait_handled(handled);
+        process.kill();
+        handled = stage.history.judge().handled;
+        bound += stage.forgotten();
+    }
+    assert!(handled < 40 * KEYS as usize, "nothing was left to lose");
+    let last = start(&stage, 6, mode, Pace::QUICK);
+    stage.recover("five kills");
+    assert!(last.close());
+    stage.history.judge().assert_sound(bound);
+}
+
+/// For twice as long as the server waits. The one that took over has all; what the other one does once it goes on is
+/// no more than once again what it had, and it is ended, as whoever has started another in its place does.
+fn stopped_while_another_takes_over(mode: AckMode) {
+    let Some(stage) = stage() else { return };
+    stage.publish(30);
+    let slow = Pace { each: Duration::from_millis(5), ..Pace::QUICK };
+    let first = start(&stage, 1, mode, slow);
+    stage.wait_handled(20);
+    first.pause();
+    let had = stage.history.judge();
+    assert!(had.handled < 30 * KEYS as usize, "nothing was left to take over");
+    let bound = stage.forgotten();
+    let second = start(&stage, 2, mode, Pace::QUICK);
+    stage.recover("a stop");
+    thread::sleep(stage.place.ack_wait * 2);
+    stage.history.judge().assert_sound(bound);
+    assert!(second.close());
+
+    first.resume();
+    let third = start(&stage, 3, mode, Pace::QUICK);
+    first.kill();
+    stage.recover("a return");
+    assert!(third.close());
+    stage.history.judge().assert_sound(2 * bound + WINDOW);
+}
+
+/// In order: nothing is handled twice.
+fn closed_and_started_again(mode: AckMode) {
+    let Some(stage) = stage() else { return };
+    stage.publish(40);
+    let slow = Pace { each: Duration::from_millis(2), ..Pace::QUICK };
+    for number in 1..=3 {
+        let process = start(&stage, number, mode, slow);
+        stage.wait_handled(30 * number as usize);
+        assert!(process.close());
+    }
+    let last = start(&stage, 4, mode, Pace::QUICK);
+    stage.recover("three ends");
+    assert!(last.close());
+    stage.history.judge().assert_sound(0);
+}
