@@ -1,4 +1,5 @@
-//! What connections report: it goes into the bus' health and events, and into a signal a connection for what waits on it.
+//! What connections report: it goes into the bus' health and events, and to operations
+//! that the server forbids.
 //!
 //! The client drops reports when many come at once, so that they are hints: how often a connection was made is read
 //! from its own count, and whether deliveries are missing from their sequences.
@@ -6,7 +7,7 @@
 use std::fmt;
 
 use async_nats::{Event, ServerError};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 use crate::bus::{BusEvent, BusHealth, ReasonKind};
 use crate::sync::Mutex;
@@ -50,8 +51,6 @@ pub(super) struct Signals {
     /// What the connection is for.
     role: &'static str,
     health: BusHealth,
-    /// Counts reports: whoever waits for a change of the connection looks again.
-    changes: watch::Sender<u64>,
     denials: broadcast::Sender<Denial>,
     seen: Mutex<Seen>,
 }
@@ -70,7 +69,7 @@ struct Seen {
 impl Signals {
     pub(super) fn new(role: &'static str, health: BusHealth) -> Self {
         let (denials, _) = broadcast::channel(DENIALS);
-        Self { role, health, changes: watch::Sender::new(0), denials, seen: Mutex::default() }
+        Self { role, health, denials, seen: Mutex::default() }
     }
 
     /// Takes a report of the client, whose replies come to subjects that begin with `inbox`.
@@ -88,7 +87,6 @@ impl Signals {
             Event::Draining | Event::Closed => {}
             Event::ServerError(_) | Event::ClientError(_) => self.failed(event.to_string()),
         }
-        self.changes.send_modify(|changes| *changes += 1);
     }
 
     fn connected(&self) {
@@ -155,10 +153,6 @@ impl Signals {
     /// The connection is there, whatever reports were dropped.
     pub(super) fn is_there(&self) {
         self.health.clear(ReasonKind::Disconnected, self.role);
-    }
-
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
     }
 
     pub(super) fn denials(&self) -> broadcast::Receiver<Denial> {
@@ -230,7 +224,6 @@ mod tests {
         signals.take(Event::Disconnected, "_INBOX");
         signals.is_there();
         assert_eq!(health.health(), Health::Healthy);
-        assert_eq!(*signals.changes().borrow(), 6);
     }
 
     #[test]

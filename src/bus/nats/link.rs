@@ -32,8 +32,6 @@ use crate::sync::atomic::Ordering;
 const COMMANDS: usize = 8_192;
 /// The least that a subscription's buffer takes.
 const DELIVERIES: usize = 65_536;
-/// How often a connection's own count is looked at, should the event of its making have been dropped.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection and the thread that drives it. What it does later is done on that thread.
 pub(super) struct Link {
@@ -259,20 +257,8 @@ impl Link {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Ends once the connection was made more often than `since` times, with how often that is.
-    pub(super) async fn reconnected(&self, since: u64) -> u64 {
-        let mut changes = self.signals.changes();
-        loop {
-            let connects = self.connects();
-            if connects > since {
-                return connects;
-            }
-            // By the event, or by the time: an event may have been dropped.
-            let _ = timeout(LOOK, changes.changed()).await;
-        }
-    }
-
-    /// The version of the server that it is connected to.
+    /// The version of the server that it is connected to, which may be another after a reconnect.
+    #[allow(dead_code, reason = "for what only newer servers do")]
     pub(super) fn version(&self) -> Version {
         Version::parse(&self.client.server_info().version)
     }

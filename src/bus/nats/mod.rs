@@ -31,6 +31,8 @@ mod refusal;
 mod secret;
 mod sender;
 mod sequence;
+#[cfg(feature = "serde")]
+mod settings;
 mod shared;
 mod subscribe;
 mod tls;
@@ -46,6 +48,8 @@ pub use batch::{AtomicError, AtomicPublishing};
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
 pub use publish::BatchPublishing;
+#[cfg(feature = "serde")]
+pub use settings::NatsSettings;
 pub use topic_options::TopicOptions;
 
 use std::fmt;
