@@ -181,12 +181,16 @@ impl<D: Deliveries> Consumer<D> {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
+                if let Some(begun) = self.begun.take() {
+                    begun.give(Ok(()));
+                }
                 self.source.counts().barriers.add(1);
                 let source = self.plan.name();
                 self.shared.health.clear(ReasonKind::Barrier, &source);
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
-            Err(error) if error.is_retryable() => {
+            // Whoever subscribes hears of any error.
+            Err(error) if error.is_retryable() && self.begun.is_none() => {
                 log::warn!("{}: {error}", self.plan.name());
                 self.recovery.put_off(self.now);
             }

@@ -145,6 +145,8 @@ pub(super) struct Consumer<D> {
     /// What the consumer had not been sent, as of the last delivery.
     pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// Who waits for its beginning.
+    pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
 }
@@ -165,6 +167,7 @@ impl<D: Deliveries> Consumer<D> {
         desk: Arc<Desk>,
         deliveries: D,
         checkpoint: Option<Checkpoint>,
+        begun: Answer<Result<(), BrokerError>>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         Ok(Self {
@@ -185,6 +188,7 @@ impl<D: Deliveries> Consumer<D> {
             end: 0,
             pending: 0,
             closing: None,
+            begun: Some(begun),
             in_progress: Time::ZERO,
         })
     }
@@ -617,6 +621,9 @@ impl<D: Deliveries> Consumer<D> {
             }
             _ => None,
         };
+        if let Some(begun) = self.begun.take() {
+            begun.give(Err(error.clone()));
+        }
         health.clear(ReasonKind::Barrier, &source);
         event.into_iter().for_each(|event| health.say(event));
         self.stop_by(&text);

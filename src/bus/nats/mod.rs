@@ -34,6 +34,7 @@ mod sequence;
 #[cfg(feature = "serde")]
 mod settings;
 mod shared;
+mod streams;
 mod subscribe;
 mod tls;
 mod topic;

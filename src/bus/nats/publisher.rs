@@ -3,16 +3,19 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
-use super::handover::{Handover, Id, News, Order, Parcel, Pending, count};
+use super::events::Denial;
+use super::handover::{Handover, Id, News, Order, Parcel, Pending};
 use super::headers;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::sender::Sender;
 use super::topic::{MAX_SUBJECT, Topic};
 use super::topic_options::Form;
-use crate::bus::{InvalidTopic, PublishError, PublishErrorKind, Publishing};
+use crate::bus::{InvalidTopic, PublishError, PublishErrorKind};
 use crate::core::Core;
 use crate::metrics::Counter;
 use crate::record::{MAX_KEY, Record};
@@ -48,6 +51,7 @@ impl Publisher {
         let hand = Arc::new(Handover::new(options.publish_window, options.publish_most()));
         let sender = Sender::new(hand.clone(), core.clone(), links, options.publish_room());
         links.publish.io.spawn(sender.run());
+        links.publish.io.spawn(tell_denials(links.publish.signals.denials(), hand.clone()));
         let wait = core.config.wait;
         Self { hand, core, hash: RandomState::new(), spread: Counter::default(), wait }
     }
@@ -124,16 +128,6 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hands an order over.
-    pub(super) fn hand_over(&self, order: Order) -> Publishing {
-        let (pending, letter) = (self.pending(&order), order.letter);
-        if let Err((kind, _)) = self.hand.push([order], letter) {
-            count(&self.core.publishes, Err(&kind));
-            pending.parcel.end(Err(kind));
-        }
-        Publishing::later(pending, self.core.clock.clone())
-    }
-
     /// Hands over as many of these orders as there is room for, in order, and returns the rest. Each waits for its turn
     /// from now on.
     pub(super) fn hand_over_some(
@@ -142,7 +136,7 @@ impl Publisher {
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let deadline = self.core.clock.now().after(self.wait);
         orders.iter_mut().for_each(|order| order.deadline = deadline);
-        self.hand.push(orders, false)
+        self.hand.push(orders)
     }
 
     /// What becomes of an order.
@@ -173,10 +167,16 @@ impl Publisher {
         // Not answered if its thread has ended: then nothing is left.
         async move { closed.await.unwrap_or(0) }
     }
+}
 
-    /// The server forbids publishing to this subject.
-    pub(super) fn denied(&self, subject: &str) {
-        self.hand.tell(News::Denied(subject.to_owned()));
+/// Tells the publisher's thread what the server forbids; it says so to the connection, and not in an answer.
+async fn tell_denials(mut denials: Receiver<Denial>, hand: Arc<Handover>) {
+    loop {
+        match denials.recv().await {
+            Ok(denial) if denial.publish => hand.tell(News::Denied(denial.subject)),
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

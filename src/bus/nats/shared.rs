@@ -6,6 +6,7 @@ use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
+use super::streams::Streams;
 use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
@@ -18,6 +19,7 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
@@ -48,7 +50,18 @@ impl Shared {
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
         let groups = Groups::new(&health);
-        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+        Self {
+            runtime,
+            options,
+            publisher,
+            links,
+            members,
+            streams: Streams::default(),
+            groups,
+            health,
+            closing,
+            abandoned,
+        }
     }
 
     /// Has publishes that the server forbids end: it tells the connection, and answers none of them.
