@@ -248,7 +248,6 @@ impl NatsBuilder {
         opening.then(move |links| {
             answer.give(links.map(|links| {
                 let shared = Arc::new(Shared::new(runtime, options, links, health));
-                shared.hear_denials();
                 let nats = Arc::new(Nats(shared));
                 wrap(NatsBus { bus: Bus(nats.clone()), nats })
             }));

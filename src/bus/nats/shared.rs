@@ -1,7 +1,5 @@
 //! What all parts of a NATS bus share.
 
-use tokio::sync::broadcast::error::RecvError;
-
 use super::consumer::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
@@ -62,25 +60,6 @@ impl Shared {
             closing,
             abandoned,
         }
-    }
-
-    /// Has publishes that the server forbids end: it tells the connection, and answers none of them.
-    pub(super) fn hear_denials(self: &Arc<Self>) {
-        let (mut denials, shared) = (self.links.publish.signals.denials(), Arc::downgrade(self));
-        self.links.publish.io.spawn(async move {
-            loop {
-                match denials.recv().await {
-                    Ok(denial) => {
-                        let Some(shared) = shared.upgrade() else { return };
-                        if denial.publish {
-                            shared.publisher.denied(&denial.subject);
-                        }
-                    }
-                    Err(RecvError::Lagged(_)) => {}
-                    Err(RecvError::Closed) => return,
-                }
-            }
-        });
     }
 
     /// Whether its end has begun.
