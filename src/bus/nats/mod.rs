@@ -31,6 +31,8 @@ mod refusal;
 mod secret;
 mod sender;
 mod sequence;
+#[cfg(feature = "serde")]
+mod settings;
 mod shared;
 mod streams;
 mod subscribe;
@@ -47,6 +49,8 @@ pub use batch::{AtomicError, AtomicPublishing};
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
 pub use publish::BatchPublishing;
+#[cfg(feature = "serde")]
+pub use settings::NatsSettings;
 pub use topic_options::TopicOptions;
 
 use std::fmt;
@@ -175,11 +179,6 @@ impl NatsBus {
     pub fn control(&self) -> &async_nats::Client {
         &self.nats.0.links.control.client
     }
-
-    /// What happened to the connections, for our own tests.
-    pub fn happened(&self) -> String {
-        format!("{:?}", self.nats.0.links.journal.since(0).0)
-    }
 }
 
 #[cfg(feature = "testing")]
@@ -242,6 +241,7 @@ impl Transport for Nats {
     }
 
     fn health(&self) -> Health {
+        self.0.links.look();
         self.0.health.health()
     }
 
