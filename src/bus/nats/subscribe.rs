@@ -64,6 +64,9 @@ impl Shared {
                 to: to.clone(),
             })),
         };
+        if topic.options.at_most_once {
+            return self.begin_core(topic, subscription, handler, envelope, dead_letter).await;
+        }
         let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
         let mut plans = Vec::new();
         for partition in topic.partitions() {
