@@ -352,8 +352,17 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
     on_tokio(async {
         let (topic, dead) = (name("refused"), name("nowhere"));
         let fix = fixture(server, server.url(), &topic, TopicOptions::plain(), plain).await;
-        let policy = Subscription::new("billing").dead_letter(dead.as_str());
-        fix.bus.subscribe(&topic, policy, |_: &Record| Err("bad".into())).await.unwrap();
+        let small = format!("STREAM_{dead}");
+        fix.stream(&small, &[dead.clone()], |config| config.max_message_size = 100).await;
+        let subscribe = || {
+            let policy = Subscription::new("billing").dead_letter(dead.as_str());
+            fix.bus.subscribe(&topic, policy, |_: &Record| Err("bad".into()))
+        };
+        let refused = subscribe().await.unwrap_err();
+        assert!(refused.to_string().contains("max_msg_size"), "{refused}");
+        fix.context.delete_stream(&small).await.unwrap();
+        subscribe().await.unwrap();
+        fix.context.delete_stream(&small).await.unwrap();
         fix.bus.publish(&topic, Record::new("order-42", "paid")).await.unwrap();
         let stopped =
             || fix.runtime.snapshot().sources.iter().find_map(|source| source.stopped_by.clone());

@@ -37,6 +37,8 @@ const TURN: usize = 256;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long the server may take to say that it has the subscription.
 const ROUND_TRIP: Duration = Duration::from_secs(2);
+/// How long a close waits for handlers that do not end in time.
+const GRACE: Duration = Duration::from_millis(100);
 /// How often that is asked, one message each.
 const ROUND_TRIPS: u64 = 2;
 
@@ -151,7 +153,10 @@ async fn subscribe(
         for _ in 0..ROUND_TRIPS {
             let nobody = link.client.new_inbox();
             let answer = timeout(ROUND_TRIP, link.client.request(nobody, "".into())).await;
-            answer.map_err(|_| failed(format!("no answer to a subscription to {subject:?}")))?;
+            // That nobody is there is an error of the request's, and no answer at all is one of the time's.
+            if answer.is_err() {
+                return Err(failed(format!("no answer to a subscription to {subject:?}")));
+            }
         }
         Ok((messages, ROUND_TRIPS))
     })
@@ -327,8 +332,11 @@ impl CoreConsumer {
                     Poll::Ready(Ok(left)) => Poll::Ready(left),
                     Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
                 });
-                let left = left.await;
-                BusReport { drained: left.is_empty(), unfinished: left.len() }
+                // A handler that does not end holds nobody for longer.
+                match timeout(until.since(now) + GRACE, left).await {
+                    Ok(left) => BusReport { drained: left.is_empty(), unfinished: left.len() },
+                    Err(_) => BusReport::default(),
+                }
             }
             None => BusReport { drained: true, unfinished: 0 },
         };

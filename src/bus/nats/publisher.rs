@@ -159,11 +159,6 @@ impl Publisher {
         self.hand.window()
     }
 
-    /// Records and bytes that were taken and are not finished.
-    pub(super) fn held(&self) -> (usize, usize) {
-        self.hand.held()
-    }
-
     /// Takes no more but dead letters, which what was read waits for.
     pub(super) fn refuse_all_but_letters(&self) {
         self.hand.refuse_all_but_letters();
