@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, Context, consumer, stream};
 use async_nats::{ConnectOptions, HeaderMap};
 use futures_util::TryStreamExt;
+use keylane::internals::Stored;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -161,6 +162,30 @@ impl Stage {
     /// What the server says of the one consumer.
     pub fn consumer(&self) -> consumer::Info {
         self.consumers().into_iter().next().expect("there is a consumer")
+    }
+
+    /// How many records are handled of which the server, or what we keep there, does not know it.
+    pub fn forgotten(&self) -> usize {
+        let handled = self.history.judge().handled;
+        handled.saturating_sub(self.checkpointed().unwrap_or_else(|| self.acknowledged()))
+    }
+
+    fn acknowledged(&self) -> usize {
+        let known = self.consumer();
+        known.delivered.stream_sequence as usize - known.num_ack_pending
+    }
+
+    /// By the bus, if it keeps that itself.
+    fn checkpointed(&self) -> Option<usize> {
+        let kept = self.insist("what the bus keeps", |context| async move {
+            let Ok(bucket) = context.get_key_value("keylane").await else { return Ok(None) };
+            bucket.get(DURABLE).await.map_err(|e| e.to_string())
+        })?;
+        let text = String::from_utf8(kept.to_vec()).ok()?;
+        let (_owner, position) = text.split_once(' ')?;
+        let Ok(stored) = Stored::decode(position) else { return Some(0) };
+        let finished = stored.finished().iter().map(|run| run.last - run.first + 1);
+        Some((stored.frontier().saturating_sub(1) + finished.sum::<u64>()) as usize)
     }
 
     pub fn consumers(&self) -> Vec<consumer::Info> {

@@ -130,9 +130,13 @@ impl Shared {
         self.links.publish.io.spawn(async move {
             let client = &shared.links.publish.client;
             let within = shared.options.publish_timeout;
-            let result = match shared.parts(&topic, &records, expected) {
-                Ok(parts) => send(client, parts, within).await,
-                Err(kind) => Err(kind),
+            let parts = shared.parts(&topic, &records, expected);
+            let result = match (parts, shared.find(&topic)) {
+                (Ok(parts), Ok(topic)) => match shared.ensure(&topic).await {
+                    Ok(()) => send(client, parts, within).await,
+                    Err(kind) => Err(kind),
+                },
+                (Err(kind), _) | (_, Err(kind)) => Err(kind),
             };
             let counts = &shared.runtime.core().publishes;
             records.iter().for_each(|_| count(counts, result.as_ref().map(drop)));

@@ -146,8 +146,12 @@ pub(super) struct Consumer<D> {
     finished: Vec<u64>,
     pub(super) now: Time,
     /// After the newest record of the stream, as far as deliveries tell.
-    end: u64,
+    pub(super) end: u64,
+    /// What the consumer had not been sent, as of the last delivery.
+    pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// Who waits for its beginning.
+    pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
 }
@@ -168,6 +172,7 @@ impl<D: Deliveries> Consumer<D> {
         desk: Arc<Desk>,
         deliveries: D,
         checkpoint: Option<Checkpoint>,
+        begun: Answer<Result<(), BrokerError>>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         Ok(Self {
@@ -186,7 +191,9 @@ impl<D: Deliveries> Consumer<D> {
             finished: Vec::new(),
             now: shared.runtime.clock().now(),
             end: 0,
+            pending: 0,
             closing: None,
+            begun: Some(begun),
             in_progress: Time::ZERO,
         })
     }
@@ -302,6 +309,7 @@ impl<D: Deliveries> Consumer<D> {
                 if !self.deliveries.say(reply, b"+ACK").await {
                     break;
                 }
+                self.source.committed(self.now);
             }
         }
         self.to_ack.clear();
@@ -314,10 +322,16 @@ impl<D: Deliveries> Consumer<D> {
         if self.source.is_stopped() && self.source.stopped_by().is_none() {
             return;
         }
-        let ledger = self.source.ledger();
-        let frontier = ledger.frontier();
+        let parked = self.source.parked_changed();
+        let before = checkpoint.written();
+        let frontier = self.source.ledger().frontier();
+        let source = &mut self.source;
         let control = &self.shared.links.control;
-        let checked = checkpoint.turn(control, self.now, frontier, || ledger.stored());
+        let stored = || source.stored_with_parked();
+        let checked = checkpoint.turn(control, self.now, frontier, parked, stored);
+        if checkpoint.written() != before {
+            self.source.committed(self.now);
+        }
         if let Err(error) = checked {
             self.checkpoint = None;
             self.failed(&error);
@@ -327,7 +341,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Writes the checkpoint as it is, and waits for that.
     async fn keep(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
-        let stored = self.source.ledger().stored();
+        let stored = self.source.stored_with_parked();
         let kept = tokio::time::timeout(KEEP, checkpoint.finish(stored)).await;
         if let Ok(Err(error)) = kept {
             self.checkpoint = None;
@@ -442,9 +456,15 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     fn show(&mut self) {
-        self.source.show();
+        let held = self.source.ledger().unfinished() + self.kept.len();
+        self.source.set_lag(self.pending.saturating_add(held as u64));
+        self.source.turn(self.now);
         let stopped_by = self.source.stopped_by();
-        let committed = self.source.ledger().frontier().unwrap_or(0);
+        let committed = match &self.checkpoint {
+            Some(checkpoint) => checkpoint.written(),
+            None => self.source.ledger().frontier(),
+        };
+        let committed = committed.unwrap_or(0);
         let mut seen = self.desk.seen.lock();
         seen.committed = committed;
         seen.end = self.end;
@@ -544,6 +564,7 @@ impl<D: Deliveries> Consumer<D> {
             .with_epoch(self.epoch());
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
+        self.pending = numbers.pending;
         Kept { numbers, reply, bytes, record }
     }
 
@@ -605,6 +626,9 @@ impl<D: Deliveries> Consumer<D> {
             }
             _ => None,
         };
+        if let Some(begun) = self.begun.take() {
+            begun.give(Err(error.clone()));
+        }
         health.clear(ReasonKind::Barrier, &source);
         event.into_iter().for_each(|event| health.say(event));
         self.stop_by(&text);

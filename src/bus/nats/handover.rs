@@ -143,13 +143,12 @@ impl Handover {
     pub(super) fn push(
         &self,
         orders: impl IntoIterator<Item = Order>,
-        letter: bool,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let mut orders = orders.into_iter();
         let mut refused = None;
         let mut inner = self.inner.lock();
         for order in orders.by_ref() {
-            if let Some(kind) = inner.refuses(&order, letter, self.most) {
+            if let Some(kind) = inner.refuses(&order, self.most) {
                 refused = Some((kind, order));
                 break;
             }
@@ -231,12 +230,8 @@ impl Handover {
 }
 
 impl Inner {
-    fn refuses(
-        &self,
-        order: &Order,
-        letter: bool,
-        most: (usize, usize),
-    ) -> Option<PublishErrorKind> {
+    fn refuses(&self, order: &Order, most: (usize, usize)) -> Option<PublishErrorKind> {
+        let letter = order.letter;
         let closed = if letter { self.open == Open::No } else { self.open != Open::ToAll };
         // Letters are few, and what waits for them holds much more: they have room of their own.
         let records = if letter { MOST } else { most.0 };

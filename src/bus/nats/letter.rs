@@ -18,10 +18,10 @@ const OWN_HEADERS: usize = 5 << 10;
 ///
 /// | header | what it holds |
 /// |---|---|
-/// | `kl-original-topic`, `kl-original-partition`, `kl-original-sequence` | where the record stands |
-/// | `kl-subscription` | the subscription whose handler failed |
-/// | `kl-error` | what the last attempt said, escaped and cut to 1 KiB |
-/// | `kl-attempts` | how many attempts there were; 0 behind a parked key |
+/// | `X-Original-Topic`, `X-Original-Partition`, `X-Original-Offset` | where the record stands |
+/// | `X-Subscription` | the subscription whose handler failed |
+/// | `X-Error-Message` | what the last attempt said, escaped and cut to 1 KiB |
+/// | `X-Attempts` | how many attempts there were; 0 behind a parked key |
 ///
 /// What would command the server anew, `Nats-…`, comes as `kl-original-Nats-…`.
 pub(super) struct ToTopic {
@@ -38,15 +38,15 @@ impl DeadLetter for ToTopic {
         let mut record = letter
             .record
             .copy()
-            .with_header("kl-original-topic", self.from.as_bytes())
-            .with_header("kl-subscription", letter.subscription.as_bytes())
-            .with_header("kl-error", letter.error.as_bytes())
-            .with_header("kl-attempts", letter.attempts.to_string());
+            .with_header("X-Original-Topic", self.from.as_bytes())
+            .with_header("X-Subscription", letter.subscription.as_bytes())
+            .with_header("X-Error-Message", letter.error.as_bytes())
+            .with_header("X-Attempts", letter.attempts.to_string());
         let mut id = None;
         if let Some(Position { partition, offset }) = letter.record.position() {
             record = record
-                .with_header("kl-original-partition", partition.to_string())
-                .with_header("kl-original-sequence", offset.to_string());
+                .with_header("X-Original-Partition", partition.to_string())
+                .with_header("X-Original-Offset", offset.to_string());
             // With the time: a stream that is made anew counts from 1 again.
             let stored = letter.record.timestamp().unwrap_or(0);
             let (subscription, from) = (&letter.subscription, &self.from);

@@ -33,6 +33,7 @@ mod secret;
 mod sender;
 mod sequence;
 mod shared;
+mod streams;
 mod subscribe;
 mod tls;
 mod topic;

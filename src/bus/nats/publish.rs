@@ -17,20 +17,36 @@ use crate::sync::Arc;
 
 impl Shared {
     /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
-    pub(super) fn publish(&self, topic: &str, record: Record, letter: bool) -> Publishing {
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        topic: &str,
+        record: Record,
+        letter: bool,
+    ) -> Publishing {
         self.publish_as(topic, record, Wish { letter, ..Wish::default() })
     }
 
     /// Publishes a record as it is wished.
-    pub(super) fn publish_as(&self, topic: &str, record: Record, wish: Wish<'_>) -> Publishing {
+    pub(super) fn publish_as(
+        self: &Arc<Self>,
+        topic: &str,
+        record: Record,
+        wish: Wish<'_>,
+    ) -> Publishing {
         let order = match self.find(topic) {
-            Ok(topic) => self.publisher.order(&topic, record, wish),
+            Ok(topic) => self.publisher.order(&topic, record, wish).map(|order| (topic, order)),
             Err(kind) => Err(PublishError::new(kind, record)),
         };
-        match order {
-            Ok(order) => self.publisher.hand_over(order),
-            Err(error) => Publishing::ready(Err(self.refused(error))),
+        let (topic, order) = match order {
+            Ok(order) => order,
+            Err(error) => return Publishing::ready(Err(self.refused(error))),
+        };
+        let pending = self.publisher.pending(&order);
+        if let Err((kind, _)) = self.send(&topic, [order]) {
+            count(&self.runtime.core().publishes, Err(&kind));
+            pending.parcel.end(Err(kind));
         }
+        Publishing::later(pending, self.runtime.clock().clone())
     }
 
     pub(super) fn find(&self, topic: &str) -> Result<Arc<Topic>, PublishErrorKind> {
@@ -51,6 +67,7 @@ impl Shared {
         let found = self.find(topic);
         let mut batch = BatchPublishing {
             shared: self.clone(),
+            topic: found.as_ref().ok().cloned(),
             waiting: VecDeque::new(),
             under_way: VecDeque::new(),
             results: Vec::with_capacity(records.len()),
@@ -82,6 +99,7 @@ impl Shared {
 #[must_use = "what was published is known when this is"]
 pub struct BatchPublishing {
     shared: Arc<Shared>,
+    topic: Option<Arc<Topic>>,
     /// Their places, and what is not handed over yet.
     waiting: VecDeque<(usize, Order)>,
     under_way: VecDeque<(usize, Pending)>,
@@ -125,7 +143,8 @@ impl BatchPublishing {
             self.under_way.push_back((place, self.shared.publisher.pending(&order)));
             orders.push(order);
         }
-        if let Err((kind, refused)) = self.shared.publisher.hand_over_some(orders) {
+        let Some(topic) = &self.topic else { return };
+        if let Err((kind, refused)) = self.shared.send(topic, orders) {
             for order in refused {
                 count_and_end(&self.shared, &order, &kind);
             }

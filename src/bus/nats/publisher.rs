@@ -8,14 +8,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
 use super::events::Denial;
-use super::handover::{Handover, Id, News, Order, Parcel, Pending, count};
+use super::handover::{Handover, Id, News, Order, Parcel, Pending};
 use super::headers;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::sender::Sender;
 use super::topic::{MAX_SUBJECT, Topic};
 use super::topic_options::Form;
-use crate::bus::{InvalidTopic, PublishError, PublishErrorKind, Publishing};
+use crate::bus::{InvalidTopic, PublishError, PublishErrorKind};
 use crate::core::Core;
 use crate::metrics::Counter;
 use crate::record::{MAX_KEY, Record};
@@ -128,25 +128,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hands an order over.
-    pub(super) fn hand_over(&self, order: Order) -> Publishing {
-        let (pending, letter) = (self.pending(&order), order.letter);
-        if let Err((kind, _)) = self.hand.push([order], letter) {
-            count(&self.core.publishes, Err(&kind));
-            pending.parcel.end(Err(kind));
-        }
-        Publishing::later(pending, self.core.clock.clone())
-    }
-
     /// Hands over as many of these orders as there is room for, in order, and returns the rest. Each waits for its turn
     /// from now on.
     pub(super) fn hand_over_some(
         &self,
-        mut orders: Vec<Order>,
+        orders: impl IntoIterator<Item = Order>,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let deadline = self.core.clock.now().after(self.wait);
-        orders.iter_mut().for_each(|order| order.deadline = deadline);
-        self.hand.push(orders, false)
+        self.hand.push(orders.into_iter().map(|order| Order { deadline, ..order }))
     }
 
     /// What becomes of an order.

@@ -5,6 +5,7 @@ use super::core_topic::{CoreCounters, CoreCounts};
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
+use super::streams::Streams;
 use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
@@ -22,6 +23,7 @@ pub(super) struct Shared {
     members: Mutex<Vec<Member>>,
     /// What subscriptions to core NATS count, by name.
     cores: Mutex<Vec<(String, Arc<CoreCounters>)>>,
+    pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
@@ -46,7 +48,8 @@ impl Shared {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        let health = BusHealth::new(runtime.clock());
+        let groups = Groups::new(&health);
         let cores = Mutex::default();
         Self {
             runtime,
@@ -55,6 +58,7 @@ impl Shared {
             links,
             members,
             cores,
+            streams: Streams::default(),
             groups,
             health,
             closing,

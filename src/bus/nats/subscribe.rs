@@ -18,7 +18,8 @@ use super::topic::Topic;
 use super::topology;
 use crate::bus::keyed::KeyIn;
 use crate::bus::{
-    BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
+    BrokerError, BrokerErrorKind, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
+    Subscribing,
 };
 use crate::clock::Time;
 use crate::handler::Handler;
@@ -91,14 +92,32 @@ impl Shared {
             handler,
             dead_letter,
         )?;
+        let mut beginnings = Vec::new();
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
             let puller = Puller::new(self.links.consume.client.clone(), pulls);
-            let consumer =
-                Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller, checkpoint)?;
+            let (begun, beginning) = reply();
+            beginnings.push(beginning);
+            let consumer = Consumer::new(
+                self,
+                plan,
+                subscriber.clone(),
+                desk.clone(),
+                puller,
+                checkpoint,
+                begun,
+            )?;
             self.join(Member { name: name.clone(), desk });
             self.links.consume.io.spawn(consumer.run());
+        }
+        for beginning in beginnings {
+            if let Err(error) = beginning.await.unwrap_or(Err(gone())) {
+                // The others' loops end with it.
+                drop(subscriber.remove());
+                self.members().iter().for_each(|desk| desk.nudge());
+                return Err(error.into());
+            }
         }
         Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
@@ -132,7 +151,11 @@ impl Shared {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored),
             // Nothing is passed over: whatever the stream has is handled again.
-            Found::Unreadable(_) => Some(Stored::new(0)),
+            Found::Unreadable(why) => {
+                let error = format!("{why}; everything is handled again");
+                self.health.say(BusEvent::PositionLost { source: plan.name(), error });
+                Some(Stored::new(0))
+            }
         };
         Ok((checkpoint, resume))
     }
@@ -233,4 +256,8 @@ impl Shared {
         }
         report
     }
+}
+
+fn gone() -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Failed, "the bus was closed meanwhile")
 }

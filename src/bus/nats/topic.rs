@@ -8,6 +8,7 @@ use super::topic_options::{Form, TopicOptions};
 use crate::bus::InvalidTopic;
 use crate::error::ConfigError;
 use crate::hash::fnv1a32;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
 
 /// The longest subject, in bytes: a server reads control lines of 4,096 bytes by default, and more stands in one.
@@ -24,6 +25,8 @@ pub(super) struct Topic {
     /// The stream that holds it.
     pub(super) stream: String,
     pub(super) options: TopicOptions,
+    /// Whether its stream is known to be there.
+    pub(super) ensured: Arc<AtomicBool>,
 }
 
 /// The options of topics, by name or by pattern: the longest pattern that fits counts.
@@ -97,7 +100,7 @@ impl Topic {
                 .replace('>', "all")
                 .replace(['/', '\\'], "_"),
         };
-        Ok(Self { name: name.into(), stream, options })
+        Ok(Self { name: name.into(), stream, options, ensured: Arc::default() })
     }
 
     /// Checks a topic's name: what every bus asks, and what makes it a subject.
