@@ -19,7 +19,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, StorageType};
 use broker::Server;
 use frame::Way;
-use keylane::nats::{NatsBuilder, TopicOptions};
+use keylane::nats::{NatsBuilder, Strategy, TopicOptions};
 use keylane::{
     Envelope, HandlerError, NatsBus, PublishError, PublishErrorKind, Record, Runtime, Subscription,
 };
@@ -183,7 +183,8 @@ fn refusals_are_named_within_five_seconds() {
     on_tokio(async {
         let topic = name("small");
         let options = TopicOptions::keyed(2).stream(&topic);
-        let fix = fixture(server, server.url(), &topic, options, plain).await;
+        let fix =
+            fixture(server, server.url(), &topic, options, |b| b.topology(Strategy::Skip)).await;
         let begun = Instant::now();
         let missing = fix.bus.publish(&topic, Record::new("a", "x")).await.unwrap_err();
         assert!(matches!(missing.kind(), PublishErrorKind::MissingTopic(_)), "{missing}");
@@ -352,8 +353,17 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
     on_tokio(async {
         let (topic, dead) = (name("refused"), name("nowhere"));
         let fix = fixture(server, server.url(), &topic, TopicOptions::plain(), plain).await;
-        let policy = Subscription::new("billing").dead_letter(dead.as_str());
-        fix.bus.subscribe(&topic, policy, |_: &Record| Err("bad".into())).await.unwrap();
+        let small = format!("STREAM_{dead}");
+        fix.stream(&small, &[dead.clone()], |config| config.max_message_size = 100).await;
+        let subscribe = || {
+            let policy = Subscription::new("billing").dead_letter(dead.as_str());
+            fix.bus.subscribe(&topic, policy, |_: &Record| Err("bad".into()))
+        };
+        let refused = subscribe().await.unwrap_err();
+        assert!(refused.to_string().contains("max_msg_size"), "{refused}");
+        fix.context.delete_stream(&small).await.unwrap();
+        subscribe().await.unwrap();
+        fix.context.delete_stream(&small).await.unwrap();
         fix.bus.publish(&topic, Record::new("order-42", "paid")).await.unwrap();
         let stopped =
             || fix.runtime.snapshot().sources.iter().find_map(|source| source.stopped_by.clone());
@@ -625,6 +635,7 @@ fn dropping_the_bus_ends_what_is_under_way() {
     on_tokio(async {
         let topic = name("dropped");
         let fix = fixture(server, &proxy.url(), &topic, TopicOptions::plain(), plain).await;
+        fix.bus.publish(&topic, Record::new("a", "0")).await.unwrap();
         proxy.black_hole(Way::ToClient);
         let publishing = fix.bus.publish(&topic, Record::new("a", "1"));
         drop(fix.bus);

@@ -163,7 +163,7 @@ impl Shared {
             );
         }
         // An older server would store each record by itself.
-        if !client.is_server_compatible(2, 12, 0) {
+        if !self.links.publish.version().batches() {
             return unsupported("atomic batches need a server of version 2.12 or later");
         }
         let batch = uuid::Uuid::now_v7().simple().to_string();

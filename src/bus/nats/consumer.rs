@@ -110,11 +110,16 @@ impl Desk {
         Waker::from(self.nudge.clone())
     }
 
-    fn take(&self) -> Vec<Command> {
+    /// Ends once somebody calls.
+    pub(super) async fn nudged(&self) {
+        self.nudge.0.notified().await;
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
         std::mem::take(&mut *self.commands.lock())
     }
 
-    fn end(&self) -> Vec<Command> {
+    pub(super) fn end(&self) -> Vec<Command> {
         let mut commands = self.commands.lock();
         self.ended.store(true, crate::sync::atomic::Ordering::Release);
         std::mem::take(&mut *commands)

@@ -227,12 +227,6 @@ impl Handover {
     pub(super) fn window(&self) -> usize {
         self.window
     }
-
-    /// Records and bytes handed over and not finished.
-    pub(super) fn held(&self) -> (usize, usize) {
-        let inner = self.inner.lock();
-        (inner.records, inner.bytes)
-    }
 }
 
 impl Inner {

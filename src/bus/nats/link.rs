@@ -76,6 +76,17 @@ impl Links {
         }
     }
 
+    /// Makes one more connection, whose events go where those of the others go.
+    pub(super) async fn another(
+        &self,
+        spawner: &Spawner,
+        options: &NatsOptions,
+        role: &'static str,
+        thread: &str,
+    ) -> Result<Link, BusError> {
+        OpeningLink::new(spawner, &Plan::new(options)?, &self.journal, role, thread)?.link().await
+    }
+
     /// How often connections were made anew.
     pub(super) fn reconnects(&self) -> u64 {
         [&self.consume, &self.publish, &self.control]

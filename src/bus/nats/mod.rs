@@ -9,6 +9,7 @@ mod checkpoint;
 mod choice;
 mod consumer;
 mod core_sequence;
+mod core_topic;
 mod durable;
 mod events;
 mod floors;
@@ -48,10 +49,11 @@ mod window;
 pub use batch::{AtomicError, AtomicPublishing};
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use core_topic::CoreCounts;
 pub use publish::BatchPublishing;
 #[cfg(feature = "serde")]
 pub use settings::NatsSettings;
-pub use topic_options::TopicOptions;
+pub use topic_options::{TopicOptions, WhenFull};
 
 use std::fmt;
 use std::ops::Deref;
@@ -136,6 +138,11 @@ impl NatsBus {
     /// The bus alone.
     pub fn bus(&self) -> Bus {
         self.bus.clone()
+    }
+
+    /// What a subscription to a topic of core NATS has counted; `None` if there is none of this name.
+    pub fn core_counts(&self, subscription: &str) -> Option<CoreCounts> {
+        self.nats.0.core_counts(subscription)
     }
 
     /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their

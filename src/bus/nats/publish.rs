@@ -42,7 +42,7 @@ impl Shared {
             Err(error) => return Publishing::ready(Err(self.refused(error))),
         };
         let pending = self.publisher.pending(&order);
-        if let Err((kind, _)) = self.send(&topic, vec![order]) {
+        if let Err((kind, _)) = self.send(&topic, [order]) {
             count(&self.runtime.core().publishes, Err(&kind));
             pending.parcel.end(Err(kind));
         }

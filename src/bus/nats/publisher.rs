@@ -132,11 +132,10 @@ impl Publisher {
     /// from now on.
     pub(super) fn hand_over_some(
         &self,
-        mut orders: Vec<Order>,
+        orders: impl IntoIterator<Item = Order>,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let deadline = self.core.clock.now().after(self.wait);
-        orders.iter_mut().for_each(|order| order.deadline = deadline);
-        self.hand.push(orders)
+        self.hand.push(orders.into_iter().map(|order| Order { deadline, ..order }))
     }
 
     /// What becomes of an order.
@@ -147,11 +146,6 @@ impl Publisher {
     /// How many records may be under way.
     pub(super) fn window(&self) -> usize {
         self.hand.window()
-    }
-
-    /// Records and bytes that were taken and are not finished.
-    pub(super) fn held(&self) -> (usize, usize) {
-        self.hand.held()
     }
 
     /// Takes no more but dead letters, which what was read waits for.

@@ -1,6 +1,7 @@
 //! What all parts of a NATS bus share.
 
 use super::consumer::Desk;
+use super::core_topic::{CoreCounters, CoreCounts};
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
@@ -11,12 +12,17 @@ use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
 
+/// Ended subscriptions to core NATS whose counts can still be read.
+const KEPT: usize = 64;
+
 pub(super) struct Shared {
     pub(super) runtime: Runtime,
     pub(super) options: NatsOptions,
     pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    /// What subscriptions to core NATS count, by name.
+    cores: Mutex<Vec<(String, Arc<CoreCounters>)>>,
     pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
@@ -48,12 +54,14 @@ impl Shared {
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
         let groups = Groups::new(&health);
+        let cores = Mutex::default();
         Self {
             runtime,
             options,
             publisher,
             links,
             members,
+            cores,
             streams: Streams::default(),
             groups,
             health,
@@ -69,6 +77,23 @@ impl Shared {
 
     pub(super) fn join(&self, member: Member) {
         self.members.lock().push(member);
+    }
+
+    /// Shows what a subscription to core NATS counts, for as long as there is no other of its name.
+    pub(super) fn count_core(&self, name: String, counters: &Arc<CoreCounters>) {
+        let mut cores = self.cores.lock();
+        // What only this list holds is of a subscription that has ended: the newest few are kept.
+        while cores.len() >= KEPT && cores.iter().any(|(_, kept)| Arc::strong_count(kept) == 1) {
+            let first = cores.iter().position(|(_, kept)| Arc::strong_count(kept) == 1);
+            first.map(|at| cores.remove(at));
+        }
+        cores.retain(|(other, _)| *other != name);
+        cores.push((name, counters.clone()));
+    }
+
+    pub(super) fn core_counts(&self, name: &str) -> Option<CoreCounts> {
+        let cores = self.cores.lock();
+        cores.iter().find(|(other, _)| other == name).map(|(_, counters)| counters.read())
     }
 
     pub(super) fn leave(&self, desk: &Arc<Desk>) {

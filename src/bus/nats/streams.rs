@@ -25,12 +25,13 @@ impl Shared {
     pub(super) fn send(
         self: &Arc<Self>,
         topic: &Arc<Topic>,
-        mut orders: Vec<Order>,
+        orders: impl IntoIterator<Item = Order>,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         // Acquire pairs with the release below: what waited was handed over before.
         if topic.options.at_most_once || topic.ensured.load(Ordering::Acquire) {
             return self.publisher.hand_over_some(orders);
         }
+        let mut orders: Vec<Order> = orders.into_iter().collect();
         let mut streams = self.streams.0.lock();
         match streams.get_mut(&topic.stream) {
             Some(State::There) => {

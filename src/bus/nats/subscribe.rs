@@ -65,7 +65,20 @@ impl Shared {
                 to: to.clone(),
             })),
         };
+        let letters_to = match &subscription.dead_letter {
+            DeadLetterTo::Topic(to) => Some(to.clone()),
+            DeadLetterTo::Nowhere | DeadLetterTo::Sink(_) => None,
+        };
+        if topic.options.at_most_once {
+            if let Some(to) = &letters_to {
+                self.letters_fit(to, None).await?;
+            }
+            return self.begin_core(topic, subscription, handler, envelope, dead_letter).await;
+        }
         let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
+        if let Some(to) = &letters_to {
+            self.letters_fit(to, Some(&stream.config)).await?;
+        }
         let mut plans = Vec::new();
         for partition in topic.partitions() {
             let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
