@@ -249,6 +249,14 @@ struct OnBus {
     runtime: Runtime,
 }
 
+impl Drop for OnBus {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("stopped by {:?}, {:?}", self.subscription.stopped_by(), self.bus.health());
+        }
+    }
+}
+
 impl Subject for Ours {
     fn start(&self, place: &Place, handler: Handler) -> Box<dyn Running> {
         let runtime = Runtime::builder().workers(2).build().expect("a runtime");
