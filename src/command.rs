@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use crate::attempt::Visit;
 use crate::bound::Bound;
 use crate::busy::{Busy, Parked};
-use crate::core::Command;
+use crate::core::{Command, Restoring};
 use crate::inspect::{BusyKey, Inspection, Why};
 use crate::outcome::{Failure, Outcome};
 use crate::sabotage::sabotage;
@@ -24,8 +24,10 @@ impl Visit<'_> {
             Command::Cancel { subscription, generation } => self
                 .purge(|work| work.subscription == subscription && work.generation == generation),
             Command::Resume { generation, key, hash } => self.resume(generation, &key, hash),
-            Command::Park { generation, state, key, hash } => {
-                self.park(generation, state, key, hash);
+            Command::Park { generation, state, key, hash, of } => {
+                self.park(generation, state, key, hash, of.as_deref());
+                // Now, whatever came of it, records of the key may come.
+                drop(of);
             }
             Command::Skip { hash } => self.skip(hash),
             Command::Count(census) => {
@@ -97,7 +99,14 @@ impl Visit<'_> {
 
     /// Parks a key. The command brings what it needs of the subscription, which may be younger than this
     /// visit's table: so a key's commands take effect in the order in which they were given.
-    fn park(&mut self, generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64) {
+    fn park(
+        &mut self,
+        generation: u32,
+        state: Arc<SubscriptionState>,
+        key: Box<[u8]>,
+        hash: u64,
+        of: Option<&Restoring>,
+    ) {
         let slot = self.slot_of(hash);
         let found = slot.and_then(|slot| self.private.gate.get(slot));
         if matches!(found.and_then(|key| key.parked.as_ref()), Some(Parked::Abandoned)) {
@@ -105,7 +114,12 @@ impl Visit<'_> {
             return;
         }
         // A removal from here on is followed by a purge, which finds the key.
-        if state.is_removed() || !state.park(&key, "parked by hand", self.core.config.parked_keys) {
+        let (why, source) = match of {
+            Some(restoring) => ("parked before a restart", Some(&restoring.source)),
+            None => ("parked by hand", None),
+        };
+        let most = self.core.config.parked_keys;
+        if state.is_removed() || !state.park(&key, why, source, most) {
             return;
         }
         let parked = Some(Parked::Key { generation, state, key });
@@ -188,7 +202,7 @@ impl Visit<'_> {
     }
 
     /// The source of a record, if it came from one that goes on.
-    fn source_of(&self, work: &Work) -> Option<&'_ SourceEntry> {
+    pub(crate) fn source_of(&self, work: &Work) -> Option<&'_ SourceEntry> {
         match &work.completion {
             Completion::Source(token) => {
                 self.table.source(token.source, token.epoch).map(|source| &**source)

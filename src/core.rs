@@ -44,7 +44,14 @@ pub(crate) enum Command {
     /// Let a parked key of this subscription go.
     Resume { generation: u32, key: Box<[u8]>, hash: u64 },
     /// Park a key of this subscription.
-    Park { generation: u32, state: Arc<SubscriptionState>, key: Box<[u8]>, hash: u64 },
+    Park {
+        generation: u32,
+        state: Arc<SubscriptionState>,
+        key: Box<[u8]>,
+        hash: u64,
+        /// The source that it was parked in before a restart.
+        of: Option<Arc<Restoring>>,
+    },
     /// Give up the record that keeps this key busy, as the policy `skip` would.
     Skip { hash: u64 },
     /// Release what waits in the gate for subscriptions and sources that go on no more.
@@ -55,6 +62,21 @@ pub(crate) enum Command {
     Count(Arc<Census>),
     /// Say what is in the gate.
     Inspect(Arc<Inspection>),
+}
+
+/// Keys of a source that are being parked again. The last to let it go calls the source's loop.
+#[derive(Debug)]
+pub(crate) struct Restoring {
+    /// The source's name.
+    pub(crate) source: Arc<str>,
+    pub(crate) waker: Waker,
+}
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        let waker = std::mem::replace(&mut self.waker, Waker::noop().clone());
+        let _ = guard(|| waker.wake());
+    }
 }
 
 /// What all threads of a runtime share.

@@ -188,7 +188,10 @@ impl Visit<'_> {
                     let other = self.table.sources.get(token.source as usize);
                     other.into_iter().flatten().for_each(|other| other.finished.finish(token.slot));
                 }
-                None => self.own.counters.stale.add(1),
+                None => {
+                    self.own.counters.stale.add(1);
+                    self.table.count_stale(token.epoch);
+                }
             },
         }
     }

@@ -52,8 +52,16 @@ use crate::unwind::guard;
 /// | `keylane_busy_keys` | gauge | count | | keys that others wait for, or may |
 /// | `keylane_parked_keys` | gauge | count | subscription | keys that are parked |
 /// | `keylane_running` | gauge | count | subscription | pending futures and blocking calls |
-/// | `keylane_source_lag` | gauge | count | subscription, source | offsets that the frontier of a source is behind what was delivered |
+/// | `keylane_source_lag` | gauge | count | subscription, source | offsets that the frontier of a source is behind the end of its partition, as its broker has said last |
 /// | `keylane_source_window` | gauge | count | subscription, source | deliveries of a source above its frontier |
+/// | `keylane_source_bytes` | gauge | bytes | subscription, source | bytes of the records of a source that are under way |
+/// | `keylane_source_oldest_seconds` | gauge | seconds | subscription, source | how long the oldest unfinished record of a source is under way; 0 if none is |
+/// | `keylane_source_commit_age_seconds` | gauge | seconds | subscription, source | how long ago a source was committed; since its assignment began, if it was not |
+/// | `keylane_letter_outage` | gauge | count | subscription | 1 while dead letters of a subscription are not taken, else 0 |
+/// | `keylane_source_absorbed_total` | counter | count | subscription, source | deliveries that were no news and were not run |
+/// | `keylane_source_stale_total` | counter | count | subscription, source | deliveries of a source that ended after their assignment had |
+/// | `keylane_source_barriers_total` | counter | count | subscription, source | times that a source read nothing new until it knew what it might have lost, or was handed over |
+/// | `keylane_source_reconnects_total` | counter | count | subscription, source | times that the broker of a source was reached again |
 /// | `keylane_oldest_waiting_seconds` | gauge | seconds | | how long the key has been busy that has held up others longest; 0 if none has |
 /// | `keylane_workers` | gauge | count | state | workers: `running` a handler, `asleep`, `awake` |
 /// | `keylane_worker_lanes_max` | gauge | count | | lanes that wait for the worker with the most of them |
@@ -142,8 +150,16 @@ metrics! {
     BUSY_KEYS Gauge Count "keylane_busy_keys" "keys that others wait for, or may";
     PARKED_KEYS Gauge Count "keylane_parked_keys" "keys that are parked";
     RUNNING Gauge Count "keylane_running" "pending futures and blocking calls";
-    SOURCE_LAG Gauge Count "keylane_source_lag" "offsets that the frontier of a source is behind what was delivered";
+    SOURCE_LAG Gauge Count "keylane_source_lag" "offsets that the frontier of a source is behind the end of its partition, as its broker has said last";
     SOURCE_WINDOW Gauge Count "keylane_source_window" "deliveries of a source above its frontier";
+    SOURCE_BYTES Gauge Bytes "keylane_source_bytes" "bytes of the records of a source that are under way";
+    SOURCE_OLDEST Gauge Seconds "keylane_source_oldest_seconds" "how long the oldest unfinished record of a source is under way; 0 if none is";
+    SOURCE_COMMIT Gauge Seconds "keylane_source_commit_age_seconds" "how long ago a source was committed; since its assignment began, if it was not";
+    LETTER_OUTAGE Gauge Count "keylane_letter_outage" "1 while dead letters of a subscription are not taken, else 0";
+    ABSORBED Counter Count "keylane_source_absorbed_total" "deliveries that were no news and were not run";
+    SOURCE_STALE Counter Count "keylane_source_stale_total" "deliveries of a source that ended after their assignment had";
+    BARRIERS Counter Count "keylane_source_barriers_total" "times that a source read nothing new until it knew what it might have lost, or was handed over";
+    RECONNECTS Counter Count "keylane_source_reconnects_total" "times that the broker of a source was reached again";
     OLDEST Gauge Seconds "keylane_oldest_waiting_seconds" "how long the key has been busy that has held up others longest";
     WORKERS Gauge Count "keylane_workers" "workers by state";
     WORKER_LANES Gauge Count "keylane_worker_lanes_max" "lanes that wait for the worker with the most of them";
@@ -310,6 +326,8 @@ impl Telling<'_> {
             }
             self.set(&PARKED_KEYS, &own, subscription.parked_keys as f64);
             self.set(&RUNNING, &own, subscription.running as f64);
+            let outage = subscription.letter_outage.is_some();
+            self.set(&LETTER_OUTAGE, &own, f64::from(u8::from(outage)));
             self.samples(name, subscription.latency.as_ref());
         }
     }
@@ -349,6 +367,18 @@ impl Telling<'_> {
             let own = [("subscription", source.subscription.as_str()), ("source", &source.name)];
             self.set(&SOURCE_LAG, &own, source.lag as f64);
             self.set(&SOURCE_WINDOW, &own, source.window as f64);
+            self.set(&SOURCE_BYTES, &own, source.bytes as f64);
+            let oldest = source.oldest_age.unwrap_or_default();
+            self.set(&SOURCE_OLDEST, &own, oldest.as_secs_f64());
+            self.set(&SOURCE_COMMIT, &own, source.commit_age.as_secs_f64());
+            for (metric, count) in [
+                (&ABSORBED, source.absorbed),
+                (&SOURCE_STALE, source.stale),
+                (&BARRIERS, source.barriers),
+                (&RECONNECTS, source.reconnects),
+            ] {
+                self.count(metric, &own, count);
+            }
         }
         let workers = &snapshot.workers;
         let running = workers.iter().filter(|worker| worker.running.is_some()).count();

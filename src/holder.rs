@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::bound::{Bound, UsedUp};
 use crate::core::Core;
 use crate::inspect::{BusyKey, Why};
+use crate::progress::NO_POSITION;
 use crate::sync::atomic::Ordering;
-use crate::table::{NO_POSITION, Table};
+use crate::table::Table;
 
 /// The bounds that are used up, and what holds each.
 pub(crate) fn used_up(core: &Core, table: &Table, busy: &[BusyKey]) -> Vec<UsedUp> {

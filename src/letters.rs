@@ -7,6 +7,7 @@ use crate::error::HandlerError;
 use crate::handler::Handled;
 use crate::notice::Notice;
 use crate::outcome::{Failure, Outcome};
+use crate::record::KeyText;
 use crate::retry::jittered;
 use crate::sabotage::sabotage;
 use crate::subscription::{Letter, error_text};
@@ -99,7 +100,13 @@ impl Visit<'_> {
     ) -> Step {
         let entry = self.table.subscription(work.subscription, work.generation);
         match (said, entry) {
-            (Ok(()), Some(entry)) => self.lettered(entry, work, failure, park),
+            (Ok(()), Some(entry)) => {
+                if entry.state.letters().told(None) {
+                    let subscription = entry.name.to_string();
+                    self.core.notice(&Notice::LettersRecovered { subscription });
+                }
+                self.lettered(entry, work, failure, park)
+            }
             (Ok(()), None) => self.finish(work, Outcome::DeadLettered(failure)),
             (Err(error), Some(entry)) => {
                 let text =
@@ -107,8 +114,16 @@ impl Visit<'_> {
                 let fatal = !error.is_retryable();
                 let _ = guard(|| drop(error));
                 if fatal {
-                    let error = format!("{} (dead letter refused: {text})", failure.error).into();
-                    return self.stop(entry, work, Failure { error, ..failure });
+                    let error = format!(
+                        "{} (dead letter refused: {text}; the record is {})",
+                        failure.error,
+                        self.name_of(&work)
+                    );
+                    return self.stop(entry, work, Failure { error: error.into(), ..failure });
+                }
+                if entry.state.letters().told(Some(&text)) {
+                    let (subscription, error) = (entry.name.to_string(), text);
+                    self.core.notice(&Notice::LettersRefused { subscription, error });
                 }
                 if self.core.phase() >= CLOSING || self.open_entry(&work).is_none() {
                     return self.release(work);
@@ -123,11 +138,27 @@ impl Visit<'_> {
         }
     }
 
+    /// A record as a person finds it: where it stands, and its key.
+    #[cold]
+    fn name_of(&self, work: &Work) -> String {
+        let key = match work.record.key() {
+            Some(key) => format!("key \"{}\"", KeyText(key)),
+            None => "no key".to_owned(),
+        };
+        match (self.source_of(work), work.record.position()) {
+            (Some(source), Some(at)) => {
+                format!("at offset {} of {}, with {key}", at.offset, source.name)
+            }
+            _ => format!("one with {key}"),
+        }
+    }
+
     /// A record is safe among the dead letters.
     fn lettered(&mut self, entry: &Entry, work: Work, failure: Failure, park: bool) -> Step {
         let key = work.record.key().unwrap_or_default();
         if failure.attempts == 0 {
-            entry.state.followed(key);
+            let source = self.source_of(&work).map(|source| &source.name);
+            entry.state.followed(key, source);
             return self.finish(work, Outcome::Parked);
         }
         if !park {
@@ -135,7 +166,8 @@ impl Visit<'_> {
         }
         let (generation, state) = (work.generation, entry.state.clone());
         let parked = Parked::Key { generation, state, key: key.into() };
-        if !entry.state.park(key, &failure.error, self.core.config.parked_keys) {
+        let source = self.source_of(&work).map(|source| &source.name);
+        if !entry.state.park(key, &failure.error, source, self.core.config.parked_keys) {
             let error = format!("{} (and as many keys are parked as may be)", failure.error).into();
             return self.stop(entry, work, Failure { error, ..failure });
         }

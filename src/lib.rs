@@ -76,6 +76,7 @@
 // What `internals` shows to benches, tests and fuzz targets is `pub`, and unreachable without it.
 #![cfg_attr(not(feature = "internals"), allow(dead_code))]
 
+mod age;
 mod armor;
 mod attempt;
 mod batch;
@@ -117,11 +118,13 @@ mod metrics;
 mod monitor;
 mod notice;
 mod option;
+mod outage;
 mod outcome;
 mod parker;
 mod pinning;
 mod pool;
 mod position;
+mod progress;
 mod queue;
 mod receipt;
 mod record;
@@ -135,6 +138,7 @@ mod sabotage;
 mod shutdown;
 mod snapshot;
 mod source;
+mod source_snapshot;
 mod span;
 mod spawner;
 #[cfg(keylane_loom)]
@@ -193,9 +197,10 @@ pub use retry::Retry;
 pub use runtime::{BuildError, Runtime, SubscribeError};
 pub use shutdown::{Closing, LeftBehind, Report};
 pub use snapshot::{
-    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SourceSnapshot,
-    SubscriptionSnapshot, WorkerSnapshot,
+    BusiestKey, LaneSnapshot, OutcomeCounts, Phase, Running, Snapshot, SubscriptionSnapshot,
+    WorkerSnapshot,
 };
+pub use source_snapshot::SourceSnapshot;
 pub use submit::{BatchError, Refusal, SubmitAsync, SubmitError};
 pub use subscriber::Subscriber;
 pub use subscription::{

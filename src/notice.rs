@@ -63,6 +63,19 @@ pub enum Notice {
         /// What the last attempt said.
         error: Box<str>,
     },
+    /// Dead letters are not taken, and what they are of holds its source's frontier. Said once; they are sent again
+    /// until they are.
+    LettersRefused {
+        /// The subscription.
+        subscription: String,
+        /// What was said of the first that was not taken.
+        error: Box<str>,
+    },
+    /// Dead letters are taken again.
+    LettersRecovered {
+        /// The subscription.
+        subscription: String,
+    },
     /// The loop of a bus panicked, which it must not: the bus has closed, and what it had not committed is
     /// unfinished.
     BusFailed {
@@ -101,6 +114,13 @@ impl fmt::Display for Notice {
             }
             Self::Stopped { subscription, partition: Some(partition), error } => {
                 write!(f, "partition {partition} of {subscription:?} has stopped: {error}")
+            }
+            Self::LettersRefused { subscription, error } => write!(
+                f,
+                "dead letters of {subscription:?} are not taken, and are sent again until they are: {error}"
+            ),
+            Self::LettersRecovered { subscription } => {
+                write!(f, "dead letters of {subscription:?} are taken again")
             }
             Self::BusFailed { bus, error } => {
                 write!(f, "the {bus} bus has closed, since its loop {error}")

@@ -9,13 +9,13 @@ use crate::counts::{PublishCounts, SubscriptionCounts};
 use crate::holder::used_up;
 use crate::inspect::{BusyKey, Why};
 use crate::latency::Latency;
-use crate::metrics::{Counter, Outcomes};
+use crate::metrics::Outcomes;
 use crate::outcome::Failure;
 use crate::shutdown::inspect;
+use crate::source_snapshot::SourceSnapshot;
 use crate::subscription::ParkedKey;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::table::{NO_POSITION, SourceEntry, Table};
 
 /// Parked keys of one subscription that a snapshot lists.
 const PARKED_SHOWN: usize = 100;
@@ -27,8 +27,7 @@ const BUSY_SHOWN: usize = 1_000;
 /// A runtime as it was at about one time. Counters are read one after the other.
 ///
 /// ```
-/// use std::time::Duration;
-/// use keylane::{Phase, Record, RecordRef, Runtime, Subscription, Why};
+/// /// use keylane::{Phase, Record, RecordRef, Runtime, Subscription, Why};
 ///
 /// let runtime = Runtime::builder().workers(1).build()?;
 /// let orders = runtime.subscribe_async(Subscription::new("orders"), |_: RecordRef| {
@@ -197,6 +196,8 @@ pub struct SubscriptionSnapshot {
     pub name: String,
     /// The failure that stopped it, if one did.
     pub stopped_by: Option<Failure>,
+    /// What was said of the first of its dead letters that was not taken, while that is so.
+    pub letter_outage: Option<Box<str>>,
     /// How many keys are parked.
     pub parked_keys: usize,
     /// The first hundred of them.
@@ -209,39 +210,6 @@ pub struct SubscriptionSnapshot {
     pub counts: SubscriptionCounts,
     /// How long its records took, sampled; `None` without the feature `metrics`.
     pub latency: Option<Latency>,
-}
-
-/// A source, as its loop said last: one partition of a bus, as one subscription reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct SourceSnapshot {
-    /// Its topic and partition: `orders/0`.
-    pub name: String,
-    /// The subscription that it feeds.
-    pub subscription: String,
-    /// The number of this assignment, unique in the runtime.
-    pub epoch: u32,
-    /// Deliveries to the runtime in this assignment.
-    pub delivered: u64,
-    /// Of these, finished, as its loop has noticed: one that waits for the oldest to end looks at the others after
-    /// that. (Or gone from their source before they were.)
-    pub finished: u64,
-    /// The next offset to read after a restart: everything before it is finished. `None` before the first delivery
-    /// of a source that went on nowhere.
-    pub frontier: Option<u64>,
-    /// How many offsets the frontier is behind what was delivered.
-    pub lag: u64,
-    /// Deliveries above the frontier, finished or not.
-    pub window: usize,
-    /// How many there may be: `source_window`.
-    pub window_limit: usize,
-    /// The offset that holds the frontier: the oldest unfinished delivery.
-    pub oldest: Option<u64>,
-    /// Whether it has stopped: nothing of it is started any more.
-    pub stopped: bool,
-    /// The failure that stopped it, if one did.
-    pub stopped_by: Option<Failure>,
 }
 
 impl Snapshot {
@@ -311,6 +279,7 @@ impl Snapshot {
                 SubscriptionSnapshot {
                     name: entry.name.to_string(),
                     stopped_by: entry.state.stopped_by(),
+                    letter_outage: entry.state.letters().outage(),
                     parked_keys,
                     parked,
                     overruns: entry.state.counters.overruns.get(),
@@ -324,7 +293,7 @@ impl Snapshot {
             .sources
             .iter()
             .flatten()
-            .map(|source| SourceSnapshot::of(source, &table))
+            .map(|source| SourceSnapshot::of(source, &table, core.clock.now()))
             .collect();
         let bounds = used_up(core, &table, &busy);
         busy.sort_by_key(|key| Reverse((key.bound.is_some(), key.waiting)));
@@ -363,35 +332,6 @@ fn busiest(core: &Core, name: impl Fn(u32) -> String) -> Vec<BusiestKey> {
         share: weight as f64 / total as f64,
     });
     shown.collect()
-}
-
-impl SourceSnapshot {
-    fn of(source: &SourceEntry, table: &Table) -> Self {
-        let (state, progress) = (&source.state, source.state.progress());
-        let position = |counter: &Counter| Some(counter.get()).filter(|&at| at != NO_POSITION);
-        let (delivered, frontier) = (progress.delivered.get(), position(&progress.frontier));
-        let mut fed = table.subscriptions.iter().flatten();
-        let fed = fed.find(|entry| entry.name == source.subscription);
-        Self {
-            name: source.name.to_string(),
-            subscription: source.subscription.to_string(),
-            epoch: source.epoch,
-            delivered,
-            finished: delivered.saturating_sub(progress.unfinished.get()),
-            frontier,
-            lag: match (frontier, position(&progress.next)) {
-                (Some(frontier), Some(next)) => next.saturating_sub(frontier),
-                _ => 0,
-            },
-            window: progress.window.get() as usize,
-            window_limit: source.window,
-            oldest: position(&progress.oldest),
-            stopped: state.is_stopped() || fed.is_none_or(|entry| !entry.state.is_open()),
-            stopped_by: state
-                .stopped_by()
-                .or_else(|| fed.and_then(|entry| entry.state.stopped_by())),
-        }
-    }
 }
 
 impl OutcomeCounts {

@@ -3,18 +3,22 @@
 use std::fmt;
 use std::task::Waker;
 
-use crate::core::Core;
+use crate::age::Ages;
+use crate::clock::Time;
+use crate::core::{Command, Core, Restoring};
 use crate::delivery::DeliverError;
 use crate::error::{ConfigError, PushError};
+use crate::hash::Route;
 use crate::ledger::Ledger;
 use crate::notice::Notice;
 use crate::outcome::Failure;
 use crate::position::Stored;
+use crate::progress::{NO_POSITION, SourceCounts, UNSAID};
 use crate::record::{MAX_KEY, Record};
 use crate::sabotage::sabotage;
 use crate::submit::{Refusal, route_keyless, timed, work};
-use crate::sync::Arc;
-use crate::table::{Entry, NO_POSITION, SourceEntry, SourceState};
+use crate::sync::{Arc, Weak};
+use crate::table::{Entry, SourceEntry, SourceState};
 use crate::work::{Completion, SourceToken};
 
 /// How a source begins.
@@ -42,6 +46,15 @@ pub struct Source {
     epoch: u32,
     /// Bytes of records under way that it may have.
     budget: usize,
+    name: Arc<str>,
+    counts: Arc<SourceCounts>,
+    ages: Ages,
+    /// What is below was marked in `ages`.
+    marked: u64,
+    /// The change of parked keys that was looked at last.
+    parkings: u64,
+    /// Keys that are being parked again: nothing is delivered before they are.
+    restoring: Option<Weak<Restoring>>,
     delivered: u64,
     waits: Option<(u32, Option<crate::wait_list::Place>)>,
 }
@@ -107,6 +120,8 @@ impl Source {
                 .map_err(SourceError::Config)?;
         let state = Arc::new(SourceState::new(options.waker.clone()));
         let budget = entry.policy.source_bytes.unwrap_or(core.config.source_bytes);
+        let name = options.name;
+        let counts = entry.state.source_counts(&name);
         let (_, (number, epoch)) = core.change(|table| {
             if table.subscription(entry.id, entry.generation).is_none() {
                 return Err(SourceError::Removed);
@@ -117,13 +132,14 @@ impl Source {
             let free = table.sources.iter().position(Option::is_none);
             let number = free.unwrap_or(table.sources.len());
             let source = Some(Arc::new(SourceEntry {
-                name: options.name,
+                name: name.clone(),
                 subscription: entry.name.clone(),
                 epoch,
                 finished,
                 window,
                 budget,
                 state: state.clone(),
+                counts: counts.clone(),
             }));
             match free {
                 Some(number) => table.sources[number] = source,
@@ -131,7 +147,15 @@ impl Source {
             }
             Ok((table, (number as u32, epoch)))
         })?;
+        let parked = options.resume.as_ref().map_or(&[][..], Stored::parked);
+        let restoring = restore(core, entry, &name, parked, &options.waker);
         let source = Self {
+            name,
+            counts,
+            ages: Ages::default(),
+            marked: 0,
+            parkings: entry.state.parkings(),
+            restoring,
             core: core.clone(),
             entry: entry.clone(),
             ledger,
@@ -147,13 +171,66 @@ impl Source {
         Ok(source)
     }
 
-    /// Says how far it is, for snapshots. For its loop, once a turn: a few plain stores.
-    pub fn show(&self) {
+    /// Says how far it is, for snapshots. For its loop, once a turn, with the time that it has read: a few plain
+    /// stores.
+    pub fn turn(&mut self, now: Time) {
+        let next = self.ledger.newest().map_or(0, |newest| newest.saturating_add(1));
+        if next > self.marked {
+            self.ages.mark(self.marked, now);
+            self.marked = next;
+        }
+        let since = match self.ledger.oldest_unfinished() {
+            Some(oldest) => self.ages.since(oldest),
+            None => {
+                self.ages.clear();
+                None
+            }
+        };
+        let progress = self.state.progress();
+        progress.oldest_since.set(since.map_or(UNSAID, Time::as_nanos));
+        if progress.committed.get() == UNSAID {
+            // Until it is committed, the age counts from its first turn.
+            progress.committed.set(now.as_nanos());
+        }
+        self.show();
+    }
+
+    /// How far its frontier is behind the end of its partition, as the broker has said last.
+    pub fn set_lag(&self, lag: u64) {
+        self.state.progress().lag.set(lag);
+    }
+
+    /// It was committed, or its position stored, at this time.
+    pub fn committed(&self, now: Time) {
+        self.state.progress().committed.set(now.as_nanos());
+    }
+
+    /// What is counted of it over all assignments. Barriers and reconnects are its bus' to count.
+    pub fn counts(&self) -> &SourceCounts {
+        &self.counts
+    }
+
+    /// What to keep for a restart: how far it is, and which of its keys are parked.
+    pub fn stored_with_parked(&mut self) -> Option<Stored> {
+        let mut stored = self.ledger.stored()?;
+        self.entry.state.parked_of(&self.name).into_iter().for_each(|key| stored.park(key));
+        Some(stored)
+    }
+
+    /// Whether keys were parked or resumed since the last time it was asked: there is something to store, though
+    /// nothing may have been finished.
+    pub fn parked_changed(&mut self) -> bool {
+        let parkings = self.entry.state.parkings();
+        std::mem::replace(&mut self.parkings, parkings) != parkings
+    }
+
+    fn show(&self) {
         let (progress, ledger) = (self.state.progress(), &self.ledger);
         let position = |position: Option<u64>| position.unwrap_or(NO_POSITION);
         progress.delivered.set(self.delivered);
         progress.unfinished.set(ledger.unfinished() as u64);
         progress.window.set(ledger.in_window() as u64);
+        progress.bytes.set(ledger.bytes() as u64);
         progress.frontier.set(position(ledger.frontier()));
         progress.oldest.set(position(ledger.oldest_unfinished()));
         progress.next.set(ledger.newest().map_or(NO_POSITION, |newest| newest.saturating_add(1)));
@@ -173,6 +250,10 @@ impl Source {
         if self.state.is_stopped() || !self.entry.state.takes() {
             return Err(Undelivered::Stopped(record));
         }
+        if self.restoring.as_ref().is_some_and(|restoring| restoring.strong_count() > 0) {
+            return Err(Undelivered::Full(record));
+        }
+        self.restoring = None;
         let routed = match record.key() {
             // From a broker an empty key is none.
             Some([]) | None => route_keyless(&self.core, &self.entry),
@@ -201,7 +282,13 @@ impl Source {
         }
         let slot = match delivered {
             Ok(slot) => slot,
-            Err(error) => return Err(Undelivered::Ledger(error, record)),
+            Err(error) => {
+                use DeliverError::{AlreadyFinished, InFlight, Passed};
+                if matches!(error, AlreadyFinished | InFlight | Passed) {
+                    self.counts.absorbed.add(1);
+                }
+                return Err(Undelivered::Ledger(error, record));
+            }
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
         let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
@@ -304,6 +391,27 @@ impl Source {
     }
 }
 
+/// Parks the keys again that were parked when the source's position was stored.
+fn restore(
+    core: &Core,
+    entry: &Entry,
+    name: &Arc<str>,
+    parked: &[Vec<u8>],
+    waker: &Waker,
+) -> Option<Weak<Restoring>> {
+    if parked.is_empty() || entry.dead_letter.is_none() {
+        return None;
+    }
+    let restoring = Arc::new(Restoring { source: name.clone(), waker: waker.clone() });
+    for key in parked {
+        let (generation, state) = (entry.generation, entry.state.clone());
+        let Route { lane, hash } = core.router.route_salted(&entry.salt, key);
+        let (key, of) = (key.as_slice().into(), Some(restoring.clone()));
+        core.lanes.command(lane, Command::Park { generation, state, key, hash, of });
+    }
+    Some(Arc::downgrade(&restoring))
+}
+
 /// A record whose key is no key of the runtime's.
 #[cold]
 fn too_long(record: Record) -> Record {
@@ -315,14 +423,10 @@ impl Drop for Source {
     fn drop(&mut self) {
         self.leave();
         self.state.stop(None);
-        let (number, epoch) = (self.number as usize, self.epoch);
         let _ = self.core.change(|table| {
-            if !matches!(table.sources.get(number), Some(Some(source)) if source.epoch == epoch) {
-                return Err(());
-            }
             let mut table = table.clone();
-            table.sources[number] = None;
-            Ok((table, ()))
+            let ended = table.end_source(self.number, self.epoch);
+            ended.map(|source| (table, source)).ok_or(())
         });
         self.core.purge();
     }

@@ -192,7 +192,14 @@ impl Subscriber {
     pub fn park(&self, key: &[u8]) -> bool {
         let (generation, state) = (self.entry.generation, self.entry.state.clone());
         if self.entry.dead_letter.is_some() {
-            self.command(key, |hash| Command::Park { generation, state, key: key.into(), hash });
+            let of = None;
+            self.command(key, |hash| Command::Park {
+                generation,
+                state,
+                key: key.into(),
+                hash,
+                of,
+            });
         }
         self.entry.dead_letter.is_some()
     }

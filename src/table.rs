@@ -1,6 +1,6 @@
 //! The table of subscriptions and sources that workers read: what a lane's records are handled with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crossbeam_utils::CachePadded;
 
@@ -11,9 +11,11 @@ use crate::finished::Finished;
 use crate::handler::Version;
 use crate::hash::Salt;
 use crate::metrics::Counter;
+use crate::outage::Letters;
 use crate::outcome::Failure;
+use crate::progress::{Progress, SourceCounts};
 use crate::subscription::{DeadLetter, ParkedKey, Subscription};
-use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex};
 
 /// One version of the table.
@@ -25,7 +27,12 @@ pub struct Table {
     pub sources: Vec<Option<Arc<SourceEntry>>>,
     /// The generation of the next subscription.
     pub generation: u32,
+    /// Assignments that ended last, by their epoch: what ends late is counted for them.
+    pub ended: VecDeque<(u32, Arc<SourceCounts>)>,
 }
+
+/// Ended assignments that are known.
+const ENDED: usize = 64;
 
 /// A subscription with its current handler.
 pub struct Entry {
@@ -56,7 +63,12 @@ pub struct SubscriptionState {
     /// Buses read nothing for it.
     paused: AtomicBool,
     stopped_by: Mutex<Option<Failure>>,
-    parked: Mutex<BTreeMap<Vec<u8>, ParkedKey>>,
+    parked: Mutex<BTreeMap<Vec<u8>, Shut>>,
+    /// How often the parked keys have changed.
+    parkings: AtomicU64,
+    letters: Letters,
+    /// What is counted of its sources, by name: assignments come and go.
+    sources: Mutex<BTreeMap<Arc<str>, Arc<SourceCounts>>>,
     /// What is counted of it.
     pub counters: SubscriptionCounters,
     /// Places given to records without a key, so that they spread.
@@ -127,30 +139,43 @@ impl SubscriptionState {
         self.standing.load(Ordering::Relaxed) == REMOVED
     }
 
-    /// Adds a parked key. False if there are as many as may be, and it is none of them.
-    pub fn park(&self, key: &[u8], error: &str, most: usize) -> bool {
+    /// Adds a parked key of a source, if it is known to be of one. False if there are as many as may be, and it is
+    /// none of them.
+    pub fn park(&self, key: &[u8], error: &str, source: Option<&Arc<str>>, most: usize) -> bool {
         let mut parked = self.parked.lock();
-        if parked.contains_key(key) {
+        if let Some(known) = parked.get_mut(key) {
+            if known.source.as_ref() != source {
+                // Of two sources none is known to be its own.
+                known.source = None;
+            }
             return true;
         }
         if parked.len() >= most {
             return false;
         }
         let entry = ParkedKey { key: key.to_vec(), error: error.into(), followed: 0 };
-        parked.insert(key.to_vec(), entry);
+        parked.insert(key.to_vec(), Shut { key: entry, source: source.cloned() });
+        drop(parked);
+        self.parkings.fetch_add(1, Ordering::Relaxed);
         true
     }
 
-    /// One more record followed a parked key.
-    pub fn followed(&self, key: &[u8]) {
+    /// One more record followed a parked key, out of this source.
+    pub fn followed(&self, key: &[u8], source: Option<&Arc<str>>) {
         if let Some(parked) = self.parked.lock().get_mut(key) {
-            parked.followed += 1;
+            parked.key.followed += 1;
+            if source.is_some() && parked.source.as_ref() != source {
+                parked.source = source.cloned();
+                self.parkings.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
     /// Takes a parked key out.
     pub fn resume(&self, key: &[u8]) -> Option<ParkedKey> {
-        self.parked.lock().remove(key)
+        let resumed = self.parked.lock().remove(key)?;
+        self.parkings.fetch_add(1, Ordering::Relaxed);
+        Some(resumed.key)
     }
 
     /// How many keys are parked.
@@ -160,8 +185,38 @@ impl SubscriptionState {
 
     /// The parked keys.
     pub fn parked(&self) -> Vec<ParkedKey> {
-        self.parked.lock().values().cloned().collect()
+        self.parked.lock().values().map(|shut| shut.key.clone()).collect()
     }
+
+    /// The keys that a source is to know parked when it goes on: its own, and those whose source nobody knows.
+    pub fn parked_of(&self, source: &Arc<str>) -> Vec<Vec<u8>> {
+        let parked = self.parked.lock();
+        let own =
+            parked.values().filter(|shut| shut.source.as_ref().is_none_or(|own| own == source));
+        own.map(|shut| shut.key.key.clone()).collect()
+    }
+
+    /// Another number after each change of the parked keys.
+    pub fn parkings(&self) -> u64 {
+        self.parkings.load(Ordering::Relaxed)
+    }
+
+    /// What is counted of the source of this name.
+    pub fn source_counts(&self, name: &Arc<str>) -> Arc<SourceCounts> {
+        self.sources.lock().entry(name.clone()).or_default().clone()
+    }
+
+    /// Dead letters are not taken, or are again.
+    pub fn letters(&self) -> &Letters {
+        &self.letters
+    }
+}
+
+/// A parked key, and the source that its records come from, if that is known.
+#[derive(Debug)]
+struct Shut {
+    key: ParkedKey,
+    source: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -187,6 +242,8 @@ pub struct SourceEntry {
     pub finished: Arc<Finished>,
     /// Whether it goes on.
     pub state: Arc<SourceState>,
+    /// What is counted of it.
+    pub counts: Arc<SourceCounts>,
 }
 
 /// Whether a source goes on.
@@ -202,26 +259,6 @@ pub struct SourceState {
     progress: CachePadded<Progress>,
     waker: std::task::Waker,
 }
-
-/// How far a source is, as its loop said last: each number by itself.
-#[derive(Debug)]
-pub struct Progress {
-    /// Deliveries to the runtime.
-    pub delivered: Counter,
-    /// Of these, not finished.
-    pub unfinished: Counter,
-    /// Deliveries above the frontier, the finished ones among them.
-    pub window: Counter,
-    /// The next position to read after a restart; `NO_POSITION` if there is none.
-    pub frontier: Counter,
-    /// The oldest unfinished position; `NO_POSITION` if there is none.
-    pub oldest: Counter,
-    /// Past every position delivered; `NO_POSITION` if there is none.
-    pub next: Counter,
-}
-
-/// No source delivers this position.
-pub const NO_POSITION: u64 = u64::MAX;
 
 impl SourceState {
     /// A source that goes on; `waker` wakes its consume loop.
@@ -295,25 +332,25 @@ impl SourceState {
     }
 }
 
-impl Default for Progress {
-    fn default() -> Self {
-        let none = || {
-            let counter = Counter::default();
-            counter.set(NO_POSITION);
-            counter
-        };
-        Self {
-            delivered: Counter::default(),
-            unfinished: Counter::default(),
-            window: Counter::default(),
-            frontier: none(),
-            oldest: none(),
-            next: none(),
-        }
-    }
-}
-
 impl Table {
+    /// Takes out an assignment, if it is there.
+    pub fn end_source(&mut self, id: u32, epoch: u32) -> Option<Arc<SourceEntry>> {
+        let place = self.sources.get_mut(id as usize)?;
+        let source = place.take_if(|source| source.epoch == epoch)?;
+        if self.ended.len() >= ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((epoch, source.counts.clone()));
+        Some(source)
+    }
+
+    /// A delivery ended after its assignment had.
+    #[cold]
+    pub fn count_stale(&self, epoch: u32) {
+        let ended = self.ended.iter().rev().find(|ended| ended.0 == epoch);
+        ended.into_iter().for_each(|(_, counts)| counts.stale.add_shared(1));
+    }
+
     /// The subscription that a record was submitted to, if it is still here.
     #[inline]
     pub fn subscription(&self, id: u32, generation: u32) -> Option<&Arc<Entry>> {

@@ -22,7 +22,7 @@ fn documented() -> Vec<[String; 3]> {
 }
 
 /// A value of each option that is in range and not the default.
-const OTHER: [(&str, &str); 21] = [
+const OTHER: [(&str, &str); 22] = [
     ("lanes", "64"),
     ("slots", "500"),
     ("wait", "2s"),

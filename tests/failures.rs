@@ -269,7 +269,8 @@ fn a_dead_letter_that_can_never_be_taken_stops_the_subscription() {
         let policy = Subscription::new("o").dead_letter_to(post);
         let orders = runtime.subscribe(policy, failing(&log)).unwrap();
         let x = submit(&orders, "k", "x");
-        let failure = failure("no (dead letter refused: no such topic)", 1);
+        let failure =
+            failure("no (dead letter refused: no such topic; the record is one with key \"k\")", 1);
         assert_eq!(ended(&x), Outcome::Stopped(failure.clone()));
         assert_eq!(orders.stopped_by(), Some(failure));
         let refused = orders.submit(Record::new("k", "later")).unwrap_err();

@@ -14,16 +14,19 @@ const LAYERS: &[(u8, &str)] = &[
     (1, "ring/ queue token parker wait_list block pool record hash option machine pinning config"),
     (
         1,
-        "metrics counts latency busiest span status window finished held delivery armor position ledger envelope/ context unwind",
+        "metrics progress age counts latency busiest span status window finished held delivery armor position ledger envelope/ context unwind",
     ),
     (
         1,
-        "timer outcome receipt reply retry subscription handler notice spawner blocking bound inspect work",
+        "timer outcome outage receipt reply retry subscription handler notice spawner blocking bound inspect work",
     ),
     (2, "registry table gate bell"),
     (3, "lane"),
     (4, "busy core attempt ending tally letters command visit worker monitor stage"),
-    (5, "submit batch source subscriber close shutdown holder snapshot runtime builder export"),
+    (
+        5,
+        "submit batch source subscriber close shutdown holder source_snapshot snapshot runtime builder export",
+    ),
     (6, "bus bus/error bus/group bus/health bus/keyed bus/pending bus/publishing"),
     (7, "bus/memory bus/memory/ bus/nats bus/nats/"),
     (8, "connect testing/"),

@@ -4,7 +4,7 @@
 
 use keylane::memory::MemoryBus;
 use keylane::testing::conformance::{
-    Conformance, Failed, Fixture, Opened, Progress, Restart, Shape, names,
+    Conformance, Failed, Fixture, Loss, Opened, Progress, Restart, Shape, names,
 };
 use keylane::{
     Bus, BusClosing, BusSubscription, Handler, Publishing, Record, Runtime, Start, Subscribing,
@@ -68,6 +68,23 @@ impl Opened for Open {
             self.0.faults().release(topic);
         }
         Ok(())
+    }
+
+    fn publish_foreign(&self, topic: &str, record: Record) -> Result<(), Failed> {
+        self.0.publish_foreign(topic, record).wait()?;
+        Ok(())
+    }
+
+    fn lose(&self, topic: &str, loss: Loss) -> Result<(), Failed> {
+        match loss {
+            Loss::Purged => self.0.purge(topic),
+            _ => self.0.recreate(topic),
+        }
+        Ok(())
+    }
+
+    fn keeps_parked(&self) -> bool {
+        true
     }
 
     fn unsubscribe(&self, subscription: &BusSubscription) -> Result<(), Failed> {
@@ -155,6 +172,25 @@ conforms![
     broken_envelopes_are_not_tried,
     // convict: whole_lane_waits
     keyless_envelopes_are_ordered_by_their_aggregate,
+    a_header_is_the_key_where_the_record_has_none,
+    another_key_than_the_envelopes_fails_for_good,
+    a_key_that_is_too_long_fails_in_its_order,
+    a_swapped_handler_is_not_called_for_it_either,
+    an_empty_key_is_none,
+    subscriptions_start_at_a_time_or_a_position,
+    each_group_has_every_record,
+    a_group_reads_a_topic_once,
+    a_group_goes_on_where_it_was,
+    parked_keys_are_parked_where_the_group_goes_on,
+    a_lost_position_stops_the_source,
+    a_lost_position_may_be_passed_over,
+    a_topic_made_anew_is_a_lost_position,
+    bytes_under_way_are_bounded,
+    a_paused_subscription_reads_nothing,
+    lag_and_ages_are_seen,
+    a_stopped_source_is_said,
+    letters_that_are_not_taken_are_said_and_hold_the_frontier,
+    a_letter_refused_for_good_stops_the_source_and_names_the_record,
     // convict: whole_lane_waits
     a_crash_loses_nothing_and_repeats_little,
     // convict: whole_lane_waits

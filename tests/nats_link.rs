@@ -88,7 +88,7 @@ fn it_connects_from_plain_threads_and_from_any_executor() {
 #[test]
 fn dropping_inside_async_code_neither_blocks_nor_panics() {
     let Some(server) = Server::shared() else { return };
-    let runtime = runtime();
+    let runtime = Runtime::builder().workers(1).thread_name("dropped").build().unwrap();
     // Takes connections and never says a word.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = format!("nats://{}", mute.local_addr().unwrap());
@@ -108,7 +108,7 @@ fn dropping_inside_async_code_neither_blocks_nor_panics() {
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     });
     // Nothing of them is left: threads end once their bus is gone.
-    until("threads end", || threads("keylane-nats") == 0);
+    until("threads end", || threads("dropped-nats") == 0);
     runtime.stop_now();
 }
 

@@ -192,7 +192,7 @@ fn sources_say_how_far_they_are() {
         !snapshot.bounds.is_empty() && snapshot.bounds[0].key.is_some()
     });
     let source = &snapshot.sources[0];
-    assert_eq!((source.delivered, source.frontier, source.lag), (4, Some(1), 3));
+    assert_eq!((source.delivered, source.frontier, source.lag), (4, Some(1), 4));
     assert_eq!((source.window, source.oldest), (3, Some(1)));
     let [used] = &snapshot.bounds[..] else { panic!("{:?}", snapshot.bounds) };
     assert_eq!((used.bound, used.source.as_deref()), (Bound::SourceWindow, Some("orders/0")));

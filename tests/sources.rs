@@ -14,7 +14,7 @@ use keylane::internals::{
 };
 use keylane::testing::settle;
 use keylane::{
-    Config, HandlerError, Keyless, Position, Record, Refusal, Retry, Runtime, Subscriber,
+    Config, HandlerError, Keyless, Letter, Position, Record, Refusal, Retry, Runtime, Subscriber,
     Subscription,
 };
 use support::*;
@@ -389,4 +389,189 @@ fn a_thousand_assignments_leave_nothing() {
     let outcomes = runtime.snapshot().outcomes;
     assert_eq!(outcomes.stale + outcomes.abandoned + outcomes.done, 1_000);
     assert_eq!(runtime.snapshot().in_flight, 0);
+}
+
+/// A subscription that parks a key at its first failure, which records whose number is 7 are.
+fn parking(runtime: &Runtime, name: &str, log: &Log, letters: &Log) -> Subscriber {
+    let (seen, dead) = (log.clone(), letters.clone());
+    let policy = Subscription::new(name).park_key().dead_letter_to(move |letter: &Letter| {
+        dead.push(number(&letter.record));
+        Ok(())
+    });
+    let handler = move |record: &Record| {
+        seen.push(number(record));
+        if number(record) == 7 { Err("broken".into()) } else { Ok(()) }
+    };
+    runtime.subscribe(policy, handler).unwrap()
+}
+
+#[test]
+fn parked_keys_are_stored_and_parked_again_before_anything_is_delivered() {
+    let runtime = narrow(100).build().unwrap();
+    let (log, letters) = (Log::new(), Log::new());
+    let subscriber = parking(&runtime, "s", &log, &letters);
+    let mut first = source(&subscriber);
+    let mut other = subscriber
+        .source(SourceOptions { name: "orders/1".into(), ..options(Waker::noop()) })
+        .unwrap();
+    first.deliver(at("own", 0, 7)).unwrap();
+    other.deliver(at("other", 1, 7)).unwrap();
+    settle(&runtime);
+    assert!(first.parked_changed() && !first.parked_changed());
+    assert!(subscriber.park(b"by hand"));
+    settle(&runtime);
+    assert!(first.parked_changed());
+    assert_eq!((frontier(&mut first), frontier(&mut other)), (Some(8), Some(8)));
+    // Its own, and the one of which nobody knows whose it is.
+    let stored = first.stored_with_parked().unwrap();
+    assert_eq!(stored.parked(), [b"by hand".to_vec(), b"own".to_vec()]);
+    assert_eq!(other.stored_with_parked().unwrap().parked(), [b"by hand", &b"other"[..]]);
+    let text = stored.encode(Stored::LIMIT).text;
+    drop((first, other));
+    drop(subscriber.remove());
+
+    // The lane is held up, so that the keys cannot be parked yet.
+    let (door, held) = (Door::new(), Door::new());
+    let (wait, came) = (door.clone(), held.clone());
+    let blocker = runtime
+        .subscribe(Subscription::new("blocker"), move |_: &Record| {
+            came.open();
+            wait.pass();
+            Ok(())
+        })
+        .unwrap();
+    blocker.submit(Record::new("x", "")).unwrap();
+    until("the lane is held up", || held.is_open());
+    let again = parking(&runtime, "again", &log, &letters);
+    let (calls, waker) = Calls::new();
+    let resume = Some(Stored::decode(&text).unwrap());
+    let mut second = again.source(SourceOptions { resume, ..options(&waker) }).unwrap();
+    let Undelivered::Full(kept) = second.deliver(at("own", 0, 8)).unwrap_err() else {
+        panic!("its key is not parked yet")
+    };
+    assert_eq!(calls.count(), 0);
+    door.open();
+    until("the loop is called", || calls.count() == 1);
+    second.deliver(kept).unwrap();
+    second.deliver(at("free", 0, 9)).unwrap();
+    settle(&runtime);
+    assert_eq!((log.numbers(), letters.numbers()), (vec![7, 7, 9], vec![7, 7, 8]));
+    assert_eq!(again.parked().len(), 2);
+    again.resume(b"own");
+    settle(&runtime);
+    assert!(second.parked_changed());
+    assert_eq!(second.stored_with_parked().unwrap().parked(), [b"by hand".to_vec()]);
+}
+
+#[test]
+fn bytes_count_until_their_record_is_finished_or_given_up() {
+    let runtime = narrow(100).build().unwrap();
+    let flags: Vec<Flag> = (0..4).map(|_| Flag::new()).collect();
+    let raised = flags.clone();
+    let policy = Subscription::new("s").source_bytes(3 * 1_024);
+    let subscriber = runtime
+        .subscribe_async(policy, move |record: keylane::RecordRef| {
+            let flag = raised[record.position().unwrap().offset as usize].wait();
+            async {
+                flag.await;
+                Ok(())
+            }
+        })
+        .unwrap();
+    let (calls, waker) = Calls::new();
+    let mut source = subscriber.source(options(&waker)).unwrap();
+    let large = |key: &str, offset| {
+        Record::new(key, vec![0; 1_023]).with_position(Position { partition: 0, offset })
+    };
+    ["a", "b", "c"].iter().zip(0..).for_each(|(k, n)| source.deliver(large(k, n)).unwrap());
+    assert_eq!((source.ledger().bytes(), source.room()), (3 * 1_024, 0));
+    let Undelivered::Bytes(kept) = source.deliver(large("d", 3)).unwrap_err() else {
+        panic!("its bytes are used up")
+    };
+    assert!(source.is_full());
+    settle(&runtime);
+    let [used] = &runtime.snapshot().bounds[..] else { panic!("one bound is used up") };
+    assert_eq!((used.bound, used.offset), (keylane::Bound::SourceBytes, Some(0)));
+    assert!(source.ledger().prepare_wait_any());
+    flags[1].raise();
+    until("the loop is woken, though the oldest holds", || calls.count() == 1);
+    assert_eq!(frontier(&mut source), Some(0));
+    assert_eq!(source.room(), 1_024);
+    source.deliver(kept).unwrap();
+    assert!(!source.is_full());
+    assert_eq!(source.ledger().rewind([]), Some(0));
+    assert_eq!(source.ledger().bytes(), 3 * 1_024, "what runs is held still");
+    flags.iter().for_each(Flag::raise);
+    settle(&runtime);
+    assert_eq!((frontier(&mut source), source.ledger().bytes()), (Some(4), 0));
+    // A record larger than all that may be is taken alone.
+    let huge = Record::new("e", vec![0; 9_000]).with_position(Position { partition: 0, offset: 4 });
+    assert!(source.deliver(huge).is_ok());
+    runtime.stop_now();
+}
+
+#[test]
+fn what_is_counted_of_a_source_outlives_its_assignments() {
+    let runtime = narrow(100).build().unwrap();
+    let flags: Vec<Flag> = (0..2).map(|_| Flag::new()).collect();
+    let subscriber = flagged(&runtime, &flags);
+    let seen = || {
+        let sources = runtime.snapshot().sources;
+        let source = sources.iter().find(|source| source.name == "orders/0").unwrap();
+        (source.absorbed, source.stale, source.barriers, source.reconnects)
+    };
+    let mut first = source(&subscriber);
+    first.deliver(at("a", 0, 0)).unwrap();
+    assert_eq!(first.ledger().rewind([]), Some(0));
+    first.deliver(at("a", 0, 0)).unwrap_err();
+    first.counts().barriers.add(1);
+    first.counts().reconnects.add(2);
+    settle(&runtime);
+    assert_eq!(seen(), (1, 0, 1, 2));
+    drop(first);
+    let mut second = source(&subscriber);
+    second.deliver(at("a", 0, 1)).unwrap();
+    flags[0].raise();
+    settle(&runtime);
+    assert_eq!(seen(), (1, 1, 1, 2), "the end of the first came late");
+    flags[1].raise();
+    settle(&runtime);
+    assert_eq!((frontier(&mut second), seen()), (Some(2), (1, 1, 1, 2)));
+}
+
+#[test]
+fn ages_and_lag_are_told_by_the_loop_and_read_by_anybody() {
+    let clock = keylane::testing::VirtualClock::new();
+    let runtime = narrow(100).clock(clock.clone()).build().unwrap();
+    let flags: Vec<Flag> = (0..2).map(|_| Flag::new()).collect();
+    let subscriber = flagged(&runtime, &flags);
+    let mut source = source(&subscriber);
+    let second = std::time::Duration::from_secs(1);
+    let now = || runtime.clock().now();
+    source.turn(now());
+    source.deliver(at("a", 0, 0)).unwrap();
+    source.turn(now());
+    clock.advance(second);
+    source.deliver(at("b", 0, 1)).unwrap();
+    source.set_lag(9);
+    source.turn(now());
+    clock.advance(second);
+    settle(&runtime);
+    let seen = || runtime.snapshot().sources.remove(0);
+    assert_eq!(
+        (seen().lag, seen().oldest_age, seen().commit_age),
+        (9, Some(2 * second), 2 * second)
+    );
+    flags[0].raise();
+    settle(&runtime);
+    assert_eq!(frontier(&mut source), Some(1));
+    source.committed(now());
+    source.turn(now());
+    clock.advance(second);
+    assert_eq!((seen().oldest_age, seen().commit_age), (Some(2 * second), second));
+    flags[1].raise();
+    settle(&runtime);
+    assert_eq!(frontier(&mut source), Some(2));
+    source.turn(now());
+    assert_eq!((seen().oldest_age, seen().bytes), (None, 0));
 }

@@ -1,6 +1,7 @@
 //! Who reads a topic for whom: of one bus, one subscription for each group and topic.
 
 use crate::bus::error::{BusError, InvalidGroup};
+use crate::bus::health::BusHealth;
 use crate::handler::Handler;
 use crate::runtime::Runtime;
 use crate::subscriber::Subscriber;
@@ -9,8 +10,11 @@ use crate::sync::{Arc, Mutex};
 use crate::table::SubscriptionState;
 
 /// The groups of a bus.
-#[derive(Debug, Default)]
-pub(crate) struct Groups(Mutex<Vec<Member>>);
+#[derive(Debug)]
+pub(crate) struct Groups {
+    members: Mutex<Vec<Member>>,
+    health: BusHealth,
+}
 
 /// What reads a topic for a group, until it is removed.
 #[derive(Debug)]
@@ -21,6 +25,11 @@ struct Member {
 }
 
 impl Groups {
+    /// The groups of the bus whose health that is.
+    pub(crate) fn new(health: &BusHealth) -> Self {
+        Self { members: Mutex::default(), health: health.clone() }
+    }
+
     /// Subscribes in the runtime what reads `topic` for its group. Refused, nothing is left of it.
     pub(crate) fn subscribe(
         &self,
@@ -43,7 +52,12 @@ impl Groups {
         }
         let subscriber = runtime.subscribe_with(subscription, handler, dead_letter)?;
         match self.join(group, topic, &subscriber.entry.state) {
-            Ok(()) => Ok(subscriber),
+            Ok(()) => {
+                let (name, health) = (subscriber.entry.name.clone(), self.health.clone());
+                let told = move |error: Option<&str>| health.letters(&name, error);
+                subscriber.entry.state.letters().watch(Box::new(told));
+                Ok(subscriber)
+            }
             Err(error) => {
                 drop(subscriber.remove());
                 Err(error)
@@ -57,7 +71,7 @@ impl Groups {
         topic: &str,
         state: &Arc<SubscriptionState>,
     ) -> Result<(), BusError> {
-        let mut members = self.0.lock();
+        let mut members = self.members.lock();
         members.retain(|member| !member.state.is_removed());
         if members.iter().any(|member| (&*member.group, &*member.topic) == (&*group, topic)) {
             return Err(BusError::AlreadyInGroup { group, topic: topic.to_owned() });

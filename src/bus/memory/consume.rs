@@ -50,11 +50,12 @@ impl Loop {
             }
             self.leave_removed();
             let mut delivered = false;
+            let now = self.shared.runtime.clock().now();
             for feed in &mut self.feeds {
                 let reads = self.closing.is_none() && !self.shared.faults.holds(&feed.topic.name);
+                feed.now = now;
                 delivered |= feed.pump(reads);
             }
-            let now = self.shared.runtime.clock().now();
             if now.since(self.committed) >= COMMIT {
                 self.commit(now);
             }
@@ -116,6 +117,7 @@ impl Loop {
             Command::Remove { group, answer } => {
                 for feed in self.feeds.extract_if(.., |feed| feed.group == group) {
                     feed.topic.partitions[feed.partition as usize].leave(group);
+                    self.shared.health.forget(feed.subscriber.name());
                 }
                 answer.give(());
             }
@@ -137,6 +139,7 @@ impl Loop {
     fn leave_removed(&mut self) {
         for feed in self.feeds.extract_if(.., |feed| feed.subscriber.entry.state.is_removed()) {
             feed.topic.partitions[feed.partition as usize].leave(feed.group);
+            self.shared.health.forget(feed.subscriber.name());
             self.shared.subscriptions.lock().retain(|member| member.group != feed.group);
         }
     }

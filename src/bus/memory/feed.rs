@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use super::log::{Lost, Topic};
+use super::log::{Lost, Place, Topic};
 use crate::bus::keyed::{KeyIn, keyed};
 use crate::bus::{BusError, BusEvent, BusHealth, BusReport, ReasonKind};
 use crate::clock::Time;
@@ -50,6 +50,8 @@ pub(super) struct Feed {
     pub(super) partition: u32,
     pub(super) group: u32,
     pub(super) subscriber: Subscriber,
+    /// Which of the partition's logs it reads.
+    made: u64,
     /// Its name: topic and partition.
     name: Arc<str>,
     key_in: KeyIn,
@@ -66,6 +68,8 @@ pub(super) struct Feed {
     pub(super) changed: bool,
     /// What is below this offset was delivered before.
     pub(super) delivered: u64,
+    /// When this turn of the loop began.
+    pub(super) now: Time,
 }
 
 /// What others may know of a feed.
@@ -96,6 +100,7 @@ impl Feed {
     ) -> Self {
         Self {
             name: format!("{}/{partition}", topic.name).into(),
+            made: 0,
             key_in,
             health: health.clone(),
             waker: Waker::noop().clone(),
@@ -110,6 +115,7 @@ impl Feed {
             committed: None,
             changed: false,
             delivered: 0,
+            now: Time::ZERO,
         }
     }
 
@@ -131,7 +137,10 @@ impl Feed {
         self.forget();
         self.waker = waker.clone();
         let partition = &self.topic.partitions[self.partition as usize];
-        let Some((frontier, stored)) = partition.stored(self.group) else { return Ok(()) };
+        let Some(Place { made, frontier, stored }) = partition.place(self.group) else {
+            return Ok(());
+        };
+        self.made = made;
         let stored = match stored {
             Some(stored) if finished => stored,
             _ => Stored::new(frontier),
@@ -154,7 +163,7 @@ impl Feed {
     /// Notes what is finished, and delivers what there is room for. True if it delivered something.
     pub(super) fn pump(&mut self, reads: bool) -> bool {
         let Some(source) = &mut self.source else { return false };
-        self.changed |= source.ledger().advance(|_| ());
+        self.changed |= source.ledger().advance(|_| ()) | source.parked_changed();
         let mut delivered = 0;
         while reads
             && delivered < TURN
@@ -185,7 +194,7 @@ impl Feed {
                 return None;
             }
             let partition = &self.topic.partitions[self.partition as usize];
-            match partition.read(self.next, TURN, &mut self.read) {
+            match partition.read(self.next, self.made, TURN, &mut self.read) {
                 Ok(next) => self.next = next,
                 Err(lost) => self.lose(lost)?,
             }
@@ -234,14 +243,14 @@ impl Feed {
     /// The partition does not have the position to go on at: as the subscription says. `None` if it does not go on
     /// now.
     fn lose(&mut self, lost: Lost) -> Option<()> {
-        let Lost { first, end } = lost;
+        let Lost { first, end, anew } = lost;
         let to = match self.subscriber.entry.policy.on_lost {
             OnLost::Stop => None,
             OnLost::Earliest => Some(first),
             OnLost::Latest => Some(end),
         };
         let under_way = self.unfinished() > 0;
-        if under_way && to.is_some_and(|to| to < self.next) {
+        if under_way && to.is_some_and(|to| anew || to < self.next) {
             // Offsets begin anew: those of before come to their end first.
             return None;
         }
@@ -249,8 +258,9 @@ impl Feed {
             || "reading stops, as `on_lost_position` says".to_owned(),
             |to| format!("reading goes on at {to}"),
         );
+        let made = if anew { "was made anew and " } else { "" };
         let error = format!(
-            "position {} of {} is lost, it has {first} to {end}: {then}",
+            "position {} of {} is lost, it {made}has {first} to {end}: {then}",
             self.next, self.name
         );
         let source = self.name.to_string();
@@ -274,7 +284,10 @@ impl Feed {
     /// Says how far it is.
     fn show(&mut self) {
         let Some(source) = &mut self.source else { return };
-        source.show();
+        let end = self.topic.partitions[self.partition as usize].end();
+        let frontier = source.ledger().frontier().unwrap_or(self.next);
+        source.set_lag(end.saturating_sub(frontier));
+        source.turn(self.now);
         let mut seen = self.standing.0.lock();
         seen.unfinished = source.ledger().unfinished();
         if source.is_stopped()
@@ -293,8 +306,11 @@ impl Feed {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let ledger = source.ledger();
-        let (Some(frontier), stored) = (ledger.frontier(), ledger.stored()) else { return };
+        let (Some(frontier), stored) = (source.ledger().frontier(), source.stored_with_parked())
+        else {
+            return;
+        };
+        source.committed(self.now);
         self.committed = Some(frontier);
         self.topic.partitions[self.partition as usize].commit(self.group, frontier, stored);
     }

@@ -34,6 +34,8 @@ struct Log {
     /// The offset of the oldest.
     first: u64,
     capacity: usize,
+    /// How often it was made anew.
+    made: u64,
     /// Groups that somebody reads for, and how far each has finished.
     groups: Vec<Group>,
     /// Where the others were, the one that left last at the end.
@@ -49,8 +51,19 @@ struct Group {
     name: Arc<str>,
     /// The subscription that reads for it.
     id: u32,
+    /// Which log its position is of: of another it is lost.
+    made: u64,
     frontier: u64,
     stored: Option<Stored>,
+}
+
+/// Where a group is in a partition.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// Which log that is of: another may have the same offsets.
+    pub(super) made: u64,
+    pub(super) frontier: u64,
+    pub(super) stored: Option<Stored>,
 }
 
 /// How far a subscription is in a partition.
@@ -68,6 +81,8 @@ pub(super) struct Lost {
     pub(super) first: u64,
     /// The offset that the next one gets.
     pub(super) end: u64,
+    /// Whether offsets have begun anew.
+    pub(super) anew: bool,
 }
 
 /// Groups of a partition whose position is kept though nobody reads for them.
@@ -79,6 +94,7 @@ impl Topic {
             records: VecDeque::new(),
             first: 0,
             capacity,
+            made: 0,
             groups: Vec::new(),
             left: VecDeque::new(),
             keeps: false,
@@ -131,13 +147,15 @@ impl Partition {
     pub(super) fn read(
         &self,
         offset: u64,
+        made: u64,
         most: usize,
         into: &mut VecDeque<Record>,
     ) -> Result<u64, Lost> {
         let log = self.log.lock();
         let (first, end) = (log.first, log.end());
-        if !(first..=end).contains(&offset) {
-            return Err(Lost { first, end });
+        let anew = log.made != made;
+        if anew || !(first..=end).contains(&offset) {
+            return Err(Lost { first, end, anew });
         }
         let skip = (offset - first) as usize;
         into.extend(log.records.iter().skip(skip).take(most).map(Record::copy));
@@ -160,14 +178,16 @@ impl Partition {
             Some(_) => (log.first, None),
             None => (log.start(start), None),
         };
-        log.groups.push(Group { name: group.clone(), id, frontier, stored });
+        let made = log.made;
+        log.groups.push(Group { name: group.clone(), id, made, frontier, stored });
     }
 
     /// A subscription ends: its group's position is kept, what only that had not finished is not.
     pub(super) fn leave(&self, id: u32) {
         let mut log = self.log.lock();
         let mut left = log.groups.extract_if(.., |group| group.id == id).collect::<Vec<_>>();
-        for Group { name, frontier, stored, .. } in left.drain(..) {
+        left.retain(|group| group.made == log.made);
+        for Group { name, frontier, stored, .. } in left {
             if log.left.len() >= LEFT {
                 log.left.pop_front();
             }
@@ -179,17 +199,20 @@ impl Partition {
         self.waiting.wake_all(|| ());
     }
 
-    /// Where a subscription goes on after a restart: its stored position, and its frontier.
-    pub(super) fn stored(&self, id: u32) -> Option<(u64, Option<Stored>)> {
+    /// Where a subscription goes on after a restart.
+    pub(super) fn place(&self, id: u32) -> Option<Place> {
         let log = self.log.lock();
-        let group = log.groups.iter().find(|group| group.id == id)?;
-        Some((group.frontier, group.stored.clone()))
+        let Group { made, frontier, stored, .. } =
+            log.groups.iter().find(|group| group.id == id)?;
+        Some(Place { made: *made, frontier: *frontier, stored: stored.clone() })
     }
 
     /// A subscription has come so far. Makes room for those who wait for it.
     pub(super) fn commit(&self, id: u32, frontier: u64, stored: Option<Stored>) {
         let mut log = self.log.lock();
-        if let Some(group) = log.groups.iter_mut().find(|group| group.id == id) {
+        let made = log.made;
+        let mut own = log.groups.iter_mut();
+        if let Some(group) = own.find(|group| group.id == id && group.made == made) {
             group.frontier = group.frontier.max(frontier);
             group.stored = stored;
         }
@@ -205,8 +228,9 @@ impl Partition {
     /// A subscription goes on elsewhere.
     pub(super) fn relocate(&self, id: u32, frontier: u64) {
         let mut log = self.log.lock();
+        let made = log.made;
         if let Some(group) = log.groups.iter_mut().find(|group| group.id == id) {
-            (group.frontier, group.stored) = (frontier, None);
+            (group.made, group.frontier, group.stored) = (made, frontier, None);
         }
     }
 
@@ -214,6 +238,10 @@ impl Partition {
     pub(super) fn purge(&self, anew: bool) {
         let mut log = self.log.lock();
         log.first = if anew { 0 } else { log.end() };
+        if anew {
+            log.made += 1;
+            log.left.clear();
+        }
         let purged = std::mem::take(&mut log.records);
         drop(log);
         purged.into_iter().for_each(Record::recycle_quietly);
@@ -224,6 +252,11 @@ impl Partition {
         let log = self.log.lock();
         let group = log.groups.iter().find(|group| group.id == id)?;
         Some(Progress { frontier: group.frontier, end: log.end(), dropped: log.dropped })
+    }
+
+    /// The offset that the next record gets.
+    pub(super) fn end(&self) -> u64 {
+        self.log.lock().end()
     }
 
     /// How many records it holds.
@@ -256,7 +289,9 @@ impl Log {
     /// Takes out the records that every subscription has finished. They are for the caller to end once the
     /// lock is released: a payload's drop is somebody else's code, and may ask this log.
     fn trim(&mut self) -> std::vec::IntoIter<Record> {
-        let finished = self.groups.iter().map(|group| group.frontier).min().unwrap_or(0);
+        // Whose position is lost has finished nothing of what is here.
+        let finished = |group: &Group| if group.made == self.made { group.frontier } else { 0 };
+        let finished = self.groups.iter().map(finished).min().unwrap_or(0);
         let count = finished.saturating_sub(self.first).min(self.records.len() as u64);
         self.first += count;
         self.records.drain(..count as usize).collect::<Vec<_>>().into_iter()
@@ -320,13 +355,19 @@ mod tests {
         let (partition, mut read) = (&topic.partitions[0], VecDeque::new());
         partition.join(1, &"a".into(), Start::Earliest);
         assert_eq!((0..3).map(|_| append(&topic, "x").unwrap()).last(), Some(2));
-        assert_eq!(partition.read(3, 9, &mut read), Ok(3));
-        assert_eq!(partition.read(4, 9, &mut read), Err(Lost { first: 0, end: 3 }));
+        let lost = |first, end, anew| Err(Lost { first, end, anew });
+        assert_eq!(partition.read(3, 0, 9, &mut read), Ok(3));
+        assert_eq!(partition.read(4, 0, 9, &mut read), lost(0, 3, false));
         partition.purge(false);
-        assert_eq!(partition.read(0, 9, &mut read), Err(Lost { first: 3, end: 3 }));
+        assert_eq!(partition.read(0, 0, 9, &mut read), lost(3, 3, false));
         partition.purge(true);
-        assert_eq!(partition.read(3, 9, &mut read), Err(Lost { first: 0, end: 0 }));
-        assert!(read.is_empty());
+        // The same offset, of another log: nobody has finished what is there.
+        assert_eq!(append(&topic, "y").unwrap(), 0);
+        partition.commit(1, 1, None);
+        assert_eq!(partition.read(0, 0, 9, &mut read), lost(0, 1, true));
+        partition.relocate(1, 0);
+        assert_eq!(partition.place(1).unwrap().made, 1);
+        assert_eq!((partition.read(0, 1, 9, &mut read), read.len()), (Ok(1), 1));
     }
 
     #[test]
@@ -336,7 +377,7 @@ mod tests {
             append(&topic, payload).unwrap();
         }
         let mut read = VecDeque::new();
-        assert_eq!(topic.partitions[0].read(1, 10, &mut read), Ok(3));
+        assert_eq!(topic.partitions[0].read(1, 0, 10, &mut read), Ok(3));
         assert_eq!(read.iter().map(Record::payload).collect::<Vec<_>>(), [b"b", b"c"]);
         topic.keep();
         assert!(append(&topic, "d").is_err());

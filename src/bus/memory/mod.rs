@@ -321,6 +321,7 @@ impl MemoryBuilder {
             return out("capacity", self.capacity, "a number from 1 to 16777216");
         }
         let parker = Parker::new();
+        let health = BusHealth::new(self.runtime.clock());
         let shared = Arc::new(Shared {
             partitions: self.partitions,
             capacity: self.capacity,
@@ -330,8 +331,8 @@ impl MemoryBuilder {
             waker: parker.unparker(),
             looper: OnceLock::new(),
             faults: Faults::new(parker.unparker()),
-            groups: Groups::default(),
-            health: BusHealth::new(self.runtime.clock()),
+            groups: Groups::new(&health),
+            health,
             report: Mutex::default(),
             closed: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),

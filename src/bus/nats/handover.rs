@@ -118,6 +118,8 @@ struct Inner {
     /// The publisher's thread waits to be called.
     idle: bool,
     open: Open,
+    /// Nobody listens any more.
+    ended: bool,
     /// What was taken and is not finished.
     records: usize,
     bytes: usize,
@@ -130,6 +132,7 @@ impl Handover {
             news: Vec::new(),
             idle: false,
             open: Open::ToAll,
+            ended: false,
             records: 0,
             bytes: 0,
         };
@@ -170,6 +173,9 @@ impl Handover {
 
     pub(super) fn tell(&self, news: News) {
         let mut inner = self.inner.lock();
+        if inner.ended {
+            return;
+        }
         inner.news.push(news);
         let call = std::mem::take(&mut inner.idle);
         drop(inner);
@@ -210,6 +216,12 @@ impl Handover {
     /// Takes no more.
     pub(super) fn refuse(&self) {
         self.inner.lock().open = Open::No;
+    }
+
+    /// Takes no more, and nobody listens.
+    pub(super) fn end(&self) {
+        let mut inner = self.inner.lock();
+        (inner.open, inner.ended) = (Open::No, true);
     }
 
     /// Records for which there is room at once.

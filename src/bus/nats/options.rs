@@ -171,9 +171,6 @@ options! {
         Span(Duration::from_secs(1), Duration::from_secs(3_600)), "a duration from 1s to 1h such as 2m";
     /// Deliveries of a source that may be unacknowledged (the server's `max_ack_pending`).
     window(deliveries: usize => deliveries): usize = 10_000, "10000"; Count(1, 65_536), "a number from 1 to 65536";
-    /// Bytes of a source that may wait to be handled, beside the window.
-    source_bytes(bytes: usize => bytes): usize = 64 << 20, "64MiB";
-        Size(64 << 10, 1 << 40), "a number of bytes from 64KiB to 1024GiB such as 64MiB";
     /// How often a checkpoint is written.
     checkpoint_interval(interval: Duration => interval): Duration = Duration::from_millis(100), "100ms";
         Span(Duration::from_millis(10), MINUTE), "a duration from 10ms to 1m such as 100ms";

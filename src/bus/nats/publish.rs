@@ -25,11 +25,11 @@ impl Shared {
     pub(super) fn publish_as(&self, topic: &str, record: Record, wish: Wish<'_>) -> Publishing {
         let order = match self.find(topic) {
             Ok(topic) => self.publisher.order(&topic, record, wish),
-            Err(kind) => Err(self.refused(kind, record)),
+            Err(kind) => Err(PublishError::new(kind, record)),
         };
         match order {
             Ok(order) => self.publisher.hand_over(order),
-            Err(error) => Publishing::ready(Err(error)),
+            Err(error) => Publishing::ready(Err(self.refused(error))),
         }
     }
 
@@ -37,9 +37,9 @@ impl Shared {
         self.options.topics.find(topic).map_err(PublishErrorKind::InvalidTopic)
     }
 
-    pub(super) fn refused(&self, kind: PublishErrorKind, record: Record) -> PublishError {
-        count(&self.runtime.core().publishes, Err(&kind));
-        PublishError::new(kind, record)
+    fn refused(&self, error: PublishError) -> PublishError {
+        count(&self.runtime.core().publishes, Err(error.kind()));
+        error
     }
 
     /// Publishes many records.
@@ -58,14 +58,14 @@ impl Shared {
         for record in records {
             let order = match &found {
                 Ok(topic) => self.publisher.order(topic, record, Wish::default()),
-                Err(kind) => Err(self.refused(kind.clone(), record)),
+                Err(kind) => Err(PublishError::new(kind.clone(), record)),
             };
             match order {
                 Ok(order) => {
                     batch.waiting.push_back((batch.results.len(), order));
                     batch.results.push(None);
                 }
-                Err(error) => batch.results.push(Some(Err(error))),
+                Err(error) => batch.results.push(Some(Err(self.refused(error)))),
             }
         }
         batch.go_on();

@@ -3,8 +3,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
+use super::events::Denial;
 use super::handover::{Handover, Id, News, Order, Parcel, Pending, count};
 use super::headers;
 use super::link::Links;
@@ -48,6 +51,7 @@ impl Publisher {
         let hand = Arc::new(Handover::new(options.publish_window, options.publish_most()));
         let sender = Sender::new(hand.clone(), core.clone(), links, options.publish_room());
         links.publish.io.spawn(sender.run());
+        links.publish.io.spawn(tell_denials(links.publish.signals.denials(), hand.clone()));
         let wait = core.config.wait;
         Self { hand, core, hash: RandomState::new(), spread: Counter::default(), wait }
     }
@@ -60,7 +64,6 @@ impl Publisher {
         wish: Wish<'_>,
     ) -> Result<Order, PublishError> {
         if let Err(kind) = self.check(topic, &record, wish) {
-            count(&self.core.publishes, Err(&kind));
             return Err(PublishError::new(kind, record));
         }
         let key = record.key();
@@ -174,10 +177,16 @@ impl Publisher {
         // Not answered if its thread has ended: then nothing is left.
         async move { closed.await.unwrap_or(0) }
     }
+}
 
-    /// The server forbids publishing to this subject.
-    pub(super) fn denied(&self, subject: &str) {
-        self.hand.tell(News::Denied(subject.to_owned()));
+/// Tells the publisher's thread what the server forbids; it says so to the connection, and not in an answer.
+async fn tell_denials(mut denials: Receiver<Denial>, hand: Arc<Handover>) {
+    loop {
+        match denials.recv().await {
+            Ok(denial) if denial.publish => hand.tell(News::Denied(denial.subject)),
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -40,7 +40,8 @@ impl Shared {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let (groups, health) = (Groups::default(), BusHealth::new(runtime.clock()));
+        let health = BusHealth::new(runtime.clock());
+        let groups = Groups::new(&health);
         Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::bus::{Bus, BusSubscription};
+use crate::record::Record;
 use crate::runtime::Runtime;
 
 /// One kind of bus, as the suite opens it.
@@ -62,6 +63,29 @@ pub trait Opened: Send + Sync {
         Err(Failed::Unsupported("deliveries cannot be held"))
     }
 
+    /// Publishes a record as another program might: its key may be empty, or longer than any key may be.
+    ///
+    /// # Errors
+    /// If it cannot, or it did not work.
+    fn publish_foreign(&self, topic: &str, record: Record) -> Result<(), Failed> {
+        let _ = (topic, record);
+        Err(Failed::Unsupported("records of other programs cannot be made"))
+    }
+
+    /// Has what the topic holds be gone, so that who has not read it has lost its position.
+    ///
+    /// # Errors
+    /// If it cannot, or it did not work.
+    fn lose(&self, topic: &str, loss: Loss) -> Result<(), Failed> {
+        let _ = (topic, loss);
+        Err(Failed::Unsupported("positions cannot be lost"))
+    }
+
+    /// Whether a group's parked keys are stored with its position.
+    fn keeps_parked(&self) -> bool {
+        false
+    }
+
     /// Ends a subscription for good, and returns once no handler of it runs.
     ///
     /// # Errors
@@ -80,6 +104,16 @@ pub enum Restart {
     Graceful,
     /// As after the death of its process: what was not committed before counts as unfinished.
     Crash,
+}
+
+/// How the records of a topic go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Loss {
+    /// By retention or a purge: positions go on.
+    Purged,
+    /// The topic was deleted and made anew: positions begin again.
+    MadeAnew,
 }
 
 /// How far a subscription is in one partition.

@@ -36,11 +36,14 @@ mod closing;
 mod envelopes;
 mod failing;
 mod fixture;
+mod grouping;
+mod keys;
 mod ordering;
 mod parking;
 mod publishing;
 mod refusing;
 mod restarting;
+mod seeing;
 mod stage;
 mod tools;
 mod waiting;
@@ -48,7 +51,7 @@ mod waiting;
 use std::fmt;
 use std::time::Duration;
 
-pub use fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
+pub use fixture::{Failed, Fixture, Loss, Opened, Progress, Restart, Shape};
 
 use self::stage::{Case, Stager};
 use crate::unwind::guard;
@@ -63,6 +66,9 @@ fn all() -> impl Iterator<Item = Case> {
         failing::CASES,
         parking::CASES,
         envelopes::CASES,
+        keys::CASES,
+        grouping::CASES,
+        seeing::CASES,
         restarting::CASES,
         closing::CASES,
     ]

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use super::fixture::{Failed, Fixture, Opened, Progress, Restart, Shape};
+use super::fixture::{Failed, Fixture, Loss, Opened, Progress, Restart, Shape};
 use crate::bus::{Bus, BusSubscription};
 use crate::clock::{Clock, SystemClock};
 use crate::handler::Handled;
@@ -273,8 +273,25 @@ impl Stage {
         self.opened.hold_topic(topic, held)
     }
 
+    pub(super) fn publish_foreign(&self, topic: &str, record: Record) -> Result<(), Failed> {
+        self.opened.publish_foreign(topic, record)
+    }
+
+    pub(super) fn lose(&self, topic: &str, loss: Loss) -> Result<(), Failed> {
+        self.opened.lose(topic, loss)
+    }
+
+    pub(super) fn keeps_parked(&self) -> bool {
+        self.opened.keeps_parked()
+    }
+
     pub(super) fn unsubscribe(&self, subscription: &BusSubscription) -> Result<(), Failed> {
         self.opened.unsubscribe(subscription)
+    }
+
+    /// How many notices are such.
+    pub(super) fn notices(&self, wanted: impl Fn(&Notice) -> bool) -> usize {
+        self.notices.lock().iter().filter(|notice| wanted(notice)).count()
     }
 
     /// The partitions that failures stopped, and what the last attempts said.
