@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Request};
 use futures_util::StreamExt;
 use keylane::nats::{AckMode, NatsBus};
-use keylane::{Record, Runtime, Subscription};
+use keylane::{Health, ReasonKind, Record, Runtime, Subscription};
 
 use super::history::History;
 
@@ -286,6 +286,10 @@ impl Running for OnBus {
     }
 
     fn stopped(&self) -> Option<String> {
-        self.subscription.stopped_by().map(|failure| format!("{failure:?}"))
+        let (Health::Degraded(reasons) | Health::Down(reasons)) = self.bus.health() else {
+            return None;
+        };
+        let stopped = reasons.iter().find(|reason| reason.kind == ReasonKind::SourceStopped);
+        stopped.map(|reason| reason.text.to_string())
     }
 }
