@@ -49,6 +49,7 @@ pub(super) struct Links {
     pub(super) consume: Link,
     pub(super) publish: Link,
     pub(super) control: Link,
+    health: BusHealth,
 }
 
 impl Links {
@@ -64,6 +65,7 @@ impl Links {
             consume: open("consume", "nats-con")?,
             publish: open("publish", "nats-pub")?,
             control: open("control", "nats-ctl")?,
+            health: health.clone(),
         })
     }
 
@@ -84,7 +86,7 @@ impl Links {
         role: &'static str,
         thread: &str,
     ) -> Result<Link, BusError> {
-        OpeningLink::new(spawner, &Plan::new(options)?, &self.journal, role, thread)?.link().await
+        OpeningLink::new(spawner, &Plan::new(options)?, &self.health, role, thread)?.link().await
     }
 
     /// How often connections were made anew.
@@ -101,6 +103,7 @@ pub(super) struct Opening {
     consume: OpeningLink,
     publish: OpeningLink,
     control: OpeningLink,
+    health: BusHealth,
 }
 
 impl Opening {
@@ -115,6 +118,7 @@ impl Opening {
             consume: self.consume.link().await?,
             publish: self.publish.link().await?,
             control: self.control.link().await?,
+            health: self.health,
         })
     }
 }
