@@ -69,6 +69,12 @@ impl Record {
         Self::build(key.as_ref(), Body::Null, &[])
     }
 
+    /// A record of `key` (`None`: without one) whose payload is null.
+    #[cfg(feature = "nats")]
+    pub(crate) fn null_as(key: Option<&[u8]>) -> Self {
+        Self::build_as(key, Body::Null, &[])
+    }
+
     #[inline(always)]
     fn build(key: &[u8], body: Body, copied: &[u8]) -> Self {
         let mut block = pool::take();

@@ -1,5 +1,5 @@
 //! The suite that every bus passes, on a real server and in every way to acknowledge.
-#![cfg(all(feature = "nats", feature = "testing"))]
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/broker.rs"]

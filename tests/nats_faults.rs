@@ -1,6 +1,6 @@
 //! Faults of the network, of the server, and by other people, while a consumer of ours runs: nothing is lost, every key
 //! keeps its order, nothing is handled twice beyond what the server has forgotten, and it goes on by itself. In every mode.
-#![cfg(all(feature = "nats", feature = "testing"))]
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/broker.rs"]
@@ -29,18 +29,25 @@ use subject::{Ours, Reference, Running, Subject};
 /// Each of these faults is a test in each mode; on the reference, which says that the test asks for no more than a simple
 /// consumer can do, only in full runs.
 macro_rules! faults {
-    ($($fault:ident)* ; only ours: $($own:ident)*) => {
+    ($($fault:ident)* ; acknowledged: $($acknowledged:ident)* ; ours: $($own:ident)*) => {
         mod each {
             $(#[test] fn $fault() { super::$fault(&super::Ours(super::AckMode::Each)); })*
+            $(#[test] fn $acknowledged() { super::$acknowledged(&super::Ours(super::AckMode::Each)); })*
             $(#[test] fn $own() { super::$own(&super::Ours(super::AckMode::Each)); })*
         }
         mod floor {
             $(#[test] fn $fault() { super::$fault(&super::Ours(super::AckMode::Floor)); })*
+            $(#[test] fn $acknowledged() { super::$acknowledged(&super::Ours(super::AckMode::Floor)); })*
             $(#[test] fn $own() { super::$own(&super::Ours(super::AckMode::Floor)); })*
+        }
+        mod checkpoint {
+            $(#[test] fn $fault() { super::$fault(&super::Ours(super::AckMode::Checkpoint)); })*
         }
         mod reference {
             $(#[test] #[ignore = "long: the faults on a consumer that is none of ours"]
             fn $fault() { super::$fault(&super::Reference); })*
+            $(#[test] #[ignore = "long: the faults on a consumer that is none of ours"]
+            fn $acknowledged() { super::$acknowledged(&super::Reference); })*
         }
     };
 }
@@ -60,11 +67,13 @@ faults! {
     server_killed_while_acks_are_under_way
     server_stopped
     consumer_deleted
-    consumer_recreated
-    consumer_reset
     stream_purged
     ;
-    only ours:
+    acknowledged:
+    consumer_recreated
+    consumer_reset
+    ;
+    ours:
     ack_wait_expires
 }
 
@@ -152,7 +161,7 @@ fn delay(subject: &dyn Subject) {
 
 fn acks_dropped(subject: &dyn Subject) {
     let Some((stage, running)) = begun(subject) else { return };
-    let dropped = stage.proxy.inject(3, Act::Drop, Frame::is_ack);
+    let dropped = stage.proxy.inject(3, Act::Drop, Frame::says_done);
     stage.publish(1);
     stage.drain();
     stage.publish(1);
@@ -200,11 +209,9 @@ fn kill(stage: &Stage) -> usize {
     stage.server.kill(1);
     stage.server.restart(1);
     assert_ne!(stage.server.pid(1), before);
-    let handled = stage.history.judge().handled;
-    let known = stage.consumer();
-    let acknowledged = known.delivered.stream_sequence as usize - known.num_ack_pending;
+    let forgotten = stage.forgotten();
     stage.proxy.refuse(false);
-    handled.saturating_sub(acknowledged)
+    forgotten
 }
 
 fn server_killed(subject: &dyn Subject) {
@@ -284,7 +291,10 @@ fn consumer_deleted(subject: &dyn Subject) {
 fn consumer_recreated(subject: &dyn Subject) {
     let Some((stage, running)) = begun(subject) else { return };
     stage.publish(10);
+    // Ours would be faster.
+    stage.proxy.black_hole(Way::ToServer);
     stage.recreate_consumer();
+    stage.proxy.heal();
     stage.recover("a consumer that was made anew");
     stage.finish(running, 0);
 }

@@ -1,5 +1,5 @@
 //! The judge of recorded histories, judged.
-#![cfg(all(feature = "nats", feature = "testing"))]
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/history.rs"]

@@ -1,6 +1,6 @@
 //! The judge of the fault tests has teeth: a consumer as one writes it first is convicted after each fault, and
 //! one that takes a message at a time is acquitted.
-#![cfg(all(feature = "nats", feature = "testing"))]
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/broker.rs"]

@@ -1,5 +1,5 @@
 //! Consumers in processes of their own that are killed with a full window, or stopped while others take over.
-#![cfg(all(feature = "nats", feature = "testing"))]
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 #[path = "support/broker.rs"]
@@ -34,6 +34,7 @@ macro_rules! faults {
     ($($fault:ident)*) => {
         mod each { $(#[test] fn $fault() { super::$fault(super::AckMode::Each); })* }
         mod floor { $(#[test] fn $fault() { super::$fault(super::AckMode::Floor); })* }
+        mod checkpoint { $(#[test] fn $fault() { super::$fault(super::AckMode::Checkpoint); })* }
     };
 }
 
@@ -56,20 +57,20 @@ fn start(stage: &Stage, number: u32, mode: AckMode, pace: Pace) -> Process {
     Process::start("consumer_process", number, mode, pace, &stage.place, &stage.history)
 }
 
-/// What the server holds for a consumer that is gone: of that much it does not know that it is done.
-fn unacknowledged(stage: &Stage) -> usize {
-    stage.consumer().num_ack_pending
-}
-
 fn killed_with_a_full_window(mode: AckMode) {
     let Some(stage) = stage() else { return };
     stage.publish(60);
     let held = Pace { held_from: 21, ..Pace::QUICK };
     let first = start(&stage, 1, mode, held);
     stage.wait_handled(20);
-    stage.wait_consumer("the window is full", |info| info.num_ack_pending == WINDOW);
+    match mode {
+        AckMode::Checkpoint => stage.wait_consumer("more is delivered than done", |info| {
+            info.delivered.stream_sequence > 200
+        }),
+        _ => stage.wait_consumer("the window is full", |info| info.num_ack_pending == WINDOW),
+    };
     first.kill();
-    let bound = unacknowledged(&stage);
+    let bound = stage.forgotten();
     let second = start(&stage, 2, mode, Pace::QUICK);
     stage.recover("a kill with a full window");
     assert!(second.close());
@@ -88,7 +89,7 @@ fn killed_again_and_again(mode: AckMode) {
         stage.wait_handled(handled);
         process.kill();
         handled = stage.history.judge().handled;
-        bound += unacknowledged(&stage);
+        bound += stage.forgotten();
     }
     assert!(handled < 40 * KEYS as usize, "nothing was left to lose");
     let last = start(&stage, 6, mode, Pace::QUICK);
@@ -108,7 +109,7 @@ fn stopped_while_another_takes_over(mode: AckMode) {
     first.pause();
     let had = stage.history.judge();
     assert!(had.handled < 30 * KEYS as usize, "nothing was left to take over");
-    let bound = unacknowledged(&stage);
+    let bound = stage.forgotten();
     let second = start(&stage, 2, mode, Pace::QUICK);
     stage.recover("a stop");
     thread::sleep(stage.place.ack_wait * 2);

@@ -89,6 +89,20 @@ pub enum BusEvent {
         /// What the connection is for.
         connection: String,
     },
+    /// The broker refused something on a connection, or to make a lost one again, or said that it would end.
+    Refused {
+        /// What the connection is for.
+        connection: String,
+        /// Why.
+        error: String,
+    },
+    /// Something that is worth knowing, and no failure: a topic may lose records by how it is configured.
+    Noted {
+        /// What it is about.
+        about: String,
+        /// What is to be known.
+        text: String,
+    },
     /// A source reads nothing new until it knows what it may have lost, or has been handed over.
     BarrierBegun {
         /// The source.

@@ -67,7 +67,7 @@ macro_rules! pending {
     };
 }
 
-#[cfg_attr(not(feature = "nats"), allow(unused_imports, reason = "a broker's bus makes more"))]
+#[cfg(feature = "nats")]
 pub(crate) use pending;
 
 /// What one of them waits for.

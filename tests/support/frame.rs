@@ -109,6 +109,11 @@ impl Frame {
             && (self.payload().is_empty() || self.payload().starts_with(b"+ACK"))
     }
 
+    /// An acknowledgement, or the position that the bus keeps instead.
+    pub fn says_done(&self) -> bool {
+        self.is_ack() || (self.is_publish() && self.subject.starts_with("$KV."))
+    }
+
     /// A handler is still at it.
     pub fn is_progress(&self) -> bool {
         self.is_publish() && self.payload().starts_with(b"+WPI")

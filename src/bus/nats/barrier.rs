@@ -76,7 +76,6 @@ pub(super) struct Recovery {
     resetless: Option<u64>,
     /// The last barriers for deliveries that went to somebody else.
     foreign: VecDeque<Time>,
-    pub(super) count: u64,
 }
 
 impl Recovery {
@@ -90,7 +89,6 @@ impl Recovery {
             connects: None,
             resetless: None,
             foreign: VecDeque::new(),
-            count: 0,
         }
     }
 
@@ -152,7 +150,6 @@ impl Recovery {
     fn done(&mut self, connects: u64) {
         (self.under_way, self.said) = (None, false);
         self.connects = Some(connects);
-        self.count += 1;
     }
 }
 
@@ -175,17 +172,25 @@ impl<D: Deliveries> Consumer<D> {
             return self.failed(&error);
         }
         let connects = self.deliveries.connects();
+        if self.recovery.has_reconnected(connects) {
+            self.source.counts().reconnects.add(1);
+        }
         let why = self.recovery.say_begun(&self.shared.health, &self.plan);
         match self.restore().await {
             Ok(next) => {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
+                if let Some(begun) = self.begun.take() {
+                    begun.give(Ok(()));
+                }
+                self.source.counts().barriers.add(1);
                 let source = self.plan.name();
                 self.shared.health.clear(ReasonKind::Barrier, &source);
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
-            Err(error) if error.is_retryable() => {
+            // Whoever subscribes hears of any error.
+            Err(error) if error.is_retryable() && self.begun.is_none() => {
                 log::warn!("{}: {error}", self.plan.name());
                 self.recovery.put_off(self.now);
             }
@@ -200,6 +205,7 @@ impl<D: Deliveries> Consumer<D> {
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
         let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
+        self.end = self.end.max(stream.state.last_sequence + 1);
         if self.plan.acks == AckMode::Checkpoint {
             return self.order_anew(&stream).await;
         }

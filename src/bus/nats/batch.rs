@@ -130,9 +130,13 @@ impl Shared {
         self.links.publish.io.spawn(async move {
             let client = &shared.links.publish.client;
             let within = shared.options.publish_timeout;
-            let result = match shared.parts(&topic, &records, expected) {
-                Ok(parts) => send(client, parts, within).await,
-                Err(kind) => Err(kind),
+            let parts = shared.parts(&topic, &records, expected);
+            let result = match (parts, shared.find(&topic)) {
+                (Ok(parts), Ok(topic)) => match shared.ensure(&topic).await {
+                    Ok(()) => send(client, parts, within).await,
+                    Err(kind) => Err(kind),
+                },
+                (Err(kind), _) | (_, Err(kind)) => Err(kind),
             };
             let counts = &shared.runtime.core().publishes;
             records.iter().for_each(|_| count(counts, result.as_ref().map(drop)));
@@ -159,7 +163,7 @@ impl Shared {
             );
         }
         // An older server would store each record by itself.
-        if !client.is_server_compatible(2, 12, 0) {
+        if !self.links.publish.version().batches() {
             return unsupported("atomic batches need a server of version 2.12 or later");
         }
         let batch = uuid::Uuid::now_v7().simple().to_string();

@@ -33,6 +33,8 @@ pub(super) struct Checkpoint {
     writing: Option<(Reply<Result<Written, BrokerError>>, u64)>,
     /// The frontier that was written last.
     written: Option<u64>,
+    /// Whether keys were parked or resumed since.
+    parked: bool,
     due: Time,
     every: Duration,
 }
@@ -82,6 +84,7 @@ impl Checkpoint {
                 revision: token,
                 writing: None,
                 written: None,
+                parked: false,
                 due: Time::ZERO,
                 every,
             };
@@ -110,15 +113,18 @@ impl Checkpoint {
         control: &Link,
         now: Time,
         frontier: Option<u64>,
+        parked: bool,
         stored: impl FnOnce() -> Option<Stored>,
     ) -> Result<(), BrokerError> {
         self.hear()?;
-        let news = frontier.is_some() && frontier != self.written;
+        self.parked |= parked;
+        let news = frontier.is_some() && (self.parked || frontier != self.written);
         if !news || now < self.due || self.writing.is_some() {
             return Ok(());
         }
         let Some(stored) = stored() else { return Ok(()) };
         self.due = now.after(self.every);
+        self.parked = false;
         let frontier = stored.frontier();
         let (answer, reply) = reply();
         let write = self.write(stored);
@@ -136,7 +142,11 @@ impl Checkpoint {
         self.writing = None;
         match answer {
             Some(Ok(written)) => self.take(written, frontier),
-            Some(Err(_)) | None => Ok(()),
+            Some(Err(_)) | None => {
+                // It may be what said that keys were parked.
+                self.parked = true;
+                Ok(())
+            }
         }
     }
 

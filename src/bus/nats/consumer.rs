@@ -41,8 +41,6 @@ const TICK: Duration = Duration::from_millis(5);
 const KEEP: Duration = Duration::from_secs(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
-/// Payloads up to this are copied: a slice would keep the whole buffer that it was read into.
-const COPIED: usize = 4_096;
 
 /// What a consumer's loop is told.
 pub(super) enum Command {
@@ -112,11 +110,16 @@ impl Desk {
         Waker::from(self.nudge.clone())
     }
 
-    fn take(&self) -> Vec<Command> {
+    /// Ends once somebody calls.
+    pub(super) async fn nudged(&self) {
+        self.nudge.0.notified().await;
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
         std::mem::take(&mut *self.commands.lock())
     }
 
-    fn end(&self) -> Vec<Command> {
+    pub(super) fn end(&self) -> Vec<Command> {
         let mut commands = self.commands.lock();
         self.ended.store(true, crate::sync::atomic::Ordering::Release);
         std::mem::take(&mut *commands)
@@ -143,8 +146,12 @@ pub(super) struct Consumer<D> {
     finished: Vec<u64>,
     pub(super) now: Time,
     /// After the newest record of the stream, as far as deliveries tell.
-    end: u64,
+    pub(super) end: u64,
+    /// What the consumer had not been sent, as of the last delivery.
+    pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// Who waits for its beginning.
+    pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
 }
@@ -165,6 +172,7 @@ impl<D: Deliveries> Consumer<D> {
         desk: Arc<Desk>,
         deliveries: D,
         checkpoint: Option<Checkpoint>,
+        begun: Answer<Result<(), BrokerError>>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         Ok(Self {
@@ -183,7 +191,9 @@ impl<D: Deliveries> Consumer<D> {
             finished: Vec::new(),
             now: shared.runtime.clock().now(),
             end: 0,
+            pending: 0,
             closing: None,
+            begun: Some(begun),
             in_progress: Time::ZERO,
         })
     }
@@ -299,6 +309,7 @@ impl<D: Deliveries> Consumer<D> {
                 if !self.deliveries.say(reply, b"+ACK").await {
                     break;
                 }
+                self.source.committed(self.now);
             }
         }
         self.to_ack.clear();
@@ -311,10 +322,16 @@ impl<D: Deliveries> Consumer<D> {
         if self.source.is_stopped() && self.source.stopped_by().is_none() {
             return;
         }
-        let ledger = self.source.ledger();
-        let frontier = ledger.frontier();
+        let parked = self.source.parked_changed();
+        let before = checkpoint.written();
+        let frontier = self.source.ledger().frontier();
+        let source = &mut self.source;
         let control = &self.shared.links.control;
-        let checked = checkpoint.turn(control, self.now, frontier, || ledger.stored());
+        let stored = || source.stored_with_parked();
+        let checked = checkpoint.turn(control, self.now, frontier, parked, stored);
+        if checkpoint.written() != before {
+            self.source.committed(self.now);
+        }
         if let Err(error) = checked {
             self.checkpoint = None;
             self.failed(&error);
@@ -324,7 +341,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Writes the checkpoint as it is, and waits for that.
     async fn keep(&mut self) {
         let Some(checkpoint) = &mut self.checkpoint else { return };
-        let stored = self.source.ledger().stored();
+        let stored = self.source.stored_with_parked();
         let kept = tokio::time::timeout(KEEP, checkpoint.finish(stored)).await;
         if let Ok(Err(error)) = kept {
             self.checkpoint = None;
@@ -439,9 +456,15 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     fn show(&mut self) {
+        let held = self.source.ledger().unfinished() + self.kept.len();
+        self.source.set_lag(self.pending.saturating_add(held as u64));
         self.source.turn(self.now);
         let stopped_by = self.source.stopped_by();
-        let committed = self.source.ledger().frontier().unwrap_or(0);
+        let committed = match &self.checkpoint {
+            Some(checkpoint) => checkpoint.written(),
+            None => self.source.ledger().frontier(),
+        };
+        let committed = committed.unwrap_or(0);
         let mut seen = self.desk.seen.lock();
         seen.committed = committed;
         seen.end = self.end;
@@ -531,21 +554,9 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let wire = message.headers.as_ref();
-        let key = self.plan.topic.key_in(&message.subject).or_else(|| headers::key(wire?));
         let bytes = message.length;
-        let record = match (key.as_deref(), message.payload.len() <= COPIED) {
-            _ if wire.is_some_and(headers::is_null) => {
-                Record::null(key.as_deref().unwrap_or_default())
-            }
-            (Some(key), true) => Record::new(key, &message.payload),
-            (None, true) => Record::keyless(&message.payload),
-            (key, false) => Record::from_bytes(key, message.payload),
-        };
-        let record = match wire {
-            Some(wire) => headers::from_wire(record, wire),
-            None => record,
-        };
+        let (wire, payload) = (message.headers.as_ref(), &message.payload);
+        let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
@@ -553,6 +564,7 @@ impl<D: Deliveries> Consumer<D> {
             .with_epoch(self.epoch());
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
+        self.pending = numbers.pending;
         Kept { numbers, reply, bytes, record }
     }
 
@@ -614,6 +626,9 @@ impl<D: Deliveries> Consumer<D> {
             }
             _ => None,
         };
+        if let Some(begun) = self.begun.take() {
+            begun.give(Err(error.clone()));
+        }
         health.clear(ReasonKind::Barrier, &source);
         event.into_iter().for_each(|event| health.say(event));
         self.stop_by(&text);

@@ -118,6 +118,8 @@ struct Inner {
     /// The publisher's thread waits to be called.
     idle: bool,
     open: Open,
+    /// Nobody listens any more.
+    ended: bool,
     /// What was taken and is not finished.
     records: usize,
     bytes: usize,
@@ -130,6 +132,7 @@ impl Handover {
             news: Vec::new(),
             idle: false,
             open: Open::ToAll,
+            ended: false,
             records: 0,
             bytes: 0,
         };
@@ -140,13 +143,12 @@ impl Handover {
     pub(super) fn push(
         &self,
         orders: impl IntoIterator<Item = Order>,
-        letter: bool,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let mut orders = orders.into_iter();
         let mut refused = None;
         let mut inner = self.inner.lock();
         for order in orders.by_ref() {
-            if let Some(kind) = inner.refuses(&order, letter, self.most) {
+            if let Some(kind) = inner.refuses(&order, self.most) {
                 refused = Some((kind, order));
                 break;
             }
@@ -170,6 +172,9 @@ impl Handover {
 
     pub(super) fn tell(&self, news: News) {
         let mut inner = self.inner.lock();
+        if inner.ended {
+            return;
+        }
         inner.news.push(news);
         let call = std::mem::take(&mut inner.idle);
         drop(inner);
@@ -212,25 +217,21 @@ impl Handover {
         self.inner.lock().open = Open::No;
     }
 
+    /// Takes no more, and nobody listens.
+    pub(super) fn end(&self) {
+        let mut inner = self.inner.lock();
+        (inner.open, inner.ended) = (Open::No, true);
+    }
+
     /// Records for which there is room at once.
     pub(super) fn window(&self) -> usize {
         self.window
     }
-
-    /// Records and bytes handed over and not finished.
-    pub(super) fn held(&self) -> (usize, usize) {
-        let inner = self.inner.lock();
-        (inner.records, inner.bytes)
-    }
 }
 
 impl Inner {
-    fn refuses(
-        &self,
-        order: &Order,
-        letter: bool,
-        most: (usize, usize),
-    ) -> Option<PublishErrorKind> {
+    fn refuses(&self, order: &Order, most: (usize, usize)) -> Option<PublishErrorKind> {
+        let letter = order.letter;
         let closed = if letter { self.open == Open::No } else { self.open != Open::ToAll };
         // Letters are few, and what waits for them holds much more: they have room of their own.
         let records = if letter { MOST } else { most.0 };

@@ -12,13 +12,17 @@
 use std::fmt::Write;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
+use super::topic::Topic;
 use crate::envelope::extract_key;
 use crate::record::Record;
 
 const NULL: &str = "kl-null";
 const ESCAPED: &str = "kl-escaped";
 const KEY: &str = "kl-key";
+/// Payloads up to this are copied.
+const COPIED: usize = 4_096;
 /// The id by which a stream tells a record from one that it has already.
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The sequence of the last record of the same subject, without which a record is refused.
@@ -117,7 +121,7 @@ pub(super) fn id(id: &str) -> String {
 }
 
 /// A record with these headers, without those that the publishing bus wrote for itself and for the server.
-pub(super) fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
+fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
     let marked = |marker: &str, name: &str, at: usize| {
         let mut marks = wire.get_all(marker);
         marks.any(|mark| {
@@ -147,13 +151,34 @@ pub(super) fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
     record
 }
 
+/// The record of a message: its key if the message says it in a way of ours, its payload, and its headers.
+pub(super) fn record(
+    topic: &Topic,
+    subject: &str,
+    wire: Option<&HeaderMap>,
+    payload: &Bytes,
+) -> Record {
+    let key = topic.key_in(subject).or_else(|| key(wire?));
+    let record = match key.as_deref() {
+        key if wire.is_some_and(is_null) => Record::null_as(key),
+        // A slice would keep the whole buffer that it was read into.
+        Some(key) if payload.len() <= COPIED => Record::new(key, payload),
+        None if payload.len() <= COPIED => Record::keyless(payload),
+        key => Record::from_bytes(key, payload.clone()),
+    };
+    match wire {
+        Some(wire) => from_wire(record, wire),
+        None => record,
+    }
+}
+
 /// Whether the payload was null.
-pub(super) fn is_null(wire: &HeaderMap) -> bool {
+fn is_null(wire: &HeaderMap) -> bool {
     wire.get_all(NULL).any(|mark| mark.as_str() == "#")
 }
 
 /// The key, if it stands in a header of ours.
-pub(super) fn key(wire: &HeaderMap) -> Option<Vec<u8>> {
+fn key(wire: &HeaderMap) -> Option<Vec<u8>> {
     unescape(wire.get(KEY)?.as_str()).filter(|key| !key.is_empty())
 }
 

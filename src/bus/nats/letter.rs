@@ -1,8 +1,11 @@
 //! Dead letters to a topic of the same bus: the record as it was, and in headers where it stood and how it failed.
 
+use async_nats::jetstream::stream;
+
 use super::publisher::Wish;
 use super::shared::Shared;
-use crate::bus::{BrokerError, BrokerErrorKind, PublishErrorKind};
+use super::topology;
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, PublishErrorKind};
 use crate::error::HandlerError;
 use crate::record::Position;
 use crate::subscription::{DeadLetter, Letter, Sending};
@@ -15,10 +18,10 @@ const OWN_HEADERS: usize = 5 << 10;
 ///
 /// | header | what it holds |
 /// |---|---|
-/// | `kl-original-topic`, `kl-original-partition`, `kl-original-sequence` | where the record stands |
-/// | `kl-subscription` | the subscription whose handler failed |
-/// | `kl-error` | what the last attempt said, escaped and cut to 1 KiB |
-/// | `kl-attempts` | how many attempts there were; 0 behind a parked key |
+/// | `X-Original-Topic`, `X-Original-Partition`, `X-Original-Offset` | where the record stands |
+/// | `X-Subscription` | the subscription whose handler failed |
+/// | `X-Error-Message` | what the last attempt said, escaped and cut to 1 KiB |
+/// | `X-Attempts` | how many attempts there were; 0 behind a parked key |
 ///
 /// What would command the server anew, `Nats-…`, comes as `kl-original-Nats-…`.
 pub(super) struct ToTopic {
@@ -35,15 +38,15 @@ impl DeadLetter for ToTopic {
         let mut record = letter
             .record
             .copy()
-            .with_header("kl-original-topic", self.from.as_bytes())
-            .with_header("kl-subscription", letter.subscription.as_bytes())
-            .with_header("kl-error", letter.error.as_bytes())
-            .with_header("kl-attempts", letter.attempts.to_string());
+            .with_header("X-Original-Topic", self.from.as_bytes())
+            .with_header("X-Subscription", letter.subscription.as_bytes())
+            .with_header("X-Error-Message", letter.error.as_bytes())
+            .with_header("X-Attempts", letter.attempts.to_string());
         let mut id = None;
         if let Some(Position { partition, offset }) = letter.record.position() {
             record = record
-                .with_header("kl-original-partition", partition.to_string())
-                .with_header("kl-original-sequence", offset.to_string());
+                .with_header("X-Original-Partition", partition.to_string())
+                .with_header("X-Original-Offset", offset.to_string());
             // With the time: a stream that is made anew counts from 1 again.
             let stored = letter.record.timestamp().unwrap_or(0);
             let (subscription, from) = (&letter.subscription, &self.from);
@@ -67,23 +70,55 @@ impl DeadLetter for ToTopic {
     }
 }
 
-/// Checks that every record of a source fits into a dead letter: each `most` is the largest message that is taken
-/// there, headers and all.
+impl Shared {
+    /// Makes sure of the stream of a subscription's dead letters, and that they fit into it.
+    pub(super) async fn letters_fit(
+        &self,
+        to: &str,
+        source: Option<&stream::Config>,
+    ) -> Result<(), BusError> {
+        let target = self.options.topics.find(to).map_err(BusError::InvalidTopic)?;
+        if target.is_pattern() {
+            let rule = "dead letters go to one topic, which has no wildcards";
+            return Err(BusError::InvalidTopic(InvalidTopic::breaking(rule, to)));
+        }
+        let limit = |config: &stream::Config| {
+            usize::try_from(config.max_message_size).ok().filter(|&most| most > 0)
+        };
+        let target_most = if target.options.at_most_once {
+            None
+        } else {
+            let target = topology::ensure(&self.links.control, &self.options, &target).await?;
+            limit(&target.config)
+        };
+        let most = self.links.control.client.max_payload();
+        check_letter_room(source.and_then(limit), target_most, most, to)?;
+        Ok(())
+    }
+}
+
+/// Checks that every record of a source fits into a dead letter: `source` and `target` are the largest messages that
+/// their streams take, headers and all, if they say; `most` is what the server takes, which is all that counts then.
+///
+/// A record that the server only just takes has no room for a letter's headers: its letter is refused for good, which
+/// stops the source.
 ///
 /// # Errors
-/// If there may be a record that does not.
-pub(super) fn check_letter_room(
-    source_most: usize,
-    target_most: usize,
-    target: &str,
+/// If the stream of the letters takes less than that of the source may have.
+fn check_letter_room(
+    source: Option<usize>,
+    target: Option<usize>,
+    most: usize,
+    to: &str,
 ) -> Result<(), BrokerError> {
-    if source_most.saturating_add(OWN_HEADERS) <= target_most {
+    let source = source.unwrap_or(most).min(most);
+    let Some(target) = target.filter(|&target| target < most) else { return Ok(()) };
+    if source.saturating_add(OWN_HEADERS) <= target {
         return Ok(());
     }
     let text = format!(
-        "the source takes messages of {source_most} bytes, and the dead letters {target:?} take {target_most}: a letter \
-         has {OWN_HEADERS} bytes of headers more. Raise the limit of the dead letters (max_msg_size, max_payload), or \
-         lower that of the source"
+        "the source takes messages of {source} bytes, and the stream of the dead letters {to:?} takes {target}: a letter \
+         has {OWN_HEADERS} bytes of headers more. Raise max_msg_size of the dead letters, or lower that of the source"
     );
     Err(BrokerError::new(BrokerErrorKind::Mismatch, text))
 }
@@ -94,11 +129,17 @@ mod tests {
 
     #[test]
     fn a_letter_needs_more_room_than_its_record() {
-        assert!(check_letter_room(1 << 20, (1 << 20) + OWN_HEADERS, "dead").is_ok());
-        let error = check_letter_room(1 << 20, 1 << 20, "dead").unwrap_err();
-        assert!(
-            error.kind() == BrokerErrorKind::Mismatch && error.to_string().contains("\"dead\"")
-        );
-        assert!(check_letter_room(usize::MAX, usize::MAX, "dead").is_err());
+        let check = |source, target| check_letter_room(source, target, 1 << 20, "dead");
+        assert!(check(None, None).is_ok() && check(None, Some(2 << 20)).is_ok());
+        assert!(check(Some(1_000), None).is_ok());
+        assert!(check(Some(1_000), Some(1_000 + OWN_HEADERS)).is_ok());
+        for (source, target) in
+            [(None, 9_000), (Some(1_000), 999 + OWN_HEADERS), (Some(usize::MAX), 1)]
+        {
+            let error = check(source, Some(target)).unwrap_err();
+            assert!(
+                error.kind() == BrokerErrorKind::Mismatch && error.to_string().contains("\"dead\"")
+            );
+        }
     }
 }

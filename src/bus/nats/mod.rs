@@ -9,6 +9,7 @@ mod checkpoint;
 mod choice;
 mod consumer;
 mod core_sequence;
+mod core_topic;
 mod durable;
 mod events;
 mod floors;
@@ -31,7 +32,10 @@ mod refusal;
 mod secret;
 mod sender;
 mod sequence;
+#[cfg(feature = "serde")]
+mod settings;
 mod shared;
+mod streams;
 mod subscribe;
 mod tls;
 mod topic;
@@ -45,8 +49,11 @@ mod window;
 pub use batch::{AtomicError, AtomicPublishing};
 pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
+pub use core_topic::CoreCounts;
 pub use publish::BatchPublishing;
-pub use topic_options::TopicOptions;
+#[cfg(feature = "serde")]
+pub use settings::NatsSettings;
+pub use topic_options::{TopicOptions, WhenFull};
 
 use std::fmt;
 use std::ops::Deref;
@@ -133,6 +140,11 @@ impl NatsBus {
         self.bus.clone()
     }
 
+    /// What a subscription to a topic of core NATS has counted; `None` if there is none of this name.
+    pub fn core_counts(&self, subscription: &str) -> Option<CoreCounts> {
+        self.nats.0.core_counts(subscription)
+    }
+
     /// Publishes many records: the result is one for each, in their order. Records of one key are stored in their
     /// order; each is confirmed by itself, so that some may fail.
     pub fn publish_batch(&self, topic: &str, records: Vec<Record>) -> BatchPublishing {
@@ -173,11 +185,6 @@ impl NatsBus {
     /// The control connection's client, for our own tests.
     pub fn control(&self) -> &async_nats::Client {
         &self.nats.0.links.control.client
-    }
-
-    /// What happened to the connections, for our own tests.
-    pub fn happened(&self) -> String {
-        format!("{:?}", self.nats.0.links.journal.since(0).0)
     }
 }
 
@@ -241,6 +248,7 @@ impl Transport for Nats {
     }
 
     fn health(&self) -> Health {
+        self.0.links.look();
         self.0.health.health()
     }
 

@@ -17,29 +17,45 @@ use crate::sync::Arc;
 
 impl Shared {
     /// Publishes a record; a `letter` also while the bus closes, since what was read waits for it.
-    pub(super) fn publish(&self, topic: &str, record: Record, letter: bool) -> Publishing {
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        topic: &str,
+        record: Record,
+        letter: bool,
+    ) -> Publishing {
         self.publish_as(topic, record, Wish { letter, ..Wish::default() })
     }
 
     /// Publishes a record as it is wished.
-    pub(super) fn publish_as(&self, topic: &str, record: Record, wish: Wish<'_>) -> Publishing {
+    pub(super) fn publish_as(
+        self: &Arc<Self>,
+        topic: &str,
+        record: Record,
+        wish: Wish<'_>,
+    ) -> Publishing {
         let order = match self.find(topic) {
-            Ok(topic) => self.publisher.order(&topic, record, wish),
-            Err(kind) => Err(self.refused(kind, record)),
+            Ok(topic) => self.publisher.order(&topic, record, wish).map(|order| (topic, order)),
+            Err(kind) => Err(PublishError::new(kind, record)),
         };
-        match order {
-            Ok(order) => self.publisher.hand_over(order),
-            Err(error) => Publishing::ready(Err(error)),
+        let (topic, order) = match order {
+            Ok(order) => order,
+            Err(error) => return Publishing::ready(Err(self.refused(error))),
+        };
+        let pending = self.publisher.pending(&order);
+        if let Err((kind, _)) = self.send(&topic, [order]) {
+            count(&self.runtime.core().publishes, Err(&kind));
+            pending.parcel.end(Err(kind));
         }
+        Publishing::later(pending, self.runtime.clock().clone())
     }
 
     pub(super) fn find(&self, topic: &str) -> Result<Arc<Topic>, PublishErrorKind> {
         self.options.topics.find(topic).map_err(PublishErrorKind::InvalidTopic)
     }
 
-    pub(super) fn refused(&self, kind: PublishErrorKind, record: Record) -> PublishError {
-        count(&self.runtime.core().publishes, Err(&kind));
-        PublishError::new(kind, record)
+    fn refused(&self, error: PublishError) -> PublishError {
+        count(&self.runtime.core().publishes, Err(error.kind()));
+        error
     }
 
     /// Publishes many records.
@@ -51,6 +67,7 @@ impl Shared {
         let found = self.find(topic);
         let mut batch = BatchPublishing {
             shared: self.clone(),
+            topic: found.as_ref().ok().cloned(),
             waiting: VecDeque::new(),
             under_way: VecDeque::new(),
             results: Vec::with_capacity(records.len()),
@@ -58,14 +75,14 @@ impl Shared {
         for record in records {
             let order = match &found {
                 Ok(topic) => self.publisher.order(topic, record, Wish::default()),
-                Err(kind) => Err(self.refused(kind.clone(), record)),
+                Err(kind) => Err(PublishError::new(kind.clone(), record)),
             };
             match order {
                 Ok(order) => {
                     batch.waiting.push_back((batch.results.len(), order));
                     batch.results.push(None);
                 }
-                Err(error) => batch.results.push(Some(Err(error))),
+                Err(error) => batch.results.push(Some(Err(self.refused(error)))),
             }
         }
         batch.go_on();
@@ -82,6 +99,7 @@ impl Shared {
 #[must_use = "what was published is known when this is"]
 pub struct BatchPublishing {
     shared: Arc<Shared>,
+    topic: Option<Arc<Topic>>,
     /// Their places, and what is not handed over yet.
     waiting: VecDeque<(usize, Order)>,
     under_way: VecDeque<(usize, Pending)>,
@@ -125,7 +143,8 @@ impl BatchPublishing {
             self.under_way.push_back((place, self.shared.publisher.pending(&order)));
             orders.push(order);
         }
-        if let Err((kind, refused)) = self.shared.publisher.hand_over_some(orders) {
+        let Some(topic) = &self.topic else { return };
+        if let Err((kind, refused)) = self.shared.send(topic, orders) {
             for order in refused {
                 count_and_end(&self.shared, &order, &kind);
             }

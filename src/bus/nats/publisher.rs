@@ -3,16 +3,19 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 
-use super::handover::{Handover, Id, News, Order, Parcel, Pending, count};
+use super::events::Denial;
+use super::handover::{Handover, Id, News, Order, Parcel, Pending};
 use super::headers;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::sender::Sender;
 use super::topic::{MAX_SUBJECT, Topic};
 use super::topic_options::Form;
-use crate::bus::{InvalidTopic, PublishError, PublishErrorKind, Publishing};
+use crate::bus::{InvalidTopic, PublishError, PublishErrorKind};
 use crate::core::Core;
 use crate::metrics::Counter;
 use crate::record::{MAX_KEY, Record};
@@ -48,6 +51,7 @@ impl Publisher {
         let hand = Arc::new(Handover::new(options.publish_window, options.publish_most()));
         let sender = Sender::new(hand.clone(), core.clone(), links, options.publish_room());
         links.publish.io.spawn(sender.run());
+        links.publish.io.spawn(tell_denials(links.publish.signals.denials(), hand.clone()));
         let wait = core.config.wait;
         Self { hand, core, hash: RandomState::new(), spread: Counter::default(), wait }
     }
@@ -60,7 +64,6 @@ impl Publisher {
         wish: Wish<'_>,
     ) -> Result<Order, PublishError> {
         if let Err(kind) = self.check(topic, &record, wish) {
-            count(&self.core.publishes, Err(&kind));
             return Err(PublishError::new(kind, record));
         }
         let key = record.key();
@@ -125,25 +128,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hands an order over.
-    pub(super) fn hand_over(&self, order: Order) -> Publishing {
-        let (pending, letter) = (self.pending(&order), order.letter);
-        if let Err((kind, _)) = self.hand.push([order], letter) {
-            count(&self.core.publishes, Err(&kind));
-            pending.parcel.end(Err(kind));
-        }
-        Publishing::later(pending, self.core.clock.clone())
-    }
-
     /// Hands over as many of these orders as there is room for, in order, and returns the rest. Each waits for its turn
     /// from now on.
     pub(super) fn hand_over_some(
         &self,
-        mut orders: Vec<Order>,
+        orders: impl IntoIterator<Item = Order>,
     ) -> Result<(), (PublishErrorKind, Vec<Order>)> {
         let deadline = self.core.clock.now().after(self.wait);
-        orders.iter_mut().for_each(|order| order.deadline = deadline);
-        self.hand.push(orders, false)
+        self.hand.push(orders.into_iter().map(|order| Order { deadline, ..order }))
     }
 
     /// What becomes of an order.
@@ -154,11 +146,6 @@ impl Publisher {
     /// How many records may be under way.
     pub(super) fn window(&self) -> usize {
         self.hand.window()
-    }
-
-    /// Records and bytes that were taken and are not finished.
-    pub(super) fn held(&self) -> (usize, usize) {
-        self.hand.held()
     }
 
     /// Takes no more but dead letters, which what was read waits for.
@@ -174,10 +161,16 @@ impl Publisher {
         // Not answered if its thread has ended: then nothing is left.
         async move { closed.await.unwrap_or(0) }
     }
+}
 
-    /// The server forbids publishing to this subject.
-    pub(super) fn denied(&self, subject: &str) {
-        self.hand.tell(News::Denied(subject.to_owned()));
+/// Tells the publisher's thread what the server forbids; it says so to the connection, and not in an answer.
+async fn tell_denials(mut denials: Receiver<Denial>, hand: Arc<Handover>) {
+    loop {
+        match denials.recv().await {
+            Ok(denial) if denial.publish => hand.tell(News::Denied(denial.subject)),
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 

@@ -65,6 +65,12 @@ fn over_tls(error: &rustls::Error, options: &NatsOptions) -> Option<String> {
                 "the server's certificate is for another name: connect by a name that stands in it"
                     .into()
             }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the server's certificate has expired".into()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "the server's certificate is not valid yet: look at the clocks".into()
+            }
             error => format!("the server's certificate is refused: {error}"),
         },
         rustls::Error::AlertReceived(Alert::CertificateRequired) => {
@@ -118,4 +124,35 @@ fn words(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_that_does_not_trust_the_other_is_told_what_to_do() {
+        let mut options = NatsOptions::default();
+        let said = |error: rustls::Error, options: &NatsOptions| over_tls(&error, options);
+        let unknown = || rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let asked = || rustls::Error::AlertReceived(AlertDescription::BadCertificate);
+        assert!(said(unknown(), &options).is_some_and(|text| text.contains("give its issuer")));
+        assert!(said(asked(), &options).is_some_and(|text| text.contains("give `client_cert`")));
+        options.ca_file = Some("/ca".into());
+        options.client_cert = Some("/cert".into());
+        assert!(said(unknown(), &options).is_some_and(|text| text.contains("of `ca_file`")));
+        assert!(said(asked(), &options).is_some_and(|text| text.contains("does not accept")));
+        let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        assert!(said(expired, &options).is_some_and(|text| text.contains("expired")));
+        assert_eq!(said(rustls::Error::HandshakeNotComplete, &options), None);
+    }
+
+    #[test]
+    fn a_cause_is_found_however_deep() {
+        let tls = rustls::Error::InvalidCertificate(CertificateError::Expired);
+        let deep = io::Error::other(io::Error::other(tls));
+        assert!(within::<rustls::Error>(&deep).is_some());
+        assert!(within::<rustls::Error>(&io::Error::other("else")).is_none());
+        assert_eq!(words(&io::Error::other("why")), "why");
+    }
 }

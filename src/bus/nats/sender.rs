@@ -407,7 +407,7 @@ impl Sender {
 
     /// Gives back whatever is here; how many.
     fn give_back(&mut self) -> usize {
-        self.hand.refuse();
+        self.hand.end();
         let (mut orders, mut news) = (self.window.finish_all(), Vec::new());
         let mut late = Vec::new();
         self.hand.take((0, 0), &mut late, &mut news);

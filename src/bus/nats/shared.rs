@@ -1,14 +1,19 @@
 //! What all parts of a NATS bus share.
 
 use super::consumer::Desk;
+use super::core_topic::{CoreCounters, CoreCounts};
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;
+use super::streams::Streams;
 use crate::bus::{BusError, BusHealth, BusReport, Groups};
 use crate::reply::Answer;
 use crate::runtime::Runtime;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex};
+
+/// Ended subscriptions to core NATS whose counts can still be read.
+const KEPT: usize = 64;
 
 pub(super) struct Shared {
     pub(super) runtime: Runtime,
@@ -16,6 +21,9 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
+    /// What subscriptions to core NATS count, by name.
+    cores: Mutex<Vec<(String, Arc<CoreCounters>)>>,
+    pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
     pub(super) closing: Mutex<Closing>,
@@ -36,13 +44,30 @@ pub(super) struct Member {
 }
 
 impl Shared {
-    pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
+    pub(super) fn new(
+        runtime: Runtime,
+        options: NatsOptions,
+        links: Links,
+        health: BusHealth,
+    ) -> Self {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let health = BusHealth::new(runtime.clock());
         let groups = Groups::new(&health);
-        Self { runtime, options, publisher, links, members, groups, health, closing, abandoned }
+        let cores = Mutex::default();
+        Self {
+            runtime,
+            options,
+            publisher,
+            links,
+            members,
+            cores,
+            streams: Streams::default(),
+            groups,
+            health,
+            closing,
+            abandoned,
+        }
     }
 
     /// Whether its end has begun.
@@ -52,6 +77,23 @@ impl Shared {
 
     pub(super) fn join(&self, member: Member) {
         self.members.lock().push(member);
+    }
+
+    /// Shows what a subscription to core NATS counts, for as long as there is no other of its name.
+    pub(super) fn count_core(&self, name: String, counters: &Arc<CoreCounters>) {
+        let mut cores = self.cores.lock();
+        // What only this list holds is of a subscription that has ended: the newest few are kept.
+        while cores.len() >= KEPT && cores.iter().any(|(_, kept)| Arc::strong_count(kept) == 1) {
+            let first = cores.iter().position(|(_, kept)| Arc::strong_count(kept) == 1);
+            first.map(|at| cores.remove(at));
+        }
+        cores.retain(|(other, _)| *other != name);
+        cores.push((name, counters.clone()));
+    }
+
+    pub(super) fn core_counts(&self, name: &str) -> Option<CoreCounts> {
+        let cores = self.cores.lock();
+        cores.iter().find(|(other, _)| other == name).map(|(_, counters)| counters.read())
     }
 
     pub(super) fn leave(&self, desk: &Arc<Desk>) {

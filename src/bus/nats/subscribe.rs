@@ -18,7 +18,8 @@ use super::topic::Topic;
 use super::topology;
 use crate::bus::keyed::KeyIn;
 use crate::bus::{
-    BrokerError, BrokerErrorKind, BusClosing, BusError, BusReport, BusSubscription, Subscribing,
+    BrokerError, BrokerErrorKind, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
+    Subscribing,
 };
 use crate::clock::Time;
 use crate::handler::Handler;
@@ -64,7 +65,20 @@ impl Shared {
                 to: to.clone(),
             })),
         };
+        let letters_to = match &subscription.dead_letter {
+            DeadLetterTo::Topic(to) => Some(to.clone()),
+            DeadLetterTo::Nowhere | DeadLetterTo::Sink(_) => None,
+        };
+        if topic.options.at_most_once {
+            if let Some(to) = &letters_to {
+                self.letters_fit(to, None).await?;
+            }
+            return self.begin_core(topic, subscription, handler, envelope, dead_letter).await;
+        }
         let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
+        if let Some(to) = &letters_to {
+            self.letters_fit(to, Some(&stream.config)).await?;
+        }
         let mut plans = Vec::new();
         for partition in topic.partitions() {
             let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
@@ -78,14 +92,32 @@ impl Shared {
             handler,
             dead_letter,
         )?;
+        let mut beginnings = Vec::new();
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
             let puller = Puller::new(self.links.consume.client.clone(), pulls);
-            let consumer =
-                Consumer::new(self, plan, subscriber.clone(), desk.clone(), puller, checkpoint)?;
+            let (begun, beginning) = reply();
+            beginnings.push(beginning);
+            let consumer = Consumer::new(
+                self,
+                plan,
+                subscriber.clone(),
+                desk.clone(),
+                puller,
+                checkpoint,
+                begun,
+            )?;
             self.join(Member { name: name.clone(), desk });
             self.links.consume.io.spawn(consumer.run());
+        }
+        for beginning in beginnings {
+            if let Err(error) = beginning.await.unwrap_or(Err(gone())) {
+                // The others' loops end with it.
+                drop(subscriber.remove());
+                self.members().iter().for_each(|desk| desk.nudge());
+                return Err(error.into());
+            }
         }
         Ok(BusSubscription { subscriber, topic: topic.name.clone() })
     }
@@ -119,7 +151,11 @@ impl Shared {
             Found::Nothing => None,
             Found::Stored(stored) => Some(stored),
             // Nothing is passed over: whatever the stream has is handled again.
-            Found::Unreadable(_) => Some(Stored::new(0)),
+            Found::Unreadable(why) => {
+                let error = format!("{why}; everything is handled again");
+                self.health.say(BusEvent::PositionLost { source: plan.name(), error });
+                Some(Stored::new(0))
+            }
         };
         Ok((checkpoint, resume))
     }
@@ -220,4 +256,8 @@ impl Shared {
         }
         report
     }
+}
+
+fn gone() -> BrokerError {
+    BrokerError::new(BrokerErrorKind::Failed, "the bus was closed meanwhile")
 }

@@ -8,6 +8,7 @@ use super::topic_options::{Form, TopicOptions};
 use crate::bus::InvalidTopic;
 use crate::error::ConfigError;
 use crate::hash::fnv1a32;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex};
 
 /// The longest subject, in bytes: a server reads control lines of 4,096 bytes by default, and more stands in one.
@@ -24,6 +25,8 @@ pub(super) struct Topic {
     /// The stream that holds it.
     pub(super) stream: String,
     pub(super) options: TopicOptions,
+    /// Whether its stream is known to be there.
+    pub(super) ensured: Arc<AtomicBool>,
 }
 
 /// The options of topics, by name or by pattern: the longest pattern that fits counts.
@@ -87,10 +90,6 @@ impl From<ConfigError> for TopicRefused {
 }
 
 impl Topic {
-    pub(super) fn new(name: &str) -> Result<Self, InvalidTopic> {
-        Self::with(name, TopicOptions::default())
-    }
-
     pub(super) fn with(name: &str, options: TopicOptions) -> Result<Self, InvalidTopic> {
         Self::check(name)?;
         let stream = match &options.stream {
@@ -101,7 +100,7 @@ impl Topic {
                 .replace('>', "all")
                 .replace(['/', '\\'], "_"),
         };
-        Ok(Self { name: name.into(), stream, options })
+        Ok(Self { name: name.into(), stream, options, ensured: Arc::default() })
     }
 
     /// Checks a topic's name: what every bus asks, and what makes it a subject.
@@ -149,14 +148,6 @@ impl Topic {
             Form::Partitioned => format!("{name}.{partition}"),
             Form::Keyed => format!("{name}.{partition}.*"),
         }]
-    }
-
-    /// The subjects of a set of partitions.
-    pub(super) fn filters_of(&self, partitions: &[u32]) -> Vec<String> {
-        if self.name.ends_with('>') || self.options.form == Form::Plain {
-            return self.filters(None);
-        }
-        partitions.iter().flat_map(|&partition| self.filters(Some(partition))).collect()
     }
 
     /// Whether a set of partitions can be told from the others by their subjects.
@@ -295,7 +286,6 @@ mod tests {
             (keyed.key_in(&subject), keyed.partition_in(&subject)),
             (Some(b"order-42".to_vec()), p)
         );
-        assert_eq!(keyed.filters_of(&[1, 5]), ["orders.1.*", "orders.5.*"]);
         assert_eq!(keyed.subject(None), "orders.0.=");
         assert_eq!(keyed.key_in("orders.0.="), None);
         assert_eq!(keyed.key_in("orders.99.k"), None, "no partition of this topic");
@@ -323,11 +313,11 @@ mod tests {
     #[test]
     fn what_is_no_subject_is_no_topic() {
         for bad in ["", ".a", "a.", "a..b", "a.>.b", "a>", "a.b*", "**", "$JS.API", "a b"] {
-            let error = Topic::new(bad).unwrap_err();
+            let error = Topic::with(bad, TopicOptions::plain()).unwrap_err();
             assert!(!error.to_string().is_empty(), "{bad}");
         }
         for good in ["a", "a.b", "*", ">", "a.*.b", "a.>", "x/y", "A-b_c"] {
-            assert!(Topic::new(good).is_ok(), "{good}");
+            assert!(Topic::with(good, TopicOptions::plain()).is_ok(), "{good}");
         }
     }
 

@@ -33,6 +33,17 @@ pub struct TopicOptions {
     pub(super) stream: Option<String>,
     pub(super) at_most_once: bool,
     pub(super) assign_ids: bool,
+    pub(super) when_full: WhenFull,
+}
+
+/// What becomes of a record of a topic of core NATS for which the runtime has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// It waits for room for at most the runtime's wait timeout, those behind it too, and is dropped and counted then.
+    #[default]
+    Wait,
+    /// It is dropped at once, and counted.
+    Drop,
 }
 
 /// What the subjects of a topic look like.
@@ -51,7 +62,14 @@ impl Default for TopicOptions {
 
 impl TopicOptions {
     fn of(form: Form, partitions: u32) -> Self {
-        Self { form, partitions, stream: None, at_most_once: false, assign_ids: false }
+        Self {
+            form,
+            partitions,
+            stream: None,
+            at_most_once: false,
+            assign_ids: false,
+            when_full: WhenFull::Wait,
+        }
     }
 
     /// Every record under the topic's own name.
@@ -86,6 +104,13 @@ impl TopicOptions {
     #[must_use]
     pub fn at_most_once(mut self) -> Self {
         self.at_most_once = true;
+        self
+    }
+
+    /// What becomes of a record of a topic of core NATS for which the runtime has no room.
+    #[must_use]
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
         self
     }
 

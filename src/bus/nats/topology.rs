@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::choice::{Discard, Retention, Storage, Strategy};
-use super::events::LinkEvent;
 use super::link::{Link, Refused};
 use super::options::NatsOptions;
 use super::topic::Topic;
@@ -41,9 +40,7 @@ pub(super) async fn ensure(
     };
     wanted.check(&info["config"])?;
     for note in notes(&info["config"]) {
-        let note = format!("stream \"{}\": {note}", topic.stream);
-        log::warn!("{note}");
-        control.signals.note(LinkEvent::Noted(note));
+        control.signals.note(&topic.stream, &note);
     }
     read(topic, info)
 }
@@ -220,14 +217,18 @@ impl<'a> Wanted<'a> {
             match amounts {
                 Some((got, wanted)) if got == wanted => continue,
                 None if config[setting.field] == setting.value => continue,
+                _ if config[setting.field].is_null() => wrong.push(format!(
+                    "its {} is not set and `{option}` asks for {wanted}: a server that has dropped the setting is too old \
+                     for it; take a newer one, or leave `{option}` unset",
+                    setting.field
+                )),
                 Some((more, less)) if more > less => wrong.push(format!(
                     "its {} is {got} and `{option}` asks for {wanted}, which would take something away: change the \
                      stream by hand, or leave `{option}` unset",
                     setting.field
                 )),
                 Some(_) => wrong.push(format!(
-                    "its {} is {got} and `{option}` asks for {wanted}: change the stream, or leave `{option}` unset; a \
-                     server that has dropped the setting does not know it",
+                    "its {} is {got} and `{option}` asks for {wanted}: change the stream, or leave `{option}` unset",
                     setting.field
                 )),
                 None => wrong.push(format!(
@@ -379,5 +380,97 @@ fn filters(config: &consumer::Config) -> String {
         "\">\"".to_owned()
     } else {
         Vec::from_iter(all.into_iter().map(|subject| quoted(subject))).join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted<'a>(topic: &'a Topic, set: &[(&str, &str)]) -> Wanted<'a> {
+        let mut options = NatsOptions::default();
+        for (name, value) in set {
+            options.set(name, value).unwrap();
+        }
+        Wanted::new(&options, topic)
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_matches_all_of() {
+        for (pattern, subject) in [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("a.*", "a.*"),
+            ("a.>", "a.b.c"),
+            ("a.>", "a.*"),
+            (">", "a.>"),
+        ] {
+            assert!(covers(pattern, subject), "{pattern} {subject}");
+        }
+        for (pattern, subject) in [
+            ("a.b", "a.*"),
+            ("a.*", "a.>"),
+            ("a.*", "a"),
+            ("a.>", "a"),
+            ("a.b", "a"),
+            ("a", "a.b"),
+            ("a.*", "a.b.c"),
+        ] {
+            assert!(!covers(pattern, subject), "{pattern} {subject}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_dropped_is_told() {
+        let topic = Topic::new("orders").unwrap();
+        let set = [("max_age", "1h"), ("duplicate_window", "1m"), ("discard", "new")];
+        let wanted = wanted(&topic, &set);
+        let mut got = wanted.new_config();
+        assert!(wanted.check(&got).is_ok());
+        for (field, told) in [
+            ("max_age", "its max_age is not set and `max_age` asks for 3600s"),
+            ("duplicate_window", "its duplicate_window is not set"),
+            ("discard", "its discard is not set and `discard` asks for new"),
+            ("subjects", "lacks the subject \"orders\""),
+        ] {
+            let taken = got.as_object_mut().and_then(|got| got.remove(field)).unwrap();
+            let error = wanted.check(&got).unwrap_err();
+            assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
+            assert!(error.to_string().contains(told), "{error}");
+            got[field] = taken;
+        }
+    }
+
+    #[test]
+    fn growing_changes_what_is_less_and_nothing_else() {
+        let topic = Topic::new("orders").unwrap();
+        let there = json!({
+            "name": "STREAM_orders", "subjects": ["x"], "max_msgs": 100, "max_age": 0, "num_replicas": 3,
+            "discard": "new", "storage": "file", "of the future": {"stays": true},
+        });
+        let set =
+            [("max_messages", "200"), ("max_age", "1h"), ("replicas", "1"), ("discard", "old")];
+        let grown = wanted(&topic, &set).grown(&there).unwrap();
+        let mut expected = there.clone();
+        expected["subjects"] = json!(["x", "orders"]);
+        expected["max_msgs"] = json!(200);
+        assert_eq!(grown, expected);
+        assert_eq!(wanted(&topic, &[("max_messages", "0")]).grown(&grown).unwrap()["max_msgs"], -1);
+        assert_eq!(wanted(&topic, &[("storage", "memory")]).grown(&grown), None);
+    }
+
+    #[test]
+    fn what_can_lose_records_is_noted() {
+        let noted = |config: Value| notes(&config).join("|");
+        assert_eq!(
+            noted(json!({"discard": "old", "max_age": 0, "max_msgs": -1, "storage": "file"})),
+            ""
+        );
+        assert!(
+            noted(json!({"discard": "old", "max_bytes": 5})).contains("its max_bytes may delete")
+        );
+        assert_eq!(noted(json!({"discard": "new", "max_bytes": 5})), "");
+        assert!(noted(json!({"discard": "new", "max_age": 5})).contains("its max_age may delete"));
+        assert!(noted(json!({"storage": "memory", "retention": "interest"})).contains("|"));
     }
 }

@@ -129,6 +129,7 @@ impl<T> Window<T> {
     }
 
     /// How many are under way.
+    #[cfg(test)]
     pub(super) fn under_way(&self) -> usize {
         self.under_way
     }

@@ -1,0 +1,350 @@
+//! Topics of core NATS: at most once. What is lost on the way is counted where that can be known, and said where it can
+//! only be guessed; nothing is dropped silently here.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, UNIX_EPOCH};
+
+use async_nats::{Message, Subscriber as Subscription};
+use futures_util::{FutureExt, StreamExt};
+use tokio::task::unconstrained;
+use tokio::time::{sleep, timeout};
+
+use super::consumer::{Command, Desk};
+use super::core_sequence::Seen;
+use super::headers;
+use super::link::Link;
+use super::shared::{Member, Shared};
+use super::topic::Topic;
+use super::topic_options::WhenFull;
+use crate::bus::keyed::{KeyIn, keyed};
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, BusSubscription};
+use crate::clock::Time;
+use crate::handler::Handler;
+use crate::metrics::Counter;
+use crate::record::{Position, Record};
+use crate::reply::Answer;
+use crate::submit::{Refusal, SubmitError};
+use crate::subscriber::Subscriber;
+use crate::subscription::{DeadLetter, Subscription as Policy};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// Messages taken before what was commanded is looked at.
+const TURN: usize = 256;
+/// How often the loop looks around with nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long the server may take to say that it has the subscription.
+const ROUND_TRIP: Duration = Duration::from_secs(2);
+/// How long a close waits for handlers that do not end in time.
+const GRACE: Duration = Duration::from_millis(100);
+/// How often that is asked, one message each.
+const ROUND_TRIPS: u64 = 2;
+
+/// What a subscription to a topic of core NATS has counted. Every message that reached this process is in `received` or
+/// in `dropped_by_client`, and every received one in `taken`, `dropped_when_full` or `refused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct CoreCounts {
+    /// Messages taken from the connection.
+    pub received: u64,
+    /// Records that the runtime took.
+    pub taken: u64,
+    /// Records dropped since their lane was full, and stayed so for as long as the topic's
+    /// [`WhenFull`] says.
+    pub dropped_when_full: u64,
+    /// Records that the runtime refused for another reason: a stopped subscription, a key that is not allowed, none.
+    pub refused: u64,
+    /// Messages that reached the connection and were dropped there, since its buffer was full.
+    pub dropped_by_client: u64,
+    /// Messages that are missing in publishers' own numbers: lost anywhere on the way, those that the client dropped
+    /// among them. Exact if the subscription is the only one of its group, and the publishers are buses of this crate.
+    pub missing: u64,
+    /// How often something may have been lost that nobody can count: the connection was cut.
+    pub gaps_possible: u64,
+}
+
+/// What is counted, by the loop alone.
+#[derive(Debug, Default)]
+pub(super) struct CoreCounters {
+    received: Counter,
+    taken: Counter,
+    dropped_when_full: Counter,
+    refused: Counter,
+    dropped_by_client: Counter,
+    missing: Counter,
+    gaps_possible: Counter,
+}
+
+impl CoreCounters {
+    pub(super) fn read(&self) -> CoreCounts {
+        CoreCounts {
+            received: self.received.get(),
+            taken: self.taken.get(),
+            dropped_when_full: self.dropped_when_full.get(),
+            refused: self.refused.get(),
+            dropped_by_client: self.dropped_by_client.get(),
+            missing: self.missing.get(),
+            gaps_possible: self.gaps_possible.get(),
+        }
+    }
+}
+
+impl Shared {
+    /// Subscribes to a topic of core NATS, on a connection of its own: so what that drops is of this subscription.
+    pub(super) async fn begin_core(
+        self: &Arc<Self>,
+        topic: Arc<Topic>,
+        policy: Policy,
+        handler: Handler,
+        envelope: bool,
+        dead_letter: Option<Arc<dyn DeadLetter>>,
+    ) -> Result<BusSubscription, BusError> {
+        let (name, group) = (policy.name().to_owned(), policy.group_name().to_owned());
+        let spawner = &self.runtime.core().spawner;
+        let link =
+            self.links.another(spawner, &self.options, "a core connection", "nats-core").await?;
+        let (messages, others) = subscribe(&link, &topic, group).await?;
+        let subscriber =
+            self.groups.subscribe(&self.runtime, &topic.name, policy, handler, dead_letter)?;
+        let (desk, counters) = (Arc::<Desk>::default(), Arc::<CoreCounters>::default());
+        self.join(Member { name: name.clone(), desk: desk.clone() });
+        self.count_core(name, &counters);
+        let consumer = CoreConsumer {
+            shared: self.clone(),
+            topic: topic.clone(),
+            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            subscriber: subscriber.clone(),
+            desk,
+            messages,
+            connects: link.connects(),
+            others,
+            link,
+            counters,
+            seen: Seen::default(),
+            said: 0,
+            closing: None,
+            stopped: false,
+        };
+        // It runs beside the connections of the bus; its own thread ends with it.
+        let io = consumer.link.io.handle();
+        drop(io.spawn(consumer.run()));
+        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+    }
+}
+
+/// Subscribes, and waits until the server has it or says that it forbids it. With how many messages came meanwhile that
+/// are none of the subscription's.
+async fn subscribe(
+    link: &Link,
+    topic: &Topic,
+    group: String,
+) -> Result<(Subscription, u64), BrokerError> {
+    let failed = |text: String| BrokerError::new(BrokerErrorKind::Failed, text);
+    // All partitions are one subject with a wildcard.
+    let subject = topic.filters(None).swap_remove(0);
+    link.permitted(&subject, async {
+        let messages = link.client.queue_subscribe(subject.clone(), group).await;
+        let messages = messages.map_err(|error| failed(error.to_string()))?;
+        // Nobody is there, which is the answer: by the first the server has read the subscription, and by the second
+        // a refusal, which came before, has been told.
+        for _ in 0..ROUND_TRIPS {
+            let nobody = link.client.new_inbox();
+            let answer = timeout(ROUND_TRIP, link.client.request(nobody, "".into())).await;
+            // That nobody is there is an error of the request's, and no answer at all is one of the time's.
+            if answer.is_err() {
+                return Err(failed(format!("no answer to a subscription to {subject:?}")));
+            }
+        }
+        Ok((messages, ROUND_TRIPS))
+    })
+    .await?
+}
+
+/// The loop of one subscription.
+struct CoreConsumer {
+    shared: Arc<Shared>,
+    topic: Arc<Topic>,
+    key_in: KeyIn,
+    subscriber: Subscriber,
+    desk: Arc<Desk>,
+    messages: Subscription,
+    link: Link,
+    /// How often the connection had been made when it was last looked at.
+    connects: u64,
+    /// Messages of the connection that are none of the subscription's.
+    others: u64,
+    counters: Arc<CoreCounters>,
+    seen: Seen,
+    /// What is missing and was said to be.
+    said: u64,
+    closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// The runtime takes nothing more of it.
+    stopped: bool,
+}
+
+impl CoreConsumer {
+    async fn run(mut self) {
+        let wakers = &self.shared.runtime.core().tasks;
+        let waker = self.desk.waker();
+        wakers.lock().push(waker.clone());
+        loop {
+            for command in self.desk.take() {
+                match command {
+                    Command::Close(until, answer) => {
+                        let (at, answers) = self.closing.get_or_insert((until, Vec::new()));
+                        *at = until.min(*at);
+                        answers.push(answer);
+                    }
+                    // There is nothing to begin anew: what is not here is gone.
+                    Command::Restart(_, answer) => answer.give(Ok(())),
+                }
+            }
+            if self.is_over() {
+                break;
+            }
+            let mut some = false;
+            for _ in 0..TURN {
+                // Not put off by the executor: with nothing there the numbers agree.
+                match unconstrained(self.messages.next()).now_or_never() {
+                    Some(Some(message)) => self.take(message).await,
+                    Some(None) => self.stopped = true,
+                    None => break,
+                }
+                some = true;
+            }
+            self.look();
+            if some {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let desk = self.desk.clone();
+            tokio::select! {
+                biased;
+                message = self.messages.next() => match message {
+                    Some(message) => self.take(message).await,
+                    None => self.stopped = true,
+                },
+                () = desk.nudged() => {}
+                () = sleep(IDLE) => {}
+            }
+        }
+        self.shared.runtime.core().tasks.lock().retain(|other| !other.will_wake(&waker));
+        self.end().await;
+    }
+
+    fn is_over(&self) -> bool {
+        let removed = self.subscriber.entry.state.is_removed();
+        let ends = self.shared.is_abandoned() || self.shared.runtime.core().exits();
+        self.stopped || removed || ends || self.closing.is_some()
+    }
+
+    /// Counts what was lost before it came here.
+    fn look(&mut self) {
+        let connects = self.link.connects();
+        if connects > self.connects {
+            self.connects = connects;
+            self.counters.gaps_possible.add(1);
+            self.say_gap("the connection was cut", None);
+        }
+        let missing = self.counters.missing.get();
+        if missing > self.said {
+            self.say_gap("numbers of publishers are missing", Some(missing - self.said));
+            self.said = missing;
+        }
+        // Relaxed: a count. Nothing waits in the buffer, and the connection is driven on this thread.
+        let came = self.link.client.statistics().in_messages.load(Ordering::Relaxed);
+        if self.messages.next().now_or_never().is_none() {
+            let of_ours = came.saturating_sub(self.others);
+            let dropped = of_ours.saturating_sub(self.counters.received.get());
+            self.counters.dropped_by_client.set(dropped);
+        }
+    }
+
+    fn say_gap(&self, why: &str, missed: Option<u64>) {
+        let (source, why) = (self.topic.name.to_string(), why.to_owned());
+        self.shared.health.say(BusEvent::GapPossible { source, why, missed });
+    }
+
+    async fn take(&mut self, message: Message) {
+        self.counters.received.add(1);
+        let wire = message.headers.as_ref();
+        let mark = wire.and_then(|wire| wire.get(headers::SEQUENCE));
+        let mut offset = 0;
+        if let Some(mark) = mark {
+            let missing = self.seen.missing(&message.subject, mark.as_str());
+            self.counters.missing.add(missing);
+            offset = mark.as_str().rsplit(':').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        }
+        let partition = self.topic.partition_in(&message.subject);
+        let record = headers::record(&self.topic, &message.subject, wire, &message.payload)
+            .with_position(Position { partition, offset })
+            .with_timestamp(self.timestamp());
+        let record = keyed(record, self.key_in);
+        let refused = match self.subscriber.try_submit(record) {
+            Err(SubmitError::Full(record)) => self.wait(record).await,
+            other => other.map_err(|refused| (refused.refusal(), refused.into_record())),
+        };
+        let Err((why, record)) = refused else { return self.counters.taken.add(1) };
+        record.recycle_quietly();
+        match why {
+            Refusal::Full => self.counters.dropped_when_full.add(1),
+            Refusal::InvalidKey | Refusal::NoKey => self.counters.refused.add(1),
+            Refusal::Closed | Refusal::Stopped => {
+                self.counters.refused.add(1);
+                self.stopped = true;
+            }
+        }
+    }
+
+    /// Its lane is full: what then is the topic's policy.
+    async fn wait(&self, record: Record) -> Result<(), (Refusal, Record)> {
+        match self.topic.options.when_full {
+            WhenFull::Drop => Err((Refusal::Full, record)),
+            WhenFull::Wait => {
+                let submitted = self.subscriber.submit_async(record).await;
+                submitted.map_err(|refused| (refused.refusal(), refused.into_record()))
+            }
+        }
+    }
+
+    fn timestamp(&self) -> i64 {
+        let now = self.shared.runtime.clock().system_time().duration_since(UNIX_EPOCH);
+        now.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// Takes nothing more, and lets what was taken be handled until the bus' close ends.
+    async fn end(mut self) {
+        self.look();
+        // The subscription at the server goes with it.
+        drop(self.messages);
+        let late = self.desk.end();
+        self.shared.leave(&self.desk);
+        let now = self.shared.runtime.clock().now();
+        let report = match &self.closing {
+            Some((until, _)) => {
+                let mut removal = self.subscriber.close(until.since(now));
+                // Of a thread of the runtime's it says that waiting could wait for itself. No handler runs on this one,
+                // and it calls all the same.
+                let left = poll_fn(|cx| match Pin::new(&mut removal).poll(cx) {
+                    Poll::Ready(Ok(left)) => Poll::Ready(left),
+                    Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+                });
+                // A handler that does not end holds nobody for longer.
+                match timeout(until.since(now) + GRACE, left).await {
+                    Ok(left) => BusReport { drained: left.is_empty(), unfinished: left.len() },
+                    Err(_) => BusReport::default(),
+                }
+            }
+            None => BusReport { drained: true, unfinished: 0 },
+        };
+        let late = late.into_iter().filter_map(|command| match command {
+            Command::Close(_, answer) => Some(answer),
+            Command::Restart(..) => None,
+        });
+        let waiting = self.closing.take().into_iter().flat_map(|(_, answers)| answers);
+        waiting.chain(late).for_each(|answer| answer.give(report));
+    }
+}
