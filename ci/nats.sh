@@ -230,6 +230,8 @@ main() {
             if [[ $verb == restart ]]; then restart "$node"; return; fi
             pid=$(pid_of "$node") || die "$node is not running"
             case $verb in kill) kill -KILL "$pid" ;; pause) kill -STOP "$pid" ;; resume) kill -CONT "$pid" ;; esac
+            # A signal to stop is sent sooner than it is obeyed.
+            [[ $verb != pause ]] || until grep -qs '^State:.T' "/proc/$pid/status"; do sleep 0.01; done
             [[ $verb != kill ]] || while pid_of "$node" >/dev/null; do sleep 0.02; done # the port is free when we return
             ;;
         *) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;

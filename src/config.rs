@@ -344,7 +344,7 @@ fn distance(given: &str, option: &str) -> usize {
 }
 
 #[cfg(feature = "serde")]
-mod serde_impl {
+pub(crate) mod serde_impl {
     use super::{Config, OPTIONS, Shape, unknown};
     use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
     use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -400,7 +400,7 @@ mod serde_impl {
     }
 
     /// A string, number or boolean, as text.
-    struct Text;
+    pub(crate) struct Text;
 
     impl<'de> DeserializeSeed<'de> for Text {
         type Value = String;

@@ -273,3 +273,15 @@ fn waiting_inside_a_handler_is_refused_and_what_was_begun_goes_on() {
     assert!(bus.close(Duration::from_secs(5)).wait().unwrap().drained);
     runtime.stop_now();
 }
+
+#[cfg(not(feature = "nats"))]
+#[test]
+fn a_bus_that_is_not_built_in_names_its_feature() {
+    let runtime = runtime();
+    for url in ["nats://user:hunter2@host", "tls://hunter2@host"] {
+        let error = Bus::connect(&runtime, url).wait().unwrap_err().to_string();
+        assert!(error.contains("its feature `nats`"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+    runtime.stop_now();
+}

@@ -352,3 +352,12 @@ mod serde {
         assert!(refused("[]").contains("a map of options"));
     }
 }
+
+/// A service that sets both by its environment reads each with its own builder.
+#[test]
+fn the_environment_of_a_bus_is_left_to_it() {
+    let vars = [("KEYLANE_NATS_WINDOW", "7"), ("KEYLANE_LANES", "8")];
+    assert_eq!(Config::default().with_vars(vars).unwrap().lanes, 8);
+    let error = Config::default().with_vars([("KEYLANE_NATSWINDOW", "7")]).unwrap_err();
+    assert!(error.to_string().contains("KEYLANE_NATSWINDOW"), "{error}");
+}

@@ -291,7 +291,10 @@ fn consumer_deleted(subject: &dyn Subject) {
 fn consumer_recreated(subject: &dyn Subject) {
     let Some((stage, running)) = begun(subject) else { return };
     stage.publish(10);
+    // Ours would be faster.
+    stage.proxy.black_hole(Way::ToServer);
     stage.recreate_consumer();
+    stage.proxy.heal();
     stage.recover("a consumer that was made anew");
     stage.finish(running, 0);
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use broker::Server;
 use keylane::nats::{AckMode, NatsBuilder, NatsBus, TopicOptions};
-use keylane::{BrokerErrorKind, Bus, BusError, Record, Runtime};
+use keylane::{BrokerErrorKind, Bus, BusError, Events, Health, Record, Runtime};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -110,6 +110,11 @@ fn dropping_inside_async_code_neither_blocks_nor_panics() {
     // Nothing of them is left: threads end once their bus is gone.
     until("threads end", || threads("dropped-nats") == 0);
     runtime.stop_now();
+}
+
+/// Everything that has happened to a bus since the last look.
+fn happened(events: &mut Events) -> String {
+    std::iter::from_fn(|| events.try_next()).map(|event| format!("{event:?} ")).collect()
 }
 
 /// Threads of this process whose name begins so.
@@ -273,12 +278,22 @@ fn everything_is_back_after_the_server_was_killed_and_came_again() {
     let core = tokio();
     let client = bus.control().clone();
     let mut heard = core.block_on(client.subscribe("link.core.>")).unwrap();
+    let mut events = bus.events();
+    until("the first connects are told", || happened(&mut events).contains("Connected"));
     assert_eq!(bus.reconnects(), 0);
     for round in 1..=2 {
         server.kill(1);
-        until("the cut is seen", || bus.happened().matches("Disconnected").count() >= 3 * round);
+        let mut seen = String::new();
+        until("the cut of all connections is seen", || {
+            seen += &happened(&mut events);
+            seen.matches("Disconnected").count() == 3
+        });
+        let Health::Down(reasons) = bus.health() else { panic!("{:?}", bus.health()) };
+        assert_eq!(reasons.len(), 3, "{reasons:?}");
         server.restart(1);
         until("all connections are back", || bus.reconnects() == 3 * round as u64);
+        until("it is healthy", || bus.health() == Health::Healthy);
+        until("that they are back is told", || happened(&mut events).contains("Reconnected"));
         // Requests and their replies, and a subscription that was made before.
         bus.publish("link.back", Record::new("k", "after")).wait().unwrap();
         bus.ensure("link.back").wait().unwrap();
@@ -312,7 +327,7 @@ fn a_server_that_knows_us_no_more_is_tried_until_it_does() {
     server.kill(1);
     fs::write(&file, other.secret("user.creds")).unwrap();
     server.restart(1);
-    until("it is refused", || bus.happened().contains("authorization violation"));
+    until("it is refused", || bus.health().to_string().contains("authorization violation"));
     let begun = Instant::now();
     let error = bus.ensure("link.renewed").wait().unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(5), "what waits ends in its own time");
@@ -320,6 +335,7 @@ fn a_server_that_knows_us_no_more_is_tried_until_it_does() {
     assert_eq!(bus.reconnects(), 0);
     fs::write(&file, server.secret("user.creds")).unwrap();
     until("it is back", || bus.reconnects() == 3);
+    until("it is healthy", || bus.health() == Health::Healthy);
     bus.ensure("link.renewed").wait().unwrap();
     runtime.stop_now();
 }

@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use broker::Server;
 use keylane::nats::{Discard, NatsBuilder, NatsBus, Retention, Storage, Strategy};
-use keylane::{BrokerErrorKind, BusError, Runtime};
+use keylane::{BrokerErrorKind, BusError, Record, Runtime};
 
 /// Every refusal is told within this.
 const SOON: Duration = Duration::from_secs(5);
@@ -212,7 +212,9 @@ fn what_can_lose_records_is_said() {
         .wait()
         .unwrap();
     bus.ensure("topo.noted").wait().unwrap();
-    let happened = bus.happened();
+    let mut events = bus.events();
+    let happened: String =
+        std::iter::from_fn(|| events.try_next()).map(|event| format!("{event:?}")).collect();
     for told in ["max_msgs may delete records that nobody has handled", "is in memory"] {
         assert!(happened.contains(told), "{told:?} is not in: {happened}");
     }
@@ -250,6 +252,20 @@ fn each_right_that_is_missing_is_named_within_five_seconds() {
     let Some(server) = without("subscribe: { deny: [\"_INBOX.>\"] }") else { return };
     let url = server.url().replace("nats://", "nats://bob:pw@");
     ensure(NatsBus::builder(&runtime, &url).inbox_prefix("bobs"), "orders").unwrap();
+    runtime.stop_now();
+}
+
+#[test]
+fn a_publish_that_is_forbidden_ends_with_the_right_that_is_missing() {
+    let Some(server) = without("publish: { deny: [\"orders\"] }") else { return };
+    let runtime = runtime();
+    let url = server.url().replace("nats://", "nats://bob:pw@");
+    let bus = NatsBus::builder(&runtime, &url).connect().wait().unwrap();
+    bus.ensure("orders").wait().unwrap();
+    let begun = Instant::now();
+    let error = bus.publish("orders", Record::new("k", "v")).wait().unwrap_err();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(error.to_string().contains("forbids \"orders\""), "{error}");
     runtime.stop_now();
 }
 

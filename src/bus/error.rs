@@ -147,6 +147,7 @@ pub enum BrokerErrorKind {
 }
 
 impl BrokerError {
+    #[cfg_attr(not(feature = "nats"), allow(dead_code, reason = "brokers say it"))]
     pub(crate) fn new(kind: BrokerErrorKind, text: impl Into<Box<str>>) -> Self {
         Self { kind, text: text.into() }
     }

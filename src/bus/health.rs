@@ -88,6 +88,20 @@ pub enum BusEvent {
         /// What the connection is for.
         connection: String,
     },
+    /// The broker refused something on a connection, or to make a lost one again, or said that it would end.
+    Refused {
+        /// What the connection is for.
+        connection: String,
+        /// Why.
+        error: String,
+    },
+    /// Something that is worth knowing, and no failure: a topic may lose records by how it is configured.
+    Noted {
+        /// What it is about.
+        about: String,
+        /// What is to be known.
+        text: String,
+    },
     /// A source reads nothing new until it knows what it may have lost, or has been handed over.
     BarrierBegun {
         /// The source.
@@ -338,11 +352,11 @@ impl Events {
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<BusEvent> {
         let clock = self.board.clock.clone();
         let deadline = Some(clock.now().after(timeout));
-        block_on(&mut self.next(), &*clock, deadline).flatten()
+        block_on(&mut self.recv(), &*clock, deadline).flatten()
     }
 
     /// The next event; `None` once the bus is closed and all were read.
-    pub fn next(&mut self) -> NextEvent<'_> {
+    pub fn recv(&mut self) -> NextEvent<'_> {
         NextEvent { events: self, place: None }
     }
 

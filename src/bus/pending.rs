@@ -67,6 +67,7 @@ macro_rules! pending {
     };
 }
 
+#[cfg(feature = "nats")]
 pub(crate) use pending;
 
 /// What one of them waits for.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keylane::nats::AckMode;
 
@@ -86,10 +86,14 @@ impl Process {
         self.end();
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP: returns once it is obeyed.
     pub fn pause(&self) {
         self.signal("-STOP");
-        assert!(self.state().starts_with('T'), "it is stopped");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.state().starts_with('T') {
+            assert!(Instant::now() < deadline, "it is not stopped: {}", self.state());
+            thread::yield_now();
+        }
     }
 
     /// SIGCONT.

@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Request};
 use futures_util::StreamExt;
 use keylane::nats::{AckMode, NatsBus};
-use keylane::{Record, Runtime, Subscription};
+use keylane::{Health, ReasonKind, Record, Runtime, Subscription};
 
 use super::history::History;
 
@@ -249,6 +249,14 @@ struct OnBus {
     runtime: Runtime,
 }
 
+impl Drop for OnBus {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("stopped by {:?}, {:?}", self.subscription.stopped_by(), self.bus.health());
+        }
+    }
+}
+
 impl Subject for Ours {
     fn start(&self, place: &Place, handler: Handler) -> Box<dyn Running> {
         let runtime = Runtime::builder().workers(2).build().expect("a runtime");
@@ -278,6 +286,10 @@ impl Running for OnBus {
     }
 
     fn stopped(&self) -> Option<String> {
-        self.subscription.stopped_by().map(|failure| format!("{failure:?}"))
+        let (Health::Degraded(reasons) | Health::Down(reasons)) = self.bus.health() else {
+            return None;
+        };
+        let stopped = reasons.iter().find(|reason| reason.kind == ReasonKind::SourceStopped);
+        stopped.map(|reason| reason.text.to_string())
     }
 }

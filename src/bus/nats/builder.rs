@@ -13,7 +13,7 @@ use super::topic_options::TopicOptions;
 use super::url::Address;
 use super::{Nats, NatsBus};
 use crate::bus::pending::pending;
-use crate::bus::{Bus, BusError};
+use crate::bus::{Bus, BusError, BusHealth};
 use crate::error::ConfigError;
 use crate::reply::{Answer, reply};
 use crate::runtime::Runtime;
@@ -243,10 +243,12 @@ impl NatsBuilder {
         if let Some(error) = refused {
             return Err(error);
         }
-        let opening = Links::open(&runtime.core().spawner, &options)?;
+        let health = BusHealth::new(runtime.clock());
+        let opening = Links::open(&runtime.core().spawner, &options, &health)?;
         opening.then(move |links| {
             answer.give(links.map(|links| {
-                let nats = Arc::new(Nats(Arc::new(Shared::new(runtime, options, links))));
+                let shared = Arc::new(Shared::new(runtime, options, links, health));
+                let nats = Arc::new(Nats(shared));
                 wrap(NatsBus { bus: Bus(nats.clone()), nats })
             }));
         });

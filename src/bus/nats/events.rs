@@ -1,37 +1,19 @@
-//! What connections report: one place for all of a bus, and a signal a connection for what waits on it.
+//! What connections report: it goes into the bus' health and events, and to operations
+//! that the server forbids.
 //!
-//! The client drops events when many come at once, so that they are hints: how often a connection was made is read
+//! The client drops reports when many come at once, so that they are hints: how often a connection was made is read
 //! from its own count, and whether deliveries are missing from their sequences.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use async_nats::{Event, ServerError};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
-use crate::sync::{Arc, Mutex};
+use crate::bus::{BusEvent, BusHealth, ReasonKind};
+use crate::sync::Mutex;
 
-/// Events that are kept for whoever comes to look.
-const KEPT: usize = 256;
 /// Denials that a waiting operation may be behind.
 const DENIALS: usize = 64;
-
-/// What happened to a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LinkEvent {
-    Connected,
-    Disconnected,
-    /// The server is about to end; the client will go to another one.
-    LameDuck,
-    /// A subscription's buffer was full: a message was dropped.
-    SlowConsumer(u64),
-    /// The server forbids an operation.
-    Denied(Denial),
-    /// Anything else that went wrong, in words.
-    Failed(String),
-    /// Something that is worth knowing, and no failure.
-    Noted(String),
-}
 
 /// What a server forbids.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,95 +45,114 @@ impl fmt::Display for Denial {
     }
 }
 
-/// The last events of all connections of a bus.
-#[derive(Debug, Default)]
-pub(super) struct Journal(Mutex<Kept>);
-
-#[derive(Debug, Default)]
-struct Kept {
-    events: VecDeque<(&'static str, LinkEvent)>,
-    /// Number of the first of them, counted from the bus' beginning.
-    first: u64,
-}
-
-impl Journal {
-    /// Notes an event of the connection `role`.
-    pub(super) fn note(&self, role: &'static str, event: LinkEvent) {
-        let mut kept = self.0.lock();
-        if kept.events.len() == KEPT {
-            kept.events.pop_front();
-            kept.first += 1;
-        }
-        kept.events.push_back((role, event));
-    }
-
-    /// The events from number `from` on that are still kept, and the number of the one after them.
-    pub(super) fn since(&self, from: u64) -> (Vec<(&'static str, LinkEvent)>, u64) {
-        let kept = self.0.lock();
-        let skip = usize::try_from(from.saturating_sub(kept.first)).unwrap_or(usize::MAX);
-        let events = kept.events.iter().skip(skip).cloned().collect();
-        (events, kept.first + kept.events.len() as u64)
-    }
-}
-
-/// Where a connection's events go.
+/// Where a connection's reports go.
 #[derive(Debug)]
 pub(super) struct Signals {
+    /// What the connection is for.
     role: &'static str,
-    journal: Arc<Journal>,
-    /// Counts events: whoever waits for a change of the connection looks again.
-    changes: watch::Sender<u64>,
+    health: BusHealth,
     denials: broadcast::Sender<Denial>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// It was made once.
+    made: bool,
+    lost: bool,
+    /// Deliveries that the client has dropped.
+    dropped: u64,
     /// The subject of our replies, if the server forbids us to subscribe to it.
-    deaf: Mutex<Option<Denial>>,
+    deaf: Option<Denial>,
 }
 
 impl Signals {
-    pub(super) fn new(role: &'static str, journal: Arc<Journal>) -> Self {
+    pub(super) fn new(role: &'static str, health: BusHealth) -> Self {
         let (denials, _) = broadcast::channel(DENIALS);
-        Self { role, journal, changes: watch::Sender::new(0), denials, deaf: Mutex::new(None) }
+        Self { role, health, denials, seen: Mutex::default() }
     }
 
-    /// Takes an event of the client, whose replies come to subjects that begin with `inbox`.
+    /// Takes a report of the client, whose replies come to subjects that begin with `inbox`.
     pub(super) fn take(&self, event: Event, inbox: &str) {
-        let event = match event {
-            Event::Connected => {
-                *self.deaf.lock() = None;
-                LinkEvent::Connected
-            }
-            Event::Disconnected => LinkEvent::Disconnected,
-            Event::LameDuckMode => LinkEvent::LameDuck,
-            Event::SlowConsumer(subscription) => LinkEvent::SlowConsumer(subscription),
+        match event {
+            Event::Connected => self.connected(),
+            Event::Disconnected => self.disconnected(),
+            Event::SlowConsumer(_) => self.dropped(),
             Event::ServerError(ServerError::Other(text)) => match Denial::parse(&text) {
-                Some(denial) => {
-                    if !denial.publish && denial.subject.starts_with(inbox) {
-                        *self.deaf.lock() = Some(denial.clone());
-                    }
-                    // Nobody may be waiting.
-                    let _ = self.denials.send(denial.clone());
-                    LinkEvent::Denied(denial)
-                }
-                None => LinkEvent::Failed(text),
+                Some(denial) => self.denied(denial, inbox),
+                None => self.failed(text),
             },
-            other => LinkEvent::Failed(other.to_string()),
-        };
-        match &event {
-            LinkEvent::Connected | LinkEvent::Disconnected => {
-                log::debug!("{} of the bus over NATS: {event:?}", self.role);
-            }
-            event => log::warn!("{} of the bus over NATS: {event:?}", self.role),
+            Event::LameDuckMode => self.failed("the server is about to end".to_owned()),
+            // Ours: the bus is closed.
+            Event::Draining | Event::Closed => {}
+            Event::ServerError(_) | Event::ClientError(_) => self.failed(event.to_string()),
         }
-        self.note(event);
     }
 
-    /// Notes an event.
-    pub(super) fn note(&self, event: LinkEvent) {
-        self.journal.note(self.role, event);
-        self.changes.send_modify(|changes| *changes += 1);
+    fn connected(&self) {
+        let connection = self.role.to_owned();
+        let mut seen = self.seen.lock();
+        (seen.lost, seen.deaf) = (false, None);
+        let again = std::mem::replace(&mut seen.made, true);
+        drop(seen);
+        self.health.clear(ReasonKind::Disconnected, self.role);
+        self.health.say(match again {
+            true => BusEvent::Reconnected { connection },
+            false => BusEvent::Connected { connection },
+        });
+        log::info!("NATS: the connection to {} is there", self.role);
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    fn disconnected(&self) {
+        let error = "it was cut, or the server was silent for three pings".to_owned();
+        log::warn!("NATS: the connection to {} is lost: {error}", self.role);
+        self.seen.lock().lost = true;
+        self.health.raise(ReasonKind::Disconnected, self.role, error.clone());
+        self.health.say(BusEvent::Disconnected { connection: self.role.to_owned(), error });
+    }
+
+    /// A subscription's buffer was full. Said at the first, second, fourth, eighth … time.
+    fn dropped(&self) {
+        let dropped = {
+            let mut seen = self.seen.lock();
+            seen.dropped += 1;
+            seen.dropped
+        };
+        if dropped.is_power_of_two() {
+            log::warn!("NATS: {dropped} deliveries of the connection to {} are dropped", self.role);
+            self.health.say(BusEvent::SlowConsumer { source: self.role.to_owned(), dropped });
+        }
+    }
+
+    fn denied(&self, denial: Denial, inbox: &str) {
+        let error = denial.to_string();
+        if !denial.publish && denial.subject.starts_with(inbox) {
+            self.seen.lock().deaf = Some(denial.clone());
+        }
+        // Nobody may be waiting.
+        let _ = self.denials.send(denial);
+        log::warn!("NATS: {error}");
+        self.health.say(BusEvent::Refused { connection: self.role.to_owned(), error });
+    }
+
+    /// Anything else that went wrong; while the connection is lost, why it does not come back.
+    fn failed(&self, error: String) {
+        log::warn!("NATS: the connection to {}: {error}", self.role);
+        if self.seen.lock().lost {
+            self.health.raise(ReasonKind::Disconnected, self.role, error.clone());
+        }
+        self.health.say(BusEvent::Refused { connection: self.role.to_owned(), error });
+    }
+
+    /// Says something that is worth knowing, and no failure.
+    pub(super) fn note(&self, about: &str, text: &str) {
+        log::warn!("NATS: {about}: {text}");
+        self.health.say(BusEvent::Noted { about: about.to_owned(), text: text.to_owned() });
+    }
+
+    /// The connection is there, whatever reports were dropped.
+    pub(super) fn is_there(&self) {
+        self.health.clear(ReasonKind::Disconnected, self.role);
     }
 
     pub(super) fn denials(&self) -> broadcast::Receiver<Denial> {
@@ -160,13 +161,26 @@ impl Signals {
 
     /// Why no reply reaches us, if that is known.
     pub(super) fn deaf(&self) -> Option<Denial> {
-        self.deaf.lock().clone()
+        self.seen.lock().deaf.clone()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::{Events, Health};
+    use crate::clock::{Clock, SystemClock};
+    use crate::sync::Arc;
+
+    fn signals() -> (Signals, BusHealth, Events) {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let health = BusHealth::new(&clock);
+        (Signals::new("control", health.clone()), health.clone(), health.events())
+    }
+
+    fn server(error: &str) -> Event {
+        Event::ServerError(ServerError::Other(error.to_owned()))
+    }
 
     #[test]
     fn denials_are_read() {
@@ -189,30 +203,50 @@ mod tests {
     }
 
     #[test]
-    fn the_last_events_are_kept() {
-        let journal = Journal::default();
-        for number in 0..KEPT as u64 + 10 {
-            journal.note("control", LinkEvent::SlowConsumer(number));
-        }
-        let (events, next) = journal.since(0);
-        assert_eq!((events.len(), next), (KEPT, KEPT as u64 + 10));
-        assert_eq!(events[0].1, LinkEvent::SlowConsumer(10));
-        let (events, next) = journal.since(next - 1);
-        assert_eq!((events.len(), next), (1, KEPT as u64 + 10));
-        assert!(journal.since(next).0.is_empty());
-        assert!(journal.since(u64::MAX).0.is_empty());
+    fn a_lost_connection_is_seen_with_its_reason_until_it_is_back() {
+        let (signals, health, mut events) = signals();
+        signals.take(Event::Connected, "_INBOX");
+        assert!(
+            matches!(events.try_next(), Some(BusEvent::Connected { connection }) if connection == "control")
+        );
+        signals.take(Event::Disconnected, "_INBOX");
+        assert!(matches!(health.health(), Health::Down(_)));
+        assert!(matches!(events.try_next(), Some(BusEvent::Disconnected { .. })));
+        signals.take(Event::ServerError(ServerError::AuthorizationViolation), "_INBOX");
+        let told = health.health().to_string();
+        assert!(told.contains("authorization violation"), "{told}: the latest reason");
+        assert!(matches!(events.try_next(), Some(BusEvent::Refused { .. })));
+        signals.take(Event::Connected, "_INBOX");
+        assert_eq!(health.health(), Health::Healthy);
+        assert!(matches!(events.try_next(), Some(BusEvent::Reconnected { .. })));
+        signals.take(server("Maximum Payload Violation"), "_INBOX");
+        assert_eq!(health.health(), Health::Healthy, "it is there all the same");
+        signals.take(Event::Disconnected, "_INBOX");
+        signals.is_there();
+        assert_eq!(health.health(), Health::Healthy);
     }
 
     #[test]
     fn a_lost_inbox_is_remembered_until_the_next_connect() {
-        let signals = Signals::new("control", Arc::default());
+        let (signals, _, _) = signals();
         let mut denials = signals.denials();
+        signals.take(server("Permissions Violation for Publish to \"_INBOX.a\""), "_INBOX");
+        assert_eq!(signals.deaf(), None);
         let error = "Permissions Violation for Subscription to \"_INBOX.a.*\"";
-        signals.take(Event::ServerError(ServerError::Other(error.into())), "_INBOX");
+        signals.take(server(error), "_INBOX");
         assert_eq!(signals.deaf().map(|denial| denial.subject).as_deref(), Some("_INBOX.a.*"));
+        assert!(denials.try_recv().is_ok_and(|denial| denial.publish));
         assert!(denials.try_recv().is_ok_and(|denial| !denial.publish));
         signals.take(Event::Connected, "_INBOX");
         assert_eq!(signals.deaf(), None);
-        assert_eq!(*signals.changes().borrow(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_drops_does_not_flood_the_events() {
+        let (signals, _, mut events) = signals();
+        (0..1_000).for_each(|_| signals.take(Event::SlowConsumer(1), "_INBOX"));
+        let told: Vec<_> = std::iter::from_fn(|| events.try_next()).collect();
+        assert_eq!(told.len(), 10);
+        assert!(matches!(told[9], BusEvent::SlowConsumer { dropped: 512, .. }));
     }
 }

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ContextBuilder};
 use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
@@ -15,16 +16,15 @@ use tokio::sync::{broadcast, oneshot};
 use tokio::time::timeout;
 
 use super::auth::Auth;
-use super::events::{Denial, Journal, Signals};
+use super::events::{Denial, Signals};
 use super::io::Io;
 use super::options::NatsOptions;
 use super::refusal::{refusal, silent};
 use super::version::Version;
-use crate::bus::{BrokerError, BrokerErrorKind, BusError};
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusHealth};
 use crate::error::ConfigError;
 use crate::retry::jittered;
 use crate::spawner::Spawner;
-
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -32,8 +32,6 @@ use crate::sync::atomic::Ordering;
 const COMMANDS: usize = 8_192;
 /// The least that a subscription's buffer takes.
 const DELIVERIES: usize = 65_536;
-/// How often a connection's own count is looked at, should the event of its making have been dropped.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// A connection and the thread that drives it. What it does later is done on that thread.
 pub(super) struct Link {
@@ -51,22 +49,31 @@ pub(super) struct Links {
     pub(super) consume: Link,
     pub(super) publish: Link,
     pub(super) control: Link,
-    /// What happened to them.
-    pub(super) journal: Arc<Journal>,
 }
 
 impl Links {
     /// Begins to connect, all of them at once.
-    pub(super) fn open(spawner: &Spawner, options: &NatsOptions) -> Result<Opening, BusError> {
+    pub(super) fn open(
+        spawner: &Spawner,
+        options: &NatsOptions,
+        health: &BusHealth,
+    ) -> Result<Opening, BusError> {
         let plan = Plan::new(options)?;
-        let journal = Arc::new(Journal::default());
-        let open = |role, thread| OpeningLink::new(spawner, &plan, &journal, role, thread);
+        let open = |role, thread| OpeningLink::new(spawner, &plan, health, role, thread);
         Ok(Opening {
-            consume: open("the consuming connection", "nats-con")?,
-            publish: open("the publishing connection", "nats-pub")?,
-            control: open("the control connection", "nats-ctl")?,
-            journal: journal.clone(),
+            consume: open("consume", "nats-con")?,
+            publish: open("publish", "nats-pub")?,
+            control: open("control", "nats-ctl")?,
         })
+    }
+
+    /// Has the bus' health say of each connection that is there that it is: a report of it may have been dropped.
+    pub(super) fn look(&self) {
+        for link in [&self.consume, &self.publish, &self.control] {
+            if link.client.connection_state() == State::Connected {
+                link.signals.is_there();
+            }
+        }
     }
 
     /// Makes one more connection, whose events go where those of the others go.
@@ -94,7 +101,6 @@ pub(super) struct Opening {
     consume: OpeningLink,
     publish: OpeningLink,
     control: OpeningLink,
-    journal: Arc<Journal>,
 }
 
 impl Opening {
@@ -109,7 +115,6 @@ impl Opening {
             consume: self.consume.link().await?,
             publish: self.publish.link().await?,
             control: self.control.link().await?,
-            journal: self.journal,
         })
     }
 }
@@ -198,12 +203,12 @@ impl OpeningLink {
     fn new(
         spawner: &Spawner,
         plan: &Plan,
-        journal: &Arc<Journal>,
+        health: &BusHealth,
         role: &'static str,
         thread: &str,
     ) -> Result<Self, BusError> {
         let io = Io::start(spawner, thread).map_err(BusError::Thread)?;
-        let signals = Arc::new(Signals::new(role, journal.clone()));
+        let signals = Arc::new(Signals::new(role, health.clone()));
         let (answer, reply) = oneshot::channel();
         let connect = plan.client(&signals).connect(plan.servers.clone());
         let (patience, auth, options) = (plan.patience(), plan.auth.clone(), plan.options.clone());
@@ -223,6 +228,14 @@ impl OpeningLink {
 
     async fn link(self) -> Result<Link, BusError> {
         let (client, jetstream) = self.reply.await.map_err(|_| BusError::Closed)??;
+        let version = Version::parse(&client.server_info().version);
+        if version < Version::OLDEST {
+            let text = format!(
+                "the server's version is {version}, and {} is the oldest that will do",
+                Version::OLDEST
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Unsupported, text).into());
+        }
         Ok(Link {
             io: self.io,
             client,
@@ -255,20 +268,8 @@ impl Link {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Ends once the connection was made more often than `since` times, with how often that is.
-    pub(super) async fn reconnected(&self, since: u64) -> u64 {
-        let mut changes = self.signals.changes();
-        loop {
-            let connects = self.connects();
-            if connects > since {
-                return connects;
-            }
-            // By the event, or by the time: an event may have been dropped.
-            let _ = timeout(LOOK, changes.changed()).await;
-        }
-    }
-
-    /// The version of the server that it is connected to.
+    /// The version of the server that it is connected to, which may be another after a reconnect.
+    #[allow(dead_code, reason = "for what only newer servers do")]
     pub(super) fn version(&self) -> Version {
         Version::parse(&self.client.server_info().version)
     }

@@ -32,6 +32,8 @@ mod refusal;
 mod secret;
 mod sender;
 mod sequence;
+#[cfg(feature = "serde")]
+mod settings;
 mod shared;
 mod streams;
 mod subscribe;
@@ -49,6 +51,8 @@ pub use builder::{NatsBuilder, NatsConnecting};
 pub use choice::{AckMode, Discard, Retention, Storage, Strategy};
 pub use core_topic::CoreCounts;
 pub use publish::BatchPublishing;
+#[cfg(feature = "serde")]
+pub use settings::NatsSettings;
 pub use topic_options::{TopicOptions, WhenFull};
 
 use std::fmt;
@@ -182,11 +186,6 @@ impl NatsBus {
     pub fn control(&self) -> &async_nats::Client {
         &self.nats.0.links.control.client
     }
-
-    /// What happened to the connections, for our own tests.
-    pub fn happened(&self) -> String {
-        format!("{:?}", self.nats.0.links.journal.since(0).0)
-    }
 }
 
 #[cfg(feature = "testing")]
@@ -249,6 +248,7 @@ impl Transport for Nats {
     }
 
     fn health(&self) -> Health {
+        self.0.links.look();
         self.0.health.health()
     }
 

@@ -44,11 +44,15 @@ pub(super) struct Member {
 }
 
 impl Shared {
-    pub(super) fn new(runtime: Runtime, options: NatsOptions, links: Links) -> Self {
+    pub(super) fn new(
+        runtime: Runtime,
+        options: NatsOptions,
+        links: Links,
+        health: BusHealth,
+    ) -> Self {
         let publisher = Publisher::start(&runtime, &links, &options);
         let (members, abandoned) = (Mutex::default(), AtomicBool::new(false));
         let closing = Mutex::new(Closing::Open(Vec::new()));
-        let health = BusHealth::new(runtime.clock());
         let groups = Groups::new(&health);
         let cores = Mutex::default();
         Self {

@@ -10,7 +10,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::error::ConfigError;
 use crate::sync::Arc;
 
-/// Whom we trust, and what we show.
+/// Whom we trust, and what we show. The client library reads the system's certificates at every connect over TLS as
+/// well, and refuses to connect if they cannot be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Files<'a> {
     /// Instead of the system's certificates.

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::choice::{Discard, Retention, Storage, Strategy};
-use super::events::LinkEvent;
 use super::link::{Link, Refused};
 use super::options::NatsOptions;
 use super::topic::Topic;
@@ -41,9 +40,7 @@ pub(super) async fn ensure(
     };
     wanted.check(&info["config"])?;
     for note in notes(&info["config"]) {
-        let note = format!("stream \"{}\": {note}", topic.stream);
-        log::warn!("{note}");
-        control.signals.note(LinkEvent::Noted(note));
+        control.signals.note(&topic.stream, &note);
     }
     read(topic, info)
 }

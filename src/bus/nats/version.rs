@@ -23,24 +23,15 @@ impl Version {
     }
 
     /// Several filters on one consumer.
+    #[allow(dead_code, reason = "for subscriptions to several topics of one stream")]
     pub(super) fn filters_many(self) -> bool {
         self >= Self(2, 10, 0)
     }
 
-    /// A publish may expect the last sequence of another subject than its own.
-    pub(super) fn expects_of_subject(self) -> bool {
-        self >= Self(2, 11, 0)
-    }
-
     /// Atomic batches, on streams that allow them.
+    #[allow(dead_code, reason = "for publishing")]
     pub(super) fn batches(self) -> bool {
         self >= Self(2, 12, 0)
-    }
-
-    /// Interest streams keep what an interrupted consumer has not acknowledged when it is reset. Whether a server
-    /// resets consumers is asked of it, not read here.
-    pub(super) fn resets(self) -> bool {
-        self >= Self(2, 14, 0)
     }
 
     /// The oldest that is supported.
@@ -73,17 +64,12 @@ mod tests {
     fn what_a_server_can_do_follows_its_version() {
         let can = |text: &str| {
             let version = Version::parse(text);
-            [
-                version.filters_many(),
-                version.expects_of_subject(),
-                version.batches(),
-                version.resets(),
-            ]
+            [version >= Version::OLDEST, version.filters_many(), version.batches()]
         };
-        assert_eq!(can("2.9.10"), [false; 4]);
-        assert_eq!(can("2.10.26"), [true, false, false, false]);
-        assert_eq!(can("2.11.11"), [true, true, false, false]);
-        assert_eq!(can("2.12.8"), [true, true, true, false]);
-        assert_eq!(can("2.15.1"), [true; 4]);
+        assert_eq!(can("2.8.4"), [false; 3]);
+        assert_eq!(can("2.9.10"), [true, false, false]);
+        assert_eq!(can("2.10.26"), [true, true, false]);
+        assert_eq!(can("2.12.8"), [true; 3]);
+        assert_eq!(can("2.15.1"), [true; 3]);
     }
 }

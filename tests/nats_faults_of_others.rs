@@ -1,0 +1,189 @@
+//! Faults that others make: a second consumer under our name, a topic that takes nothing, a cluster that changes its mind.
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/frame.rs"]
+mod frame;
+#[path = "support/history.rs"]
+mod history;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/stage.rs"]
+mod stage;
+#[path = "support/subject.rs"]
+mod subject;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use frame::Frame;
+use keylane::nats::{AckMode, NatsBus};
+use keylane::{PublishErrorKind, Record, Retry, Runtime, Subscription};
+use proxy::Act;
+use stage::{HANG, KEYS, STREAM, Stage, TOPIC, key, quick};
+use subject::{Handler, Ours, Running, executor};
+
+/// What a server without room says to a publish.
+const FULL: &str = r#"{"type":"io.nats.jetstream.api.v1.pub_ack_response","error":{"code":503,"err_code":10023,"description":"insufficient resources"},"stream":"STREAM_jobs","seq":0}"#;
+
+macro_rules! faults {
+    ($($fault:ident)* ; long: $($long:ident)*) => {
+        faults!(mode each Each $($fault)* ; $($long)*);
+        faults!(mode floor Floor $($fault)* ; $($long)*);
+        faults!(mode checkpoint Checkpoint $($fault)* ; $($long)*);
+    };
+    (mode $name:ident $mode:ident $($fault:ident)* ; $($long:ident)*) => {
+        mod $name {
+            $(#[test] fn $fault() { super::$fault(super::AckMode::$mode); })*
+            $(#[test] #[ignore = "long: a cluster of three"] fn $long() { super::$long(super::AckMode::$mode); })*
+        }
+    };
+}
+
+faults! {
+    second_consumer_by_mistake
+    dead_letters_find_no_room
+    ;
+    long:
+    leader_stepped_down
+    leader_killed
+}
+
+/// Two that share one consumer: nothing is lost, and at the latest the third time that something is missing one stops and
+/// says why. Order is not to be had.
+fn second_consumer_by_mistake(mode: AckMode) {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let ours = Ours(mode);
+    let both = [stage.start(&ours, quick()), stage.start(&ours, quick())];
+    let deadline = Instant::now() + HANG;
+    let why = loop {
+        stage.publish(2);
+        if let Some(why) = both.iter().find_map(|one| one.stopped()) {
+            break why;
+        }
+        assert!(Instant::now() < deadline, "nobody notices");
+    };
+    let said = if mode == AckMode::Checkpoint { "another process" } else { "somebody else" };
+    assert!(why.contains(said), "{why}");
+    both.into_iter().for_each(Running::close);
+    let last = stage.start(&ours, quick());
+    stage.drain();
+    last.close();
+    let verdict = stage.history.judge();
+    assert!(verdict.is_complete() && verdict.phantoms.is_empty(), "{verdict}");
+}
+
+/// A record that fails waits with its key until there is room for its letter; the others go on.
+fn dead_letters_find_no_room(mode: AckMode) {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let full = stage.proxy.inject(usize::MAX, Act::Answer(FULL.into()), |frame| {
+        frame.is_publish() && frame.subject() == "dead"
+    });
+    let handler = Handler {
+        history: stage.history.clone(),
+        work: std::sync::Arc::new(|name, seq| name != key(0) || seq != 3),
+    };
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    let builder = NatsBus::builder(&runtime, &stage.place.url).ack_mode(mode);
+    let bus = executor().block_on(builder.connect()).unwrap();
+    bus.ensure("dead").wait().unwrap();
+    let policy = Subscription::new("faults")
+        .retry(Retry::fixed(Duration::from_millis(1)).attempts(2))
+        .dead_letter("dead");
+    let handle = move |record: &Record| {
+        if handler.handle(record.payload()) { Ok(()) } else { Err("failed".into()) }
+    };
+    let subscription = bus.subscribe(TOPIC, policy, handle).wait().unwrap();
+    stage.publish(6);
+    let waiting = (KEYS as usize - 1) * 6 + 2;
+    stage.wait_handled(waiting);
+    let deadline = Instant::now() + HANG;
+    while full.count() < 3 {
+        assert!(Instant::now() < deadline, "the letter was tried {} times", full.count());
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(stage.history.judge().handled, waiting, "the key went on without its letter");
+    // The third record of the first key, behind two of each.
+    let third = 2 * KEYS as usize + 1;
+    assert!(stage.forgotten() >= waiting - (third - 1), "what waits is taken for done");
+
+    full.end();
+    stage.history.removed(&key(0), 3);
+    stage.recover("no room for a letter");
+    let letters = stage.request("STREAM.INFO.STREAM_dead", "")["state"]["messages"].as_u64();
+    assert_eq!((letters, subscription.stopped_by()), (Some(1), None));
+    bus.close(Duration::from_secs(10)).wait().unwrap();
+    runtime.close(Duration::from_secs(10)).unwrap();
+    stage.history.judge().assert_sound(0);
+}
+
+fn cluster(mode: AckMode) -> Option<(Stage, Box<dyn Running>)> {
+    let mut stage = Stage::new(&["--nodes", "3"])?;
+    stage.place.ack_wait = Duration::from_secs(30);
+    let running = stage.start(&Ours(mode), quick());
+    stage.publish(5);
+    stage.drain();
+    Some((stage, running))
+}
+
+fn leader_stepped_down(mode: AckMode) {
+    let Some((stage, running)) = cluster(mode) else { return };
+    for _ in 0..3 {
+        stage.publish(5);
+        let consumer = stage.consumer();
+        let leads = consumer.config.num_replicas != 1;
+        let what = if leads {
+            format!("CONSUMER.LEADER.STEPDOWN.{STREAM}.{}", consumer.name)
+        } else {
+            format!("STREAM.LEADER.STEPDOWN.{STREAM}") // a consumer of one replica has no other leader
+        };
+        let answer = stage.request(&what, "");
+        assert_eq!(answer["success"].as_bool(), Some(true), "{answer}");
+        stage.recover("a step down");
+    }
+    stage.finish(running, KEYS as usize);
+}
+
+fn leader_killed(mode: AckMode) {
+    let Some((stage, running)) = cluster(mode) else { return };
+    for _ in 0..2 {
+        stage.publish(5);
+        let leader = stage.consumer().cluster.and_then(|cluster| cluster.leader);
+        let leader: usize = leader.unwrap().trim_start_matches('n').parse().unwrap();
+        let before = stage.server.pid(leader);
+        let bound = stage.forgotten();
+        stage.server.kill(leader);
+        stage.server.restart(leader);
+        assert_ne!(stage.server.pid(leader), before);
+        stage.recover("a killed leader");
+        eprintln!("forgotten before: {bound}");
+    }
+    stage.finish(running, KEYS as usize);
+}
+
+/// It is tried again for as long as a publish may take, and then comes back; nothing is stored twice.
+#[test]
+fn publish_finds_no_room() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let to_topic = |frame: &Frame| frame.is_publish() && frame.subject() == TOPIC;
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let bus = executor().block_on(NatsBus::builder(&runtime, &stage.place.url).connect()).unwrap();
+    let publish = || bus.publish(TOPIC, Record::new("order-1", "order-1 1")).wait();
+
+    let full = stage.proxy.inject(3, Act::Answer(FULL.into()), to_topic);
+    publish().unwrap();
+    assert_eq!(full.count(), 3);
+
+    let full = stage.proxy.inject(usize::MAX, Act::Answer(FULL.into()), to_topic);
+    let error = publish().expect_err("there is no room");
+    assert!(matches!(error.kind(), PublishErrorKind::Failed(_)), "{error}");
+    assert_eq!(error.into_record().payload(), b"order-1 1");
+    full.end();
+    publish().unwrap();
+    let stored = stage.request(&format!("STREAM.INFO.{STREAM}"), "")["state"]["messages"].as_u64();
+    assert_eq!(stored, Some(2));
+    bus.close(Duration::from_secs(10)).wait().unwrap();
+    runtime.close(Duration::from_secs(10)).unwrap();
+}
