@@ -49,7 +49,6 @@ pub(super) struct Links {
     pub(super) consume: Link,
     pub(super) publish: Link,
     pub(super) control: Link,
-    health: BusHealth,
 }
 
 impl Links {
@@ -65,7 +64,6 @@ impl Links {
             consume: open("consume", "nats-con")?,
             publish: open("publish", "nats-pub")?,
             control: open("control", "nats-ctl")?,
-            health: health.clone(),
         })
     }
 
@@ -80,13 +78,13 @@ impl Links {
 
     /// Makes one more connection, whose events go where those of the others go.
     pub(super) async fn another(
-        &self,
         spawner: &Spawner,
         options: &NatsOptions,
+        health: &BusHealth,
         role: &'static str,
         thread: &str,
     ) -> Result<Link, BusError> {
-        OpeningLink::new(spawner, &Plan::new(options)?, &self.health, role, thread)?.link().await
+        OpeningLink::new(spawner, &Plan::new(options)?, health, role, thread)?.link().await
     }
 
     /// How often connections were made anew.
@@ -103,7 +101,6 @@ pub(super) struct Opening {
     consume: OpeningLink,
     publish: OpeningLink,
     control: OpeningLink,
-    health: BusHealth,
 }
 
 impl Opening {
@@ -118,7 +115,6 @@ impl Opening {
             consume: self.consume.link().await?,
             publish: self.publish.link().await?,
             control: self.control.link().await?,
-            health: self.health,
         })
     }
 }

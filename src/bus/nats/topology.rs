@@ -385,6 +385,7 @@ fn filters(config: &consumer::Config) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::topic_options::TopicOptions;
     use super::*;
     use crate::bus::nats::TopicOptions;
 
