@@ -127,7 +127,7 @@ impl Recovery {
         let why = self.under_way.map_or("", Why::text);
         if !self.said {
             self.said = true;
-            let source = plan.name();
+            let source = plan.label();
             health.raise(ReasonKind::Barrier, &source, why);
             health.say(BusEvent::BarrierBegun { source, why: why.to_owned() });
         }
@@ -185,13 +185,13 @@ impl<D: Deliveries> Consumer<D> {
                     begun.give(Ok(()));
                 }
                 self.source.counts().barriers.add(1);
-                let source = self.plan.name();
+                let source = self.plan.label();
                 self.shared.health.clear(ReasonKind::Barrier, &source);
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
             // Whoever subscribes hears of any error.
             Err(error) if error.is_retryable() && self.begun.is_none() => {
-                log::warn!("{}: {error}", self.plan.name());
+                log::warn!("{}: {error}", self.plan.label());
                 self.recovery.put_off(self.now);
             }
             Err(error) => self.failed(&error),
@@ -246,7 +246,7 @@ impl<D: Deliveries> Consumer<D> {
         let Some(lost) = next.and_then(|next| self.plan.lost(next, stream)) else {
             return Ok(None);
         };
-        let source = self.plan.name();
+        let source = self.plan.label();
         let Some(from) = self.plan.after_loss() else {
             return Err(BrokerError::new(BrokerErrorKind::LostPosition, lost));
         };

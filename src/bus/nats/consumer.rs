@@ -262,7 +262,7 @@ impl<D: Deliveries> Consumer<D> {
         self.held = Held::default();
         self.to_ack.clear();
         self.desk.seen.lock().stopped_by = None;
-        self.shared.health.forget(&self.plan.name());
+        self.shared.health.forget(&self.plan.label());
         Ok(())
     }
 
@@ -469,7 +469,7 @@ impl<D: Deliveries> Consumer<D> {
         seen.end = self.end;
         if self.source.is_stopped() && seen.stopped_by.is_none() {
             if let Some(failure) = &stopped_by {
-                self.shared.health.source_stopped(&self.plan.name(), &failure.error);
+                self.shared.health.source_stopped(&self.plan.label(), &failure.error);
             }
             seen.stopped_by = stopped_by;
         }
@@ -591,6 +591,8 @@ impl<D: Deliveries> Consumer<D> {
         let (subscriber, closing) = (self.subscriber.clone(), self.closing.take());
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.shared.leave(&self.desk);
+        self.shared.health.forget(&self.plan.label());
+        self.shared.health.forget(&self.plan.subscription);
         drop(self);
         // The source's end released what was queued; the removal is the rest's end.
         drop(subscriber.remove());
@@ -607,7 +609,7 @@ impl<D: Deliveries> Consumer<D> {
 
     /// The broker says that it cannot go on.
     pub(super) fn failed(&mut self, error: &BrokerError) {
-        let (source, text) = (self.plan.name(), error.to_string());
+        let (source, text) = (self.plan.label(), error.to_string());
         let health = &self.shared.health;
         let event = match error.kind() {
             BrokerErrorKind::SharedConsumer => {

@@ -13,6 +13,8 @@ use crate::subscription::{OnLost, Start};
 
 #[derive(Clone)]
 pub(super) struct Plan {
+    /// The subscription's name.
+    pub(super) subscription: String,
     pub(super) topic: Topic,
     pub(super) partition: Option<u32>,
     pub(super) durable: Durable,
@@ -35,6 +37,11 @@ impl Plan {
     /// What its source is called.
     pub(super) fn name(&self) -> String {
         format!("{}/{}", self.topic.name, self.partition.unwrap_or(0))
+    }
+
+    /// What the bus' health calls it.
+    pub(super) fn label(&self) -> String {
+        format!("{} of {}", self.name(), self.subscription)
     }
 
     /// What its position is called where the bus keeps it.

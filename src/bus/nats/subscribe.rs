@@ -153,7 +153,7 @@ impl Shared {
             // Nothing is passed over: whatever the stream has is handled again.
             Found::Unreadable(why) => {
                 let error = format!("{why}; everything is handled again");
-                self.health.say(BusEvent::PositionLost { source: plan.name(), error });
+                self.health.say(BusEvent::PositionLost { source: plan.label(), error });
                 Some(Stored::new(0))
             }
         };
@@ -188,6 +188,7 @@ impl Shared {
             AckMode::Checkpoint => durable::ordered(filters),
         };
         Ok(Plan {
+            subscription: subscription.name().to_owned(),
             topic: topic.clone(),
             partition,
             durable: Durable { stream: stream.name.clone(), config },
