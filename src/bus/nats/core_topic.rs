@@ -104,8 +104,7 @@ impl Shared {
     ) -> Result<BusSubscription, BusError> {
         let (name, group) = (policy.name().to_owned(), policy.group_name().to_owned());
         let spawner = &self.runtime.core().spawner;
-        let link =
-            self.links.another(spawner, &self.options, "a core connection", "nats-core").await?;
+        let link = Link::open(spawner, &self.options, &self.health, "core", "nats-core").await?;
         let (messages, others) = subscribe(&link, &topic, group).await?;
         let subscriber =
             self.groups.subscribe(&self.runtime, &topic.name, policy, handler, dead_letter)?;
