@@ -42,14 +42,9 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// On a single node, unless the arguments say otherwise. `None` if there is no server to be had.
+    /// On as many nodes as the environment or the arguments say; clients are in front of the first. `None` if there is no server to be had.
     pub fn new(arguments: &[&str]) -> Option<Self> {
-        let arguments = if arguments.contains(&"--nodes") {
-            arguments.to_vec()
-        } else {
-            [&["--nodes", "1"], arguments].concat()
-        };
-        let server = Server::start(&arguments)?;
+        let server = Server::start(arguments)?;
         let proxy = Proxy::to(server.address(1));
         let admin = Admin::new(server.url());
         let place = Place {

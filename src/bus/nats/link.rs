@@ -76,6 +76,17 @@ impl Links {
         }
     }
 
+    /// Makes one more connection, whose events go where those of the others go.
+    pub(super) async fn another(
+        spawner: &Spawner,
+        options: &NatsOptions,
+        health: &BusHealth,
+        role: &'static str,
+        thread: &str,
+    ) -> Result<Link, BusError> {
+        OpeningLink::new(spawner, &Plan::new(options)?, health, role, thread)?.link().await
+    }
+
     /// How often connections were made anew.
     pub(super) fn reconnects(&self) -> u64 {
         [&self.consume, &self.publish, &self.control]
@@ -251,17 +262,6 @@ pub(super) enum Refused {
 }
 
 impl Link {
-    /// Makes a connection beside those of the bus.
-    pub(super) async fn open(
-        spawner: &Spawner,
-        options: &NatsOptions,
-        health: &BusHealth,
-        role: &'static str,
-        thread: &str,
-    ) -> Result<Self, BusError> {
-        OpeningLink::new(spawner, &Plan::new(options)?, health, role, thread)?.link().await
-    }
-
     /// How often this connection was made, the first time included.
     pub(super) fn connects(&self) -> u64 {
         // Relaxed: a count, by which nothing else is read.
