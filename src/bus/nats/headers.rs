@@ -198,6 +198,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const AGGREGATE: &str = "X-Aggregate-ID";
     type Headers = Vec<(String, Option<Vec<u8>>)>;
 
     fn sorted(record: &Record) -> Headers {
