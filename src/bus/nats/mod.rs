@@ -22,6 +22,7 @@ mod key_token;
 mod letter;
 mod link;
 mod options;
+mod outgoing;
 mod place;
 mod plan;
 mod publish;
