@@ -90,11 +90,6 @@ impl From<ConfigError> for TopicRefused {
 }
 
 impl Topic {
-    #[cfg(test)]
-    pub(super) fn new(name: &str) -> Result<Self, InvalidTopic> {
-        Self::with(name, TopicOptions::default())
-    }
-
     pub(super) fn with(name: &str, options: TopicOptions) -> Result<Self, InvalidTopic> {
         Self::check(name)?;
         let stream = match &options.stream {
