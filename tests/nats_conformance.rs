@@ -20,6 +20,18 @@ struct Nats {
 struct Open(NatsBus);
 
 impl Fixture for Nats {
+    fn takes_any_header_name(&self) -> bool {
+        false
+    }
+
+    fn tells_keys_of_envelopes(&self) -> bool {
+        false
+    }
+
+    fn commits_above_the_frontier(&self) -> bool {
+        self.mode != AckMode::Floor
+    }
+
     fn open(&self, runtime: &Runtime, shape: &Shape) -> Result<Box<dyn Opened>, Failed> {
         if shape.partitions > 1 {
             return Err(Failed::Unsupported("partitions"));

@@ -352,7 +352,11 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
     let Some(server) = Server::shared() else { return };
     on_tokio(async {
         let (topic, dead) = (name("refused"), name("nowhere"));
-        let fix = fixture(server, server.url(), &topic, TopicOptions::plain(), plain).await;
+        let fix = fixture(server, server.url(), &topic, TopicOptions::plain(), |b| {
+            b.topology(Strategy::ValidateOnly)
+        })
+        .await;
+        fix.stream(&format!("STREAM_{topic}"), &[topic.clone()], |_| ()).await;
         let small = format!("STREAM_{dead}");
         fix.stream(&small, &[dead.clone()], |config| config.max_message_size = 100).await;
         let subscribe = || {
@@ -362,6 +366,7 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
         let refused = subscribe().await.unwrap_err();
         assert!(refused.to_string().contains("max_msg_size"), "{refused}");
         fix.context.delete_stream(&small).await.unwrap();
+        fix.stream(&small, &[dead.clone()], |_| ()).await;
         subscribe().await.unwrap();
         fix.context.delete_stream(&small).await.unwrap();
         fix.bus.publish(&topic, Record::new("order-42", "paid")).await.unwrap();

@@ -37,7 +37,8 @@ pub enum Health {
 pub struct Reason {
     /// The kind of trouble.
     pub kind: ReasonKind,
-    /// What it is about: a source (`orders/0`), a subscription whose dead letters are not taken, a connection.
+    /// What it is about: a source and its subscription (`orders/0 of billing`), a subscription whose dead letters are
+    /// not taken, a connection.
     pub about: String,
     /// In words; never with a secret.
     pub text: String,
@@ -66,7 +67,7 @@ pub enum ReasonKind {
     SharedConsumer,
 }
 
-/// Something that happened to a bus.
+/// Something that happened to a bus. Sources are called as in [`Reason::about`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -202,6 +203,9 @@ impl BusHealth {
     /// There is this trouble; what was said of the same kind about the same thing is replaced. Whether it is new.
     pub(crate) fn raise(&self, kind: ReasonKind, about: &str, text: impl Into<String>) -> bool {
         let mut seen = self.0.seen.lock();
+        if seen.ended {
+            return false;
+        }
         let known =
             seen.reasons.iter_mut().find(|known| known.kind == kind && known.about == about);
         match known {
@@ -315,7 +319,7 @@ impl BusHealth {
 /// assert_eq!((bus.health(), events.try_next()), (Health::Healthy, None));
 /// bus.publish("orders", Record::new("order-42", "paid")).wait()?;
 /// let event = events.wait_timeout(Duration::from_secs(5)).ok_or("nothing happened")?;
-/// assert!(matches!(event, BusEvent::SourceStopped { source, .. } if source == "orders/0"));
+/// assert!(matches!(event, BusEvent::SourceStopped { source, .. } if source == "orders/0 of billing"));
 /// assert!(matches!(bus.health(), Health::Degraded(reasons) if reasons[0].text == "no"));
 /// # runtime.stop_now();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -470,6 +474,7 @@ mod tests {
         health.forget("a/1");
         assert_eq!(health.health().to_string(), "degraded: a/0: reset");
         health.end("the bus is closed");
+        assert!(!health.raise(ReasonKind::Barrier, "a/0", "too late"));
         assert_eq!(health.health().to_string(), "down: the bus is closed");
     }
 

@@ -6,9 +6,7 @@ use crate::record::Record;
 /// Where a record's key may be written beside the record's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyIn {
-    /// Nowhere: the subscription is to raw records.
-    Record,
-    /// In headers.
+    /// In headers: the subscription is to raw records.
     Headers,
     /// In headers, and in the envelope that it holds.
     Envelope,
@@ -19,7 +17,7 @@ pub(crate) enum KeyIn {
 /// An envelope is decoded here only if its key is needed, and then kept with the record; whoever handles it
 /// compares it to the key.
 pub(crate) fn keyed(record: Record, key_in: KeyIn) -> Record {
-    if key_in == KeyIn::Record || record.key().is_some_and(|key| !key.is_empty()) {
+    if record.key().is_some_and(|key| !key.is_empty()) {
         return record;
     }
     let headers = record
@@ -60,8 +58,9 @@ mod tests {
         assert_eq!(key(Record::keyless(event("by-body"))).unwrap(), b"by-body");
         assert_eq!(key(Record::new("", event("by-body"))).unwrap(), b"by-body");
         assert_eq!(key(Record::keyless("no envelope")), None);
-        let raw = keyed(header(Record::keyless("raw")), KeyIn::Record);
-        assert_eq!((raw.key(), raw.headers().count()), (None, 1));
+        let raw = |record: Record| keyed(record, KeyIn::Headers).key().map(<[u8]>::to_vec);
+        assert_eq!(raw(header(Record::keyless(event("by-body")))).unwrap(), b"by-header");
+        assert_eq!(raw(Record::keyless(event("by-body"))), None);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Feed {
     made: u64,
     /// Its name: topic and partition.
     name: Arc<str>,
+    /// What it is called where it is one of many: of each subscription there may be one of its name.
+    label: String,
     key_in: KeyIn,
     health: BusHealth,
     waker: Waker,
@@ -100,6 +102,7 @@ impl Feed {
     ) -> Self {
         Self {
             name: format!("{}/{partition}", topic.name).into(),
+            label: format!("{}/{partition} of {}", topic.name, subscriber.name()),
             made: 0,
             key_in,
             health: health.clone(),
@@ -154,7 +157,7 @@ impl Feed {
             waker: waker.clone(),
         };
         let source = self.subscriber.source(options)?;
-        self.health.forget(&self.name);
+        self.health.forget(&self.label);
         *self.standing.0.lock() = Seen { stopped_by: None, unfinished: 0, epoch: source.epoch() };
         self.source = Some(source);
         Ok(())
@@ -263,11 +266,11 @@ impl Feed {
             "position {} of {} is lost, it {made}has {first} to {end}: {then}",
             self.next, self.name
         );
-        let source = self.name.to_string();
+        let source = self.label.clone();
         self.health.say(BusEvent::PositionLost { source, error: error.clone() });
         match to {
             None => {
-                self.health.raise(ReasonKind::LostPosition, &self.name, &*error);
+                self.health.raise(ReasonKind::LostPosition, &self.label, &*error);
                 self.stop(error);
                 return None;
             }
@@ -296,7 +299,7 @@ impl Feed {
         {
             seen.stopped_by = Some(failure.clone());
             drop(seen);
-            self.health.source_stopped(&self.name, &failure.error);
+            self.health.source_stopped(&self.label, &failure.error);
         }
     }
 
@@ -328,7 +331,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.health.forget(&self.name);
+        self.health.forget(&self.label);
         self.forget();
     }
 }

@@ -358,6 +358,7 @@ mod tests {
         let lost = |first, end, anew| Err(Lost { first, end, anew });
         assert_eq!(partition.read(3, 0, 9, &mut read), Ok(3));
         assert_eq!(partition.read(4, 0, 9, &mut read), lost(0, 3, false));
+        partition.commit(1, 2, None);
         partition.purge(false);
         assert_eq!(partition.read(0, 0, 9, &mut read), lost(3, 3, false));
         partition.purge(true);

@@ -216,7 +216,8 @@ impl MemoryBus {
         shared.ask(|answer| Command::Restart { group, finished, answer })?
     }
 
-    /// Ends a subscription: nothing more of it is delivered, and what only it had not finished goes. Waits
+    /// Ends a subscription: nothing more of it is delivered, and what only it had not finished may go. The position of
+    /// its group is kept: a later subscription of that group goes on there, or at the oldest record that is left. Waits
     /// until its handlers run no more; inside a handler it does not wait.
     ///
     /// # Errors

@@ -33,7 +33,7 @@ impl Shared {
         };
         let (name, start) = (subscription.name.clone(), subscription.start);
         let of: Arc<str> = subscription.group_name().into();
-        let key_in = if envelope { KeyIn::Envelope } else { KeyIn::Record };
+        let key_in = if envelope { KeyIn::Envelope } else { KeyIn::Headers };
         let subscriber =
             self.groups.subscribe(&self.runtime, topic, subscription, handler, dead_letter)?;
         let topic = self.topic(topic);

@@ -160,7 +160,6 @@ pub(super) struct Consumer<D> {
 pub(super) struct Kept {
     pub(super) numbers: Numbers,
     pub(super) reply: Subject,
-    pub(super) bytes: usize,
     pub(super) record: Record,
 }
 
@@ -361,10 +360,10 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Offers a delivery to the source. It comes back if there is no room.
     fn offer(&mut self, kept: Kept) -> Result<(), Kept> {
-        let Kept { numbers, reply, bytes, record } = kept;
+        let Kept { numbers, reply, record } = kept;
         match self.source.deliver(record) {
             Ok(()) => {
-                self.held.add(numbers.stream, reply, bytes, self.now);
+                self.held.add(numbers.stream, reply, self.now);
                 if numbers.delivered > 1 {
                     self.subscriber.entry.state.counters.redelivered.add_shared(1);
                 }
@@ -375,7 +374,7 @@ impl<D: Deliveries> Consumer<D> {
                 | Undelivered::Stopped(record),
             )
             | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
-                return Err(Kept { numbers, reply, bytes, record });
+                return Err(Kept { numbers, reply, record });
             }
             Err(Undelivered::Ledger(DeliverError::InFlight, record)) => {
                 record.recycle_quietly();
@@ -554,7 +553,6 @@ impl<D: Deliveries> Consumer<D> {
     /// Makes a record of a delivery.
     pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
         let Delivery { numbers, reply, message } = delivery;
-        let bytes = message.length;
         let (wire, payload) = (message.headers.as_ref(), &message.payload);
         let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
@@ -565,7 +563,7 @@ impl<D: Deliveries> Consumer<D> {
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         self.pending = numbers.pending;
-        Kept { numbers, reply, bytes, record }
+        Kept { numbers, reply, record }
     }
 
     fn is_over(&mut self) -> bool {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::consumer::{Command, Desk};
 use super::core_sequence::Seen;
 use super::headers;
-use super::link::Link;
+use super::link::{Link, Links};
 use super::shared::{Member, Shared};
 use super::topic::Topic;
 use super::topic_options::WhenFull;
@@ -105,7 +105,7 @@ impl Shared {
         let (name, group) = (policy.name().to_owned(), policy.group_name().to_owned());
         let spawner = &self.runtime.core().spawner;
         let link =
-            self.links.another(spawner, &self.options, "a core connection", "nats-core").await?;
+            Links::another(spawner, &self.options, &self.health, "core", "nats-core").await?;
         let (messages, others) = subscribe(&link, &topic, group).await?;
         let subscriber =
             self.groups.subscribe(&self.runtime, &topic.name, policy, handler, dead_letter)?;

@@ -15,7 +15,6 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
 use super::topic::Topic;
-use crate::envelope::extract_key;
 use crate::record::Record;
 
 const NULL: &str = "kl-null";
@@ -29,8 +28,6 @@ pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub(super) const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// The publisher and its number of a record of core NATS.
 pub(super) const SEQUENCE: &str = "kl-seq";
-/// The header that names an aggregate, as the Go system writes it.
-const AGGREGATE: &str = "X-Aggregate-ID";
 /// Headers that the bus writes itself.
 const OWN: [&str; 8] = [
     NULL,
@@ -86,33 +83,9 @@ pub(super) fn to_wire(
         wire.append(NULL, "#");
     }
     if let Some(key) = record.key().filter(|_| with_key) {
-        add_key(&mut wire, record, key);
+        wire.append(KEY, escape(key));
     }
     Ok(wire)
-}
-
-/// Adds the key: as the aggregate's id if it can be one and no other is there, else under a name of ours.
-fn add_key(wire: &mut HeaderMap, record: &Record, key: &[u8]) {
-    let named = |record: &Record| {
-        let headers = record
-            .headers()
-            .filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value?)));
-        extract_key(None, headers, None, None).ok().map(|key| key.as_bytes().to_vec())
-    };
-    match named(record) {
-        Some(already) if already == key => return,
-        Some(_) => {}
-        None => {
-            if let Ok(id) = extract_key(None, [], Some(key), None)
-                && id.as_bytes() == key
-                && wire.get(AGGREGATE).is_none()
-            {
-                wire.append(AGGREGATE, id);
-                return;
-            }
-        }
-    }
-    wire.append(KEY, escape(key));
 }
 
 /// An id as it stands in a header.

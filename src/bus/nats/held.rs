@@ -1,4 +1,4 @@
-//! The deliveries that are not acknowledged: where each is, since when, and how many bytes they have.
+//! The deliveries that are not acknowledged: where each is, and since when.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,6 @@ pub(super) struct Held {
     entries: VecDeque<Entry>,
     /// Entries that are not finished.
     open: usize,
-    bytes: usize,
     /// The number of the barrier since which replies count.
     barrier: u32,
 }
@@ -24,26 +23,15 @@ struct Entry {
     /// The barrier that was the last when the reply came.
     barrier: u32,
     arrived: Time,
-    bytes: u32,
     finished: bool,
 }
 
 impl Held {
     /// A delivery was taken. Positions ascend.
-    pub(super) fn add(&mut self, position: u64, reply: Subject, bytes: usize, arrived: Time) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    pub(super) fn add(&mut self, position: u64, reply: Subject, arrived: Time) {
         self.open += 1;
-        self.bytes += bytes as usize;
         let barrier = self.barrier;
-        self.entries.push_back(Entry { position, reply, barrier, arrived, bytes, finished: false });
-    }
-
-    /// The delivery taken last was given back to whoever will deliver it again.
-    pub(super) fn retract(&mut self) {
-        if let Some(entry) = self.entries.pop_back() {
-            self.open -= usize::from(!entry.finished);
-            self.bytes -= entry.bytes as usize;
-        }
+        self.entries.push_back(Entry { position, reply, barrier, arrived, finished: false });
     }
 
     /// A delivery has come again: its newest reply counts. False if it is not held.
@@ -58,9 +46,8 @@ impl Held {
     pub(super) fn finish(&mut self, position: u64) -> Option<Subject> {
         let entry = self.find(position).filter(|entry| !entry.finished)?;
         entry.finished = true;
-        let (reply, bytes) = (entry.reply.clone(), entry.bytes);
+        let reply = entry.reply.clone();
         self.open -= 1;
-        self.bytes -= bytes as usize;
         Some(reply)
     }
 
@@ -79,7 +66,6 @@ impl Held {
             let Some(entry) = self.entries.pop_front() else { break };
             if !entry.finished {
                 self.open -= 1;
-                self.bytes -= entry.bytes as usize;
             }
             if entry.barrier == self.barrier {
                 last = Some(entry.reply);
@@ -96,11 +82,6 @@ impl Held {
     /// Deliveries that are not finished.
     pub(super) fn open(&self) -> usize {
         self.open
-    }
-
-    /// Their bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
     }
 
     /// When the oldest unfinished one came.

@@ -78,13 +78,13 @@ impl Links {
 
     /// Makes one more connection, whose events go where those of the others go.
     pub(super) async fn another(
-        &self,
         spawner: &Spawner,
         options: &NatsOptions,
+        health: &BusHealth,
         role: &'static str,
         thread: &str,
     ) -> Result<Link, BusError> {
-        OpeningLink::new(spawner, &Plan::new(options)?, &self.journal, role, thread)?.link().await
+        OpeningLink::new(spawner, &Plan::new(options)?, health, role, thread)?.link().await
     }
 
     /// How often connections were made anew.

@@ -232,6 +232,7 @@ impl Shared {
 
     fn closed(&self, report: BusReport) {
         let before = std::mem::replace(&mut *self.closing.lock(), Closing::Closed(report));
+        self.health.end("the bus is closed");
         if let Closing::Open(waiting) = before {
             waiting.into_iter().for_each(|answer| answer.give(Ok(report)));
         }

@@ -385,6 +385,7 @@ fn filters(config: &consumer::Config) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::topic_options::TopicOptions;
     use super::*;
 
     fn wanted<'a>(topic: &'a Topic, set: &[(&str, &str)]) -> Wanted<'a> {
@@ -422,7 +423,7 @@ mod tests {
 
     #[test]
     fn what_the_server_dropped_is_told() {
-        let topic = Topic::new("orders").unwrap();
+        let topic = Topic::with("orders", TopicOptions::default()).unwrap();
         let set = [("max_age", "1h"), ("duplicate_window", "1m"), ("discard", "new")];
         let wanted = wanted(&topic, &set);
         let mut got = wanted.new_config();
@@ -443,7 +444,7 @@ mod tests {
 
     #[test]
     fn growing_changes_what_is_less_and_nothing_else() {
-        let topic = Topic::new("orders").unwrap();
+        let topic = Topic::with("orders", TopicOptions::default()).unwrap();
         let there = json!({
             "name": "STREAM_orders", "subjects": ["x"], "max_msgs": 100, "max_age": 0, "num_replicas": 3,
             "discard": "new", "storage": "file", "of the future": {"stays": true},

@@ -14,6 +14,22 @@ pub trait Fixture: Sync {
         false
     }
 
+    /// Whether a header's name may be of any bytes, and not only of those that most protocols take.
+    fn takes_any_header_name(&self) -> bool {
+        true
+    }
+
+    /// Whether handlers of raw records see the key of what was published as an envelope: not where it stands in the body
+    /// alone.
+    fn tells_keys_of_envelopes(&self) -> bool {
+        true
+    }
+
+    /// Whether what is finished above the frontier is committed, too, so that not even a crash repeats it.
+    fn commits_above_the_frontier(&self) -> bool {
+        false
+    }
+
     /// Opens a bus of its own for one case. Topics and subscriptions are named anew in each case.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ fn subscriptions_start_at_a_time_or_a_position(stager: &Stager<'_>) -> Result<()
 }
 
 fn each_group_has_every_record(stager: &Stager<'_>) -> Result<(), Failed> {
-    let stage = stager.open_as(Shape { partitions: 2, ..Shape::new() })?;
+    let stage = stager.open()?;
     let topic = stage.name("topic");
     let (group, other) = (stage.name("group"), stage.name("other-group"));
     let (one, first) = follow(&stage, &topic, stage.policy("one").group(&*group))?;

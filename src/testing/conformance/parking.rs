@@ -96,12 +96,13 @@ fn dead_letters_hold_the_record_as_it_was(stager: &Stager<'_>) -> Result<(), Fai
     let policy = stage.policy("s").dead_letter(&*dead);
     let handler = |_: &Record| -> Handled { Err("no".into()) };
     stage.finish("the subscribe", stage.bus.subscribe(&topic, policy, handler))??;
+    let name: &[u8] = if stager.fixture().takes_any_header_name() { &[255, 0] } else { b"c" };
     let records = [
         Record::new([0, 255], [1, 2, 0, 254])
             .with_header("b", "2")
             .with_header("a", "")
             .with_null_header("a")
-            .with_header([255, 0], [0, 255]),
+            .with_header(name, [0, 255]),
         Record::null("null"),
         Record::new("empty", ""),
         Record::keyless("keyless"),

@@ -152,14 +152,15 @@ fn large_payloads_and_unicode_arrive(stager: &Stager<'_>) -> Result<(), Failed> 
     let (key, text) = ("注文-Ärger-🛩", "héllo 世界 🛫 \u{202e}\0\r\n");
     // All byte values, with no period that a buffer might share.
     let large: Vec<u8> = (0..512 * 1_024u32).map(|i| (i % 251) as u8).collect();
-    stage.publish(&topic, Record::new(key, text).with_header("ключ", "значение"))?;
+    let name = if stager.fixture().takes_any_header_name() { "ключ" } else { "key" };
+    stage.publish(&topic, Record::new(key, text).with_header(name, "значение"))?;
     stage.publish(&topic, Record::new(key, &large))?;
     stage.publish(&topic, Record::from_bytes(Some(key.as_bytes()), large.clone().into()))?;
     stage.until("all are handled", || notes.len() == 3)?;
     let all = notes.all();
     ensure(all.iter().all(|note| note.key.as_deref() == Some(key.as_bytes())), "keys are kept")?;
     equal("the text", all[0].text(), text.to_owned())?;
-    let header = (Vec::from("ключ"), Some(Vec::from("значение")));
+    let header = (Vec::from(name), Some(Vec::from("значение")));
     equal("the header", all[0].headers.clone(), vec![header])?;
     let same = all[1..].iter().all(|note| note.payload.as_ref() == Some(&large));
     ensure(same, "large payloads are kept")

@@ -144,7 +144,11 @@ fn a_stopped_source_is_said(stager: &Stager<'_>) -> Result<(), Failed> {
     let stage = stager.open()?;
     let topic = stage.name("topic");
     let handler = |_: &Record| -> Handled { Err("out of paper".into()) };
-    stage.finish("the subscribe", stage.bus.subscribe(&topic, stage.policy("s"), handler))??;
+    let subscribed = stage.bus.subscribe(&topic, stage.policy("s"), handler);
+    let subscription = stage.finish("the subscribe", subscribed)??;
+    let others = Notes::new(&stage);
+    let subscribed = stage.bus.subscribe(&topic, stage.policy("other"), others.taker());
+    let other = stage.finish("the subscribe", subscribed)??;
     equal("health before", stage.bus.health(), Health::Healthy)?;
     stage.publish(&topic, Record::new("key", "1"))?;
     let wanted = (ReasonKind::SourceStopped, "out of paper".to_owned());
@@ -152,6 +156,13 @@ fn a_stopped_source_is_said(stager: &Stager<'_>) -> Result<(), Failed> {
     stage.pass(Duration::from_secs(1));
     let said = |event: &BusEvent| matches!(event, BusEvent::SourceStopped { error, .. } if error == "out of paper");
     equal("events", events(&stage, said), 1)?;
+    // What another subscription of the topic does changes nothing of that; its own end does.
+    stage.until("the other goes on", || others.len() == 1)?;
+    stage.unsubscribe(&other)?;
+    stage.pass(Duration::from_secs(1));
+    equal("reasons", reasons(&stage), vec![wanted])?;
+    stage.unsubscribe(&subscription)?;
+    stage.until("nothing is left to say", || stage.bus.health() == Health::Healthy)?;
     let closing = stage.bus.close(Duration::from_secs(5));
     stage.finish("the close", closing)??;
     ensure(matches!(stage.bus.health(), Health::Down(_)), "a closed bus is down")

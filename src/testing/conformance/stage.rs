@@ -68,6 +68,10 @@ impl<'a> Stager<'a> {
         Self { fixture, case, patience }
     }
 
+    pub(super) fn fixture(&self) -> &dyn Fixture {
+        self.fixture
+    }
+
     pub(super) fn open(&self) -> Result<Stage, Failed> {
         self.open_as(Shape::new())
     }

@@ -47,10 +47,13 @@ impl Note {
     pub(super) fn of(record: &Record) -> Self {
         let headers =
             record.headers().map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec)));
+        // Those of one name have an order, and some protocols keep no other.
+        let mut headers: Vec<_> = headers.collect();
+        headers.sort_by(|a, b| a.0.cmp(&b.0));
         Self {
             key: record.key().map(<[u8]>::to_vec),
             payload: (!record.is_null()).then(|| record.payload().to_vec()),
-            headers: headers.collect(),
+            headers,
             position: record.position(),
             attempt: record.attempt(),
         }
