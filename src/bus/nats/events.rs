@@ -165,6 +165,13 @@ impl Signals {
     }
 }
 
+/// A connection that is given up is no trouble any more.
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.is_there();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

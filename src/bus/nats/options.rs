@@ -305,7 +305,7 @@ mod tests {
             ("ack_mode", "Each"),
             ("window", "0"),
             ("window", "+1"),
-            ("source_bytes", "1"),
+            ("checkpoint_interval", "1h"),
             ("tls", "yes"),
             ("ca_file", ""),
         ] {
