@@ -11,8 +11,8 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::task::unconstrained;
 use tokio::time::{sleep, timeout};
 
-use super::consumer::{Command, Desk};
 use super::core_sequence::Seen;
+use super::desk::{Command, Desk};
 use super::headers;
 use super::link::{Link, Links};
 use super::shared::{Member, Shared};
