@@ -150,11 +150,7 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
-    async fn order_anew(
-        &mut self,
-        stream: &stream::Info,
-        look: usize,
-    ) -> Result<u64, BrokerError> {
+    async fn order_anew(&mut self, stream: &stream::Info, look: usize) -> Result<u64, BrokerError> {
         let resumed = self.plan.resume.as_ref().map(Stored::frontier);
         let next = self.next().or(resumed).or(self.plan.place());
         let from = match (self.begin_elsewhere(next, stream)?, next) {

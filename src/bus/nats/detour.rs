@@ -111,7 +111,8 @@ impl<D: Deliveries> Consumer<D> {
             .with_timestamp(numbers.timestamp)
             .with_epoch(self.epoch());
         let why = raw.complaint().unwrap_or("it cut the connection");
-        let record = keyed(record, self.plan.key_in).with_refusal(format!("{why}: it cannot be read"));
+        let record =
+            keyed(record, self.plan.key_in).with_refusal(format!("{why}: it cannot be read"));
         let reply = self.reply(&numbers);
         self.poisons.took(numbers.stream, &reply);
         self.kept.push_back(Kept { numbers, reply, record });

@@ -154,7 +154,8 @@ impl Raw {
         for filter in filters {
             let wanted = json!({ "seq": from, "next_by_subj": filter });
             let found = Self::ask(control, stream, &wanted).await?;
-            let sooner = |found: &Self| first.as_ref().is_none_or(|first| found.place < first.place);
+            let sooner =
+                |found: &Self| first.as_ref().is_none_or(|first| found.place < first.place);
             if let Some(found) = found.filter(sooner) {
                 first = Some(found);
             }
@@ -209,7 +210,8 @@ impl Told {
         let bytes = |text: &str, what| BASE64_STANDARD.decode(text).map_err(|_| failed(what));
         let (headers, payload) = (bytes(&self.hdrs, "headers")?, bytes(&self.data, "payload")?);
         let time = Timestamp::parse(self.time.as_bytes()).ok_or_else(|| failed("time"))?;
-        let nanos = i128::from(time.unix_seconds()) * 1_000_000_000 + i128::from(time.subsec_nanos());
+        let nanos =
+            i128::from(time.unix_seconds()) * 1_000_000_000 + i128::from(time.subsec_nanos());
         let timestamp = i64::try_from(nanos).map_err(|_| failed("time"))?;
         let (place, subject) = (self.seq, self.subject);
         Ok(Raw { place, subject, headers, payload: payload.into(), timestamp })
@@ -322,7 +324,8 @@ mod tests {
 
     #[test]
     fn a_record_has_what_can_be_read_and_the_bytes_of_the_rest() {
-        let block = b"NATS/1.0\r\nX-Aggregate-ID: k1\r\nBad: a\xffb\r\nodd line\r\nGood: \xc3\xbc\r\n\r\n";
+        let block =
+            b"NATS/1.0\r\nX-Aggregate-ID: k1\r\nBad: a\xffb\r\nodd line\r\nGood: \xc3\xbc\r\n\r\n";
         let topic = Topic::with("orders", TopicOptions::plain()).unwrap();
         let record = raw("orders", block).record(&topic);
         assert_eq!(record.header("X-Aggregate-ID"), Some(&b"k1"[..]));
