@@ -16,7 +16,6 @@ use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
-use crate::subscription::Start;
 
 /// How much later than it says a server may deliver again.
 const LATE: Duration = Duration::from_secs(1);
@@ -71,6 +70,13 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Has everything above the floor come again, in order. The number of the first delivery that does.
     async fn restore(&mut self) -> Result<u64, BrokerError> {
+        let newest = self.source.ledger().newest();
+        let look = self.poisons.notice(self.deliveries.connects(), newest);
+        if look.is_some()
+            && let Some(next) = self.go_on_behind().await?
+        {
+            return Ok(next);
+        }
         // What was taken and not delivered comes again.
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
@@ -83,7 +89,7 @@ impl<D: Deliveries> Consumer<D> {
         let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
         self.end = self.end.max(stream.state.last_sequence + 1);
         if self.plan.acks == AckMode::Checkpoint {
-            return self.order_anew(&stream).await;
+            return self.order_anew(&stream, look.unwrap_or(0)).await;
         }
         // Of a consumer that is not there a server says nothing at all to a reset.
         let Some(info) = info else { return self.replace_missing(&stream).await };
@@ -92,6 +98,8 @@ impl<D: Deliveries> Consumer<D> {
         if let Some(from) = self.begin_elsewhere(next, &stream)? {
             return self.make(from).await;
         }
+        self.search(floor + 1, look.unwrap_or(0)).await?;
+        self.poisons.begin(floor);
         let connects = self.deliveries.connects();
         if !self.recovery.knows_no_reset(connects) {
             match self.plan.durable.reset(&self.shared.links.consume).await? {
@@ -142,19 +150,24 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
-    async fn order_anew(&mut self, stream: &stream::Info) -> Result<u64, BrokerError> {
+    async fn order_anew(&mut self, stream: &stream::Info, look: usize) -> Result<u64, BrokerError> {
         let resumed = self.plan.resume.as_ref().map(Stored::frontier);
-        let next = self.next().or(resumed);
+        let next = self.next().or(resumed).or(self.plan.place());
         let from = match (self.begin_elsewhere(next, stream)?, next) {
             (Some(from), _) => from,
-            (None, Some(next)) => self.plan.from(next),
+            (None, Some(next)) => {
+                self.search(next, look).await?;
+                let next = self.step_over(next).await?;
+                self.plan.from(next)
+            }
             (None, None) => self.plan.start(),
         };
         let control = &self.shared.links.control;
         // The old one would be gone after a while; while it is there it only costs the server something.
         let _ = self.plan.durable.delete(control).await;
         self.plan.rename();
-        self.plan.durable.create(control, from).await?;
+        let info = self.plan.durable.create(control, from).await?;
+        self.plan.began(&info);
         self.deliveries.aim(self.plan.durable.pulls(&self.shared.links.consume));
         Ok(1)
     }
@@ -180,16 +193,14 @@ impl<D: Deliveries> Consumer<D> {
         let name = self.plan.durable.name().to_owned();
         let kept = floors.get(&name).await?;
         let kept = kept.and_then(|(text, _)| std::str::from_utf8(&text).ok()?.parse().ok());
-        let place = self.source.ledger().frontier().or(kept).or(match self.plan.start {
-            Start::Position(position) => Some(position),
-            _ => None,
-        });
+        let place = self.source.ledger().frontier().or(kept).or(self.plan.place());
         let from = match (self.begin_elsewhere(place, stream)?, place) {
             (Some(from), _) => from,
             (None, Some(place)) => self.plan.from(place),
             (None, None) => self.plan.start(),
         };
-        self.plan.durable.create(&self.shared.links.control, from).await?;
+        let info = self.plan.durable.create(&self.shared.links.control, from).await?;
+        self.plan.began(&info);
         if kept.is_some() {
             floors.remove(&name).await?;
         }

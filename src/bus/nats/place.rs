@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
 use super::plan::Plan;
@@ -24,6 +24,19 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// The place that a consumer without a stored position begins at, where that is known.
+    pub(super) fn place(&self) -> Option<u64> {
+        match self.start {
+            Start::Position(position) => Some(position),
+            _ => None,
+        }
+    }
+
+    /// A consumer was made: one that is made in its place begins there too, whatever was published since.
+    pub(super) fn began(&mut self, info: &Info) {
+        self.start = Start::Position(info.delivered.stream_sequence.saturating_add(1));
     }
 
     /// Where a consumer begins that goes on at `position`.
