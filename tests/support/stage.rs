@@ -162,7 +162,16 @@ impl Stage {
     /// How many records are handled of which the server, or what we keep there, does not know it.
     pub fn forgotten(&self) -> usize {
         let handled = self.history.judge().handled;
-        handled.saturating_sub(self.checkpointed().unwrap_or_else(|| self.acknowledged()))
+        let known = self.checkpoint().map(|kept| kept.map_or(0, |stored| known_to(&stored)));
+        handled.saturating_sub(known.unwrap_or_else(|| self.floor()))
+    }
+
+    /// The records up to this one are known to be done.
+    pub fn floor(&self) -> usize {
+        match self.checkpoint() {
+            Some(kept) => kept.map_or(0, |stored| stored.frontier().saturating_sub(1) as usize),
+            None => self.acknowledged(),
+        }
     }
 
     /// Up to its floor: a reset has all above it delivered again, what is acknowledged as well.
@@ -170,17 +179,15 @@ impl Stage {
         self.consumer().ack_floor.stream_sequence as usize
     }
 
-    /// By the bus, if it keeps that itself.
-    fn checkpointed(&self) -> Option<usize> {
+    /// What the bus has written, if it keeps the position itself.
+    fn checkpoint(&self) -> Option<Option<Stored>> {
         let kept = self.insist("what the bus keeps", |context| async move {
             let Ok(bucket) = context.get_key_value("keylane").await else { return Ok(None) };
             bucket.get(format!("at.{DURABLE}")).await.map_err(|e| e.to_string())
         })?;
         let text = String::from_utf8(kept.to_vec()).ok()?;
         let (_owner, position) = text.split_once(' ')?;
-        let Ok(stored) = Stored::decode(position) else { return Some(0) };
-        let finished = stored.finished().iter().map(|run| run.last - run.first + 1);
-        Some((stored.frontier().saturating_sub(1) + finished.sum::<u64>()) as usize)
+        Some(Stored::decode(position).ok())
     }
 
     pub fn consumers(&self) -> Vec<consumer::Info> {
@@ -255,6 +262,12 @@ impl Stage {
             }
         })
     }
+}
+
+/// How many records are done by what is stored.
+fn known_to(stored: &Stored) -> usize {
+    let finished: u64 = stored.finished().iter().map(|run| run.last - run.first + 1).sum();
+    (stored.frontier().saturating_sub(1) + finished) as usize
 }
 
 pub fn key(n: u64) -> String {

@@ -1,7 +1,6 @@
 //! The recovery barrier: where deliveries may have been lost, nothing more is delivered until everything above the floor has
 //! been sent again, in order. What of that is running, waiting or finished is absorbed by the ledger.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::time::Duration;
 
@@ -13,145 +12,14 @@ use super::choice::AckMode;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
 use super::floors::Floors;
-use super::plan::Plan;
 use super::pull::Deliveries;
 use super::sequence::Sequence;
-use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, BusHealth, ReasonKind};
-use crate::clock::Time;
+use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
 use crate::subscription::Start;
 
-/// Between two tries of a recovery, at first and at most.
-const AGAIN_FIRST: Duration = Duration::from_millis(50);
-const AGAIN_MOST: Duration = Duration::from_secs(1);
-/// So many barriers for deliveries that went to somebody else, within so long, say that there is somebody else.
-const FOREIGN: usize = 3;
-const FOREIGN_WITHIN: Duration = Duration::from_secs(60);
-
-/// Why there is a barrier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// The consumer begins: what its predecessor held comes first.
-    Begun,
-    /// The connection is another.
-    Reconnected,
-    /// The server said nothing for too long.
-    Silence,
-    /// Deliveries are missing that the connection cannot have lost: somebody else has them.
-    Foreign,
-    /// Somebody has reset the consumer, or its server has forgotten.
-    Restarted,
-    /// Somebody has deleted it.
-    Gone,
-    /// Nobody answers for it.
-    NoResponders,
-}
-
-impl Why {
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::Begun => "the consumer begins",
-            Self::Reconnected => "the connection was cut",
-            Self::Silence => "the server was silent",
-            Self::Foreign => "deliveries are missing",
-            Self::Restarted => "the consumer's numbers began anew",
-            Self::Gone => "the consumer was deleted",
-            Self::NoResponders => "nobody leads the consumer",
-        }
-    }
-}
-
-/// Whether a recovery is under way, and what has led to the last ones.
-#[derive(Debug)]
-pub(super) struct Recovery {
-    under_way: Option<Why>,
-    /// Whether its beginning was said.
-    said: bool,
-    /// When it is tried next, and how long after that again.
-    due: Time,
-    pause: Duration,
-    /// The connection that deliveries are followed on.
-    connects: Option<u64>,
-    /// A connection whose server has not answered a reset though it was there.
-    resetless: Option<u64>,
-    /// The last barriers for deliveries that went to somebody else.
-    foreign: VecDeque<Time>,
-}
-
-impl Recovery {
-    /// Nothing is delivered before the first one.
-    pub(super) fn new() -> Self {
-        Self {
-            under_way: Some(Why::Begun),
-            said: false,
-            due: Time::ZERO,
-            pause: AGAIN_FIRST,
-            connects: None,
-            resetless: None,
-            foreign: VecDeque::new(),
-        }
-    }
-
-    pub(super) fn begin(&mut self, why: Why, now: Time) {
-        if self.under_way.is_some() {
-            return;
-        }
-        (self.under_way, self.due, self.pause) = (Some(why), now, AGAIN_FIRST);
-        if why == Why::Foreign {
-            self.foreign.push_back(now);
-            while self.foreign.front().is_some_and(|then| now.since(*then) > FOREIGN_WITHIN) {
-                self.foreign.pop_front();
-            }
-        }
-    }
-
-    pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
-    }
-
-    pub(super) fn is_shared(&self) -> bool {
-        self.foreign.len() >= FOREIGN
-    }
-
-    /// Whether the connection is another than the one that deliveries were followed on.
-    pub(super) fn has_reconnected(&self, connects: u64) -> bool {
-        self.connects.is_some_and(|before| before != connects)
-    }
-
-    pub(super) fn due_in(&self, now: Time) -> Option<Duration> {
-        self.under_way.map(|_| self.due.since(now))
-    }
-
-    /// Says that it has begun, once.
-    fn say_begun(&mut self, health: &BusHealth, plan: &Plan) -> &'static str {
-        let why = self.under_way.map_or("", Why::text);
-        if !self.said {
-            self.said = true;
-            let source = plan.label();
-            health.raise(ReasonKind::Barrier, &source, why);
-            health.say(BusEvent::BarrierBegun { source, why: why.to_owned() });
-        }
-        why
-    }
-
-    fn knows_no_reset(&self, connects: u64) -> bool {
-        self.resetless == Some(connects)
-    }
-
-    fn no_reset(&mut self, connects: u64) {
-        self.resetless = Some(connects);
-    }
-
-    fn put_off(&mut self, now: Time) {
-        self.due = now.after(self.pause);
-        self.pause = (self.pause * 2).min(AGAIN_MOST);
-    }
-
-    fn done(&mut self, connects: u64) {
-        (self.under_way, self.said) = (None, false);
-        self.connects = Some(connects);
-    }
-}
+/// How much later than it says a server may deliver again.
+const LATE: Duration = Duration::from_secs(1);
 
 impl<D: Deliveries> Consumer<D> {
     /// Goes on with a recovery that is under way.
@@ -191,7 +59,10 @@ impl<D: Deliveries> Consumer<D> {
             }
             // Whoever subscribes hears of any error.
             Err(error) if error.is_retryable() && self.begun.is_none() => {
-                log::warn!("{}: {error}", self.plan.label());
+                let label = self.plan.label();
+                log::warn!("{label}: {error}");
+                let text = format!("{why}; not over yet: {error}");
+                self.shared.health.raise(ReasonKind::Barrier, &label, text);
                 self.recovery.put_off(self.now);
             }
             Err(error) => self.failed(&error),
@@ -204,16 +75,19 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
+        // The consumer first: its floor may move while the stream is looked at, and is never ahead of that.
+        let info = match self.plan.acks {
+            AckMode::Checkpoint => None,
+            _ => self.plan.durable.info(&self.shared.links.control).await?,
+        };
         let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
         self.end = self.end.max(stream.state.last_sequence + 1);
         if self.plan.acks == AckMode::Checkpoint {
             return self.order_anew(&stream).await;
         }
         // Of a consumer that is not there a server says nothing at all to a reset.
-        let Some(info) = self.plan.durable.info(&self.shared.links.control).await? else {
-            return self.replace_missing(&stream).await;
-        };
-        let floor = info.ack_floor.stream_sequence;
+        let Some(info) = info else { return self.replace_missing(&stream).await };
+        let floor = floor(&info);
         let next = self.next().max((floor > 0).then_some(floor + 1));
         if let Some(from) = self.begin_elsewhere(next, &stream)? {
             return self.make(from).await;
@@ -291,7 +165,7 @@ impl<D: Deliveries> Consumer<D> {
             return self.collect().await;
         }
         let frontier = self.source.ledger().frontier();
-        let floor = frontier.unwrap_or(info.ack_floor.stream_sequence + 1);
+        let floor = frontier.unwrap_or(floor(info) + 1);
         // Should this process die in between, its successor finds no consumer, and goes on there.
         let floors = self.floors().await?;
         floors.put(self.plan.durable.name(), floor.to_string()).await?;
@@ -325,7 +199,7 @@ impl<D: Deliveries> Consumer<D> {
     /// A consumer whose deletion would lose records: what is unacknowledged comes again after the server's own time, in any
     /// order. All of it is taken, put in order, and delivered before anything new.
     async fn collect(&mut self) -> Result<u64, BrokerError> {
-        tokio::time::sleep(self.plan.ack_wait + AGAIN_MOST).await;
+        tokio::time::sleep(self.plan.ack_wait + LATE).await;
         let control = &self.shared.links.control;
         let gone = || BrokerError::new(BrokerErrorKind::Failed, "the consumer is gone");
         let info = self.plan.durable.info(control).await?.ok_or_else(gone)?;
@@ -362,4 +236,14 @@ impl<D: Deliveries> Consumer<D> {
         let replicas = self.plan.durable.config.num_replicas;
         Floors::open(&self.shared.links.control, replicas).await
     }
+}
+
+/// The last record of the stream that a consumer counts as handled, or 0. One that begins at a place says nothing of what
+/// is before until it is first acknowledged to.
+fn floor(info: &Info) -> u64 {
+    let begun = match info.config.deliver_policy {
+        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
+        _ => 0,
+    };
+    info.ack_floor.stream_sequence.max(begun)
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::handover::{Order, count};
+use super::outgoing::wire;
 use super::publisher::Wish;
-use super::sender::wire;
 use super::shared::Shared;
 use super::topic_options::Form;
 use super::verdict::Verdict;

@@ -4,127 +4,36 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::{Poll, Wake, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_nats::Subject;
-use tokio::sync::Notify;
 
-use super::arrival::{Arrival, Delivery, Numbers};
-use super::barrier::{Recovery, Why};
+use super::arrival::Numbers;
 use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
-use super::headers;
+use super::desk::{Command, Desk};
 use super::held::Held;
 use super::plan::Plan;
 use super::pull::Deliveries;
-use super::sequence::{Sequence, Step};
+use super::recovery::{Recovery, Why};
+use super::sequence::Sequence;
 use super::shared::Shared;
-use crate::bus::keyed::keyed;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, ReasonKind};
 use crate::clock::Time;
-use crate::delivery::DeliverError;
 use crate::outcome::Failure;
-use crate::record::{Position, Record};
+use crate::record::Record;
 use crate::reply::Answer;
-use crate::source::{Source, SourceOptions, Undelivered};
+use crate::source::{Source, SourceOptions};
 use crate::subscriber::Subscriber;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
-/// Records asked for at once.
-const BATCH: usize = 2_000;
-/// Deliveries taken before what is finished is looked at again.
-const TURN: usize = 256;
 /// How often finished records are looked for while some are unfinished.
 const TICK: Duration = Duration::from_millis(5);
 /// How long the last checkpoint may take.
 const KEEP: Duration = Duration::from_secs(5);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// What a consumer's loop is told.
-pub(super) enum Command {
-    /// Reads no more, lets what was read be handled until then, acknowledges, and ends.
-    Close(Time, Answer<BusReport>),
-    /// Begins a new assignment, as after a crash, or (true) with what is finished acknowledged first.
-    Restart(bool, Answer<Result<(), BusError>>),
-}
-
-/// How others reach the loop, and what they may know of it.
-#[derive(Default)]
-pub(super) struct Desk {
-    commands: Mutex<Vec<Command>>,
-    seen: Mutex<Seen>,
-    nudge: Arc<Nudge>,
-    ended: crate::sync::atomic::AtomicBool,
-}
-
-/// What others may know of a loop.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    /// Everything below is acknowledged.
-    pub(super) committed: u64,
-    /// After the newest record of the stream, as far as deliveries tell.
-    pub(super) end: u64,
-    pub(super) stopped_by: Option<Failure>,
-}
-
-/// Wakes the loop.
-#[derive(Default)]
-pub(super) struct Nudge(Notify);
-
-impl Wake for Nudge {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.notify_one();
-    }
-}
-
-impl Desk {
-    /// Tells the loop. Gives the command back if that has ended.
-    pub(super) fn tell(&self, command: Command) -> Result<(), Command> {
-        {
-            let mut commands = self.commands.lock();
-            // Acquire pairs with the release in `end`.
-            if self.ended.load(crate::sync::atomic::Ordering::Acquire) {
-                return Err(command);
-            }
-            commands.push(command);
-        }
-        self.nudge.0.notify_one();
-        Ok(())
-    }
-
-    pub(super) fn nudge(&self) {
-        self.nudge.0.notify_one();
-    }
-
-    pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().clone()
-    }
-
-    pub(super) fn waker(&self) -> Waker {
-        Waker::from(self.nudge.clone())
-    }
-
-    /// Ends once somebody calls.
-    pub(super) async fn nudged(&self) {
-        self.nudge.0.notified().await;
-    }
-
-    pub(super) fn take(&self) -> Vec<Command> {
-        std::mem::take(&mut *self.commands.lock())
-    }
-
-    pub(super) fn end(&self) -> Vec<Command> {
-        let mut commands = self.commands.lock();
-        self.ended.store(true, crate::sync::atomic::Ordering::Release);
-        std::mem::take(&mut *commands)
-    }
-}
 
 /// One durable consumer, or one that is checkpointed, and the source that it feeds.
 pub(super) struct Consumer<D> {
@@ -142,13 +51,13 @@ pub(super) struct Consumer<D> {
     /// Taken from the server and not yet by the source, in order.
     pub(super) kept: VecDeque<Kept>,
     /// What is acknowledged at the end of this turn.
-    to_ack: Vec<Subject>,
+    pub(super) to_ack: Vec<Subject>,
     finished: Vec<u64>,
     pub(super) now: Time,
     /// After the newest record of the stream, as far as deliveries tell.
     pub(super) end: u64,
     /// What the consumer had not been sent, as of the last delivery.
-    pending: u64,
+    pub(super) pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
     /// Who waits for its beginning.
     pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
@@ -266,7 +175,7 @@ impl<D: Deliveries> Consumer<D> {
         Ok(())
     }
 
-    fn reads(&self) -> bool {
+    pub(super) fn reads(&self) -> bool {
         self.kept.is_empty() && self.is_reading()
     }
 
@@ -348,86 +257,10 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
-    /// Delivers what is kept, as far as there is room.
-    fn deliver(&mut self) {
-        while let Some(kept) = self.kept.pop_front() {
-            if let Err(kept) = self.offer(kept) {
-                self.kept.push_front(kept);
-                return;
-            }
-        }
-    }
-
-    /// Offers a delivery to the source. It comes back if there is no room.
-    fn offer(&mut self, kept: Kept) -> Result<(), Kept> {
-        let Kept { numbers, reply, record } = kept;
-        match self.source.deliver(record) {
-            Ok(()) => {
-                self.held.add(numbers.stream, reply, self.now);
-                if numbers.delivered > 1 {
-                    self.subscriber.entry.state.counters.redelivered.add_shared(1);
-                }
-            }
-            Err(
-                Undelivered::Full(record)
-                | Undelivered::Bytes(record)
-                | Undelivered::Stopped(record),
-            )
-            | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
-                return Err(Kept { numbers, reply, record });
-            }
-            Err(Undelivered::Ledger(DeliverError::InFlight, record)) => {
-                record.recycle_quietly();
-                self.held.renew(numbers.stream, reply, self.now);
-            }
-            Err(Undelivered::Ledger(
-                DeliverError::AlreadyFinished | DeliverError::Passed,
-                record,
-            )) => {
-                record.recycle_quietly();
-                // A floor is acknowledged by what moved it alone.
-                if self.plan.acks == AckMode::Each {
-                    self.to_ack.push(reply);
-                }
-            }
-            Err(Undelivered::Ledger(DeliverError::OutOfOrder { .. }, record)) => {
-                record.recycle_quietly();
-                self.recovery.begin(Why::Foreign, self.now);
-            }
-            Err(Undelivered::Ledger(error, record)) => {
-                record.recycle_quietly();
-                self.stop_by(&error.to_string());
-            }
-            Err(Undelivered::Key(refusal, record)) => {
-                let error =
-                    format!("record {} of {}: {refusal}", numbers.stream, self.plan.topic.name);
-                record.recycle_quietly();
-                self.stop_by(&error);
-            }
-        }
-        Ok(())
-    }
-
     /// Stops the source for a reason of the bus' own.
     pub(super) fn stop_by(&mut self, why: &str) {
         let failure = Failure { error: why.into(), attempts: 0 };
         self.source.stop_by(self.plan.partition.unwrap_or(0), &failure);
-    }
-
-    /// Asks for more, if there is room for more.
-    async fn pull(&mut self) {
-        if !self.reads() || self.source.is_paused() {
-            return;
-        }
-        let expected = self.deliveries.expected(self.now);
-        let room = self.plan.window.saturating_sub(self.held.open() + expected);
-        let bytes = self.source.room();
-        let count = room.min(BATCH.saturating_sub(expected));
-        let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
-        if worth && bytes > 0 {
-            let least = self.shared.links.consume.client.max_payload();
-            self.deliveries.pull(count, bytes.max(least), self.now).await;
-        }
     }
 
     /// Tells the server of what has been held for long that it is in progress: of all that is held, since what alone is
@@ -485,8 +318,7 @@ impl<D: Deliveries> Consumer<D> {
         let due = if self.held.open() > 0 || !self.kept.is_empty() { TICK } else { IDLE };
         let due = self.recovery.due_in(self.now).map_or(due, |at| due.min(at));
         let desk = self.desk.clone();
-        let (mut called, mut slept) =
-            (pin!(desk.nudge.0.notified()), pin!(tokio::time::sleep(due)));
+        let (mut called, mut slept) = (pin!(desk.nudged()), pin!(tokio::time::sleep(due)));
         poll_fn(|cx| {
             let came = self.reads() && self.poll_taken(cx);
             if came || called.as_mut().poll(cx).is_ready() || slept.as_mut().poll(cx).is_ready() {
@@ -510,60 +342,6 @@ impl<D: Deliveries> Consumer<D> {
     fn take_ready(&mut self) -> bool {
         let mut cx = std::task::Context::from_waker(Waker::noop());
         self.reads() && self.poll_taken(&mut cx)
-    }
-
-    /// Takes up to a turn's deliveries. True if there was one.
-    fn poll_taken(&mut self, cx: &mut std::task::Context<'_>) -> bool {
-        for taken in 0..TURN {
-            if !self.reads() {
-                return taken > 0;
-            }
-            match self.deliveries.poll_next(cx, self.now) {
-                Poll::Ready(arrival) => self.take(arrival),
-                Poll::Pending => return taken > 0,
-            }
-        }
-        true
-    }
-
-    fn take(&mut self, arrival: Arrival) {
-        match arrival {
-            Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
-                Step::Next => {
-                    let kept = self.read(*delivery);
-                    if let Err(kept) = self.offer(kept) {
-                        self.kept.push_back(kept);
-                    }
-                }
-                Step::Gap { .. } => self.recovery.begin(Why::Foreign, self.now),
-                Step::Restarted => self.recovery.begin(Why::Restarted, self.now),
-            },
-            Arrival::Gone => self.recovery.begin(Why::Gone, self.now),
-            Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
-            Arrival::Heartbeat | Arrival::Ended { .. } | Arrival::Foreign => {}
-        }
-    }
-
-    /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
-    fn epoch(&self) -> u64 {
-        let epoch = u64::from(self.source.epoch());
-        self.checkpoint.as_ref().map_or(epoch, Checkpoint::token)
-    }
-
-    /// Makes a record of a delivery.
-    pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
-        let Delivery { numbers, reply, message } = delivery;
-        let (wire, payload) = (message.headers.as_ref(), &message.payload);
-        let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
-        let partition = self.plan.partition.unwrap_or(0);
-        let record = record
-            .with_position(Position { partition, offset: numbers.stream })
-            .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch());
-        let record = keyed(record, self.plan.key_in);
-        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
-        self.pending = numbers.pending;
-        Kept { numbers, reply, record }
     }
 
     fn is_over(&mut self) -> bool {

@@ -1,7 +1,7 @@
 //! What a bus keeps in a key-value bucket beside its consumers: how far a durable was before it was deleted, and the
 //! checkpoints of consumers that are not acknowledged.
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::{kv, stream};
 
 use super::link::Link;
 use crate::bus::{BrokerError, BrokerErrorKind};
@@ -19,20 +19,24 @@ impl Floors {
         if let Ok(store) = control.jetstream.get_key_value(BUCKET).await {
             return Ok(Self(store));
         }
-        let config = kv::Config {
-            bucket: BUCKET.to_owned(),
-            description: "positions of consumers".to_owned(),
-            history: 1,
+        // Not by the client's own call, which first reads what old servers do not say.
+        let config = stream::Config {
+            name: format!("KV_{BUCKET}"),
+            description: Some("positions of consumers".to_owned()),
+            subjects: vec![format!("$KV.{BUCKET}.>")],
+            max_messages_per_subject: 1,
+            discard: stream::DiscardPolicy::New,
             num_replicas: replicas,
-            ..kv::Config::default()
+            allow_rollup: true,
+            deny_delete: true,
+            ..stream::Config::default()
         };
-        match control.jetstream.create_key_value(config).await {
-            Ok(store) => Ok(Self(store)),
-            // Somebody else may have been first.
-            Err(error) => match control.jetstream.get_key_value(BUCKET).await {
-                Ok(store) => Ok(Self(store)),
-                Err(_) => Err(failed("the bucket cannot be made", error)),
-            },
+        // Somebody else may have been first: what counts is that it is there.
+        let made = control.jetstream.create_stream(config).await;
+        match (control.jetstream.get_key_value(BUCKET).await, made) {
+            (Ok(store), _) => Ok(Self(store)),
+            (Err(_), Err(error)) => Err(failed("the bucket cannot be made", error)),
+            (Err(error), Ok(_)) => Err(failed("the bucket cannot be opened", error)),
         }
     }
 

@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_sent_where_it_stands_nowhere_else() {
+        let record = Record::new("a b%", "").with_header("X-Aggregate-ID", "other");
+        let sent = to_wire(&record, true, false).unwrap();
+        assert_eq!(sent.get(KEY).map(|v| v.as_str()), Some("a%20b%25"));
+        assert_eq!(key(&sent), Some(b"a b%".to_vec()));
+        let sent = to_wire(&record, false, false).unwrap();
+        assert_eq!((sent.get(KEY), key(&sent)), (None, None));
+    }
+
+    #[test]
     fn a_letter_commands_nothing() {
         let record =
             Record::new("k", "").with_header("Nats-Msg-Id", "1").with_header("Nats-Rollup", "all");

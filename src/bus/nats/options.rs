@@ -5,14 +5,43 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth::{Auth, Credentials};
-use super::builder::NatsBuilder;
 use super::choice::{AckMode, Discard, Retention, Storage, Strategy};
 use super::choice::{Choice, File, Subject};
 use super::tls::Files;
 use super::topic::Topics;
+use crate::bus::BusError;
 use crate::config::nearest;
 use crate::error::ConfigError;
 use crate::option::{Count, Flag, Kind, Name, Or, Size, Span};
+use crate::runtime::Runtime;
+
+/// Builds a bus over NATS.
+///
+/// Options are set by calls, by name as text ([`set`](Self::set)), in the query of the servers' URL, and in the
+/// environment ([`with_vars`](Self::with_vars)), under one set of names: see [`help`](Self::help).
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use keylane::nats::{AckMode, NatsBus};
+/// use keylane::{Record, Runtime};
+///
+/// let runtime = Runtime::builder().build()?;
+/// let bus = NatsBus::builder(&runtime, "tls://a.example:4222,b.example?window=4000")
+///     .creds_file("/run/secrets/orders.creds")
+///     .ack_mode(AckMode::Floor)
+///     .ping_interval(Duration::from_secs(2))
+///     .connect()
+///     .wait()?;
+/// bus.publish("orders", Record::new("order-42", "paid")).wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a builder does nothing until `connect`"]
+pub struct NatsBuilder {
+    pub(super) runtime: Runtime,
+    pub(super) options: NatsOptions,
+    /// The first thing that was wrong; `connect` says it.
+    pub(super) refused: Option<BusError>,
+}
 
 /// A row of the table.
 struct Row {

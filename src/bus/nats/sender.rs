@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
-use bytes::Bytes;
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,13 +14,13 @@ use super::handover::{Handover, Id, News, Order, count};
 use super::headers;
 use super::inquiry::Inquiry;
 use super::link::Links;
-use super::topic_options::Form;
+use super::outgoing::{Sent, given, wire};
 use super::verdict::Verdict;
 use super::window::{Room, Sending, Ticket, Window};
 use crate::bus::PublishErrorKind;
 use crate::clock::Time;
 use crate::core::Core;
-use crate::record::{Position, Record};
+use crate::record::Position;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -49,17 +48,6 @@ pub(super) struct Sender {
     clogged: bool,
     done: (usize, usize),
     closing: Option<(Time, Vec<oneshot::Sender<usize>>)>,
-}
-
-/// What became of an attempt to send.
-enum Sent {
-    Yes,
-    /// The connection takes no more for now.
-    NotNow,
-    /// There is nothing more to wait for.
-    Over(Result<Position, PublishErrorKind>),
-    /// Its publisher has taken it back.
-    TakenBack,
 }
 
 impl Sender {
@@ -428,47 +416,5 @@ impl Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         self.give_back();
-    }
-}
-
-/// The headers of a record on its way.
-pub(super) fn wire(order: &Order, record: &Record) -> Result<HeaderMap, Box<str>> {
-    let with_key = order.topic.options.form != Form::Keyed && !order.envelope;
-    let mut wire = headers::to_wire(record, with_key, order.letter)?;
-    if let Id::Given(id) = &order.id {
-        wire.insert(headers::MESSAGE_ID, headers::id(id));
-    }
-    if let Some(expected) = order.expected {
-        wire.insert(headers::EXPECTED, expected.to_string());
-    }
-    Ok(wire)
-}
-
-/// Gives a message to the connection, if that takes it at once.
-fn given(
-    client: &Client,
-    subject: String,
-    reply: Option<Subject>,
-    wire: HeaderMap,
-    payload: Bytes,
-) -> Sent {
-    let subject = Subject::from(subject);
-    let sent = match (reply, wire.is_empty()) {
-        (Some(reply), true) => client.publish_with_reply(subject, reply, payload).now_or_never(),
-        (Some(reply), false) => {
-            client.publish_with_reply_and_headers(subject, reply, wire, payload).now_or_never()
-        }
-        (None, true) => client.publish(subject, payload).now_or_never(),
-        (None, false) => client.publish_with_headers(subject, wire, payload).now_or_never(),
-    };
-    use async_nats::client::PublishErrorKind as Kind;
-    match sent {
-        // Dropped before it is ready, nothing was sent.
-        None => Sent::NotNow,
-        Some(Ok(())) => Sent::Yes,
-        Some(Err(error)) if error.kind() == Kind::MaxPayloadExceeded => {
-            Sent::Over(Err(PublishErrorKind::TooLarge { most: Some(client.max_payload()) }))
-        }
-        Some(Err(error)) => Sent::Over(Err(PublishErrorKind::Failed(error.to_string().into()))),
     }
 }

@@ -1,7 +1,7 @@
 //! What all parts of a NATS bus share.
 
-use super::consumer::Desk;
-use super::core_topic::{CoreCounters, CoreCounts};
+use super::core_counts::{CoreCounters, CoreCounts};
+use super::desk::Desk;
 use super::link::Links;
 use super::options::NatsOptions;
 use super::publisher::Publisher;

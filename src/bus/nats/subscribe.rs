@@ -7,7 +7,8 @@ use async_nats::jetstream::stream::RetentionPolicy;
 
 use super::checkpoint::{Checkpoint, Found};
 use super::choice::AckMode;
-use super::consumer::{Command, Consumer, Desk};
+use super::consumer::Consumer;
+use super::desk::{Command, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
 use super::letter::ToTopic;

@@ -387,7 +387,6 @@ fn filters(config: &consumer::Config) -> String {
 mod tests {
     use super::super::topic_options::TopicOptions;
     use super::*;
-    use crate::bus::nats::TopicOptions;
 
     fn wanted<'a>(topic: &'a Topic, set: &[(&str, &str)]) -> Wanted<'a> {
         let mut options = NatsOptions::default();

@@ -1,0 +1,153 @@
+//! What a consumer takes in: asks the server for deliveries, follows their numbers, makes records of them, and offers
+//! these to the source.
+
+use std::task::{Context, Poll};
+
+use super::arrival::{Arrival, Delivery};
+use super::checkpoint::Checkpoint;
+use super::choice::AckMode;
+use super::consumer::{Consumer, Kept};
+use super::headers;
+use super::pull::Deliveries;
+use super::recovery::Why;
+use super::sequence::Step;
+use crate::bus::keyed::keyed;
+use crate::delivery::DeliverError;
+use crate::record::Position;
+use crate::source::Undelivered;
+
+/// Records asked for at once.
+const BATCH: usize = 2_000;
+/// Deliveries taken before what is finished is looked at again.
+const TURN: usize = 256;
+impl<D: Deliveries> Consumer<D> {
+    /// Asks for more, if there is room for more.
+    pub(super) async fn pull(&mut self) {
+        if !self.reads() || self.source.is_paused() {
+            return;
+        }
+        let expected = self.deliveries.expected(self.now);
+        let room = self.plan.window.saturating_sub(self.held.open() + expected);
+        let bytes = self.source.room();
+        let count = room.min(BATCH.saturating_sub(expected));
+        let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
+        if worth && bytes > 0 {
+            let least = self.shared.links.consume.client.max_payload();
+            self.deliveries.pull(count, bytes.max(least), self.now).await;
+        }
+    }
+
+    /// Delivers what is kept, as far as there is room.
+    pub(super) fn deliver(&mut self) {
+        while let Some(kept) = self.kept.pop_front() {
+            if let Err(kept) = self.offer(kept) {
+                self.kept.push_front(kept);
+                return;
+            }
+        }
+    }
+
+    /// Offers a delivery to the source. It comes back if there is no room.
+    fn offer(&mut self, kept: Kept) -> Result<(), Kept> {
+        let Kept { numbers, reply, record } = kept;
+        match self.source.deliver(record) {
+            Ok(()) => {
+                self.held.add(numbers.stream, reply, self.now);
+                if numbers.delivered > 1 {
+                    self.subscriber.entry.state.counters.redelivered.add_shared(1);
+                }
+            }
+            Err(
+                Undelivered::Full(record)
+                | Undelivered::Bytes(record)
+                | Undelivered::Stopped(record),
+            )
+            | Err(Undelivered::Ledger(DeliverError::WindowFull, record)) => {
+                return Err(Kept { numbers, reply, record });
+            }
+            Err(Undelivered::Ledger(DeliverError::InFlight, record)) => {
+                record.recycle_quietly();
+                self.held.renew(numbers.stream, reply, self.now);
+            }
+            Err(Undelivered::Ledger(
+                DeliverError::AlreadyFinished | DeliverError::Passed,
+                record,
+            )) => {
+                record.recycle_quietly();
+                // A floor is acknowledged by what moved it alone.
+                if self.plan.acks == AckMode::Each {
+                    self.to_ack.push(reply);
+                }
+            }
+            Err(Undelivered::Ledger(DeliverError::OutOfOrder { .. }, record)) => {
+                record.recycle_quietly();
+                self.recovery.begin(Why::Foreign, self.now);
+            }
+            Err(Undelivered::Ledger(error, record)) => {
+                record.recycle_quietly();
+                self.stop_by(&error.to_string());
+            }
+            Err(Undelivered::Key(refusal, record)) => {
+                let error =
+                    format!("record {} of {}: {refusal}", numbers.stream, self.plan.topic.name);
+                record.recycle_quietly();
+                self.stop_by(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up to a turn's deliveries. True if there was one.
+    pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> bool {
+        for taken in 0..TURN {
+            if !self.reads() {
+                return taken > 0;
+            }
+            match self.deliveries.poll_next(cx, self.now) {
+                Poll::Ready(arrival) => self.take(arrival),
+                Poll::Pending => return taken > 0,
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
+                Step::Next => {
+                    let kept = self.read(*delivery);
+                    if let Err(kept) = self.offer(kept) {
+                        self.kept.push_back(kept);
+                    }
+                }
+                Step::Gap { .. } => self.recovery.begin(Why::Foreign, self.now),
+                Step::Restarted => self.recovery.begin(Why::Restarted, self.now),
+            },
+            Arrival::Gone => self.recovery.begin(Why::Gone, self.now),
+            Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
+            Arrival::Heartbeat | Arrival::Ended { .. } | Arrival::Foreign => {}
+        }
+    }
+
+    /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
+    fn epoch(&self) -> u64 {
+        let epoch = u64::from(self.source.epoch());
+        self.checkpoint.as_ref().map_or(epoch, Checkpoint::token)
+    }
+
+    /// Makes a record of a delivery.
+    pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
+        let Delivery { numbers, reply, message } = delivery;
+        let (wire, payload) = (message.headers.as_ref(), &message.payload);
+        let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
+        let partition = self.plan.partition.unwrap_or(0);
+        let record = record
+            .with_position(Position { partition, offset: numbers.stream })
+            .with_timestamp(numbers.timestamp)
+            .with_epoch(self.epoch());
+        let record = keyed(record, self.plan.key_in);
+        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
+        self.pending = numbers.pending;
+        Kept { numbers, reply, record }
+    }
+}
