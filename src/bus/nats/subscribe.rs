@@ -29,6 +29,11 @@ use crate::reply::reply;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
 
+/// The usual time after which a delivery is taken for lost.
+const ACK_WAIT: Duration = Duration::from_secs(120);
+/// And where a recovery has to wait for as long.
+const ACK_WAIT_SHORT: Duration = Duration::from_secs(5);
+
 impl Shared {
     pub(super) fn subscribe(
         self: &Arc<Self>,
@@ -130,9 +135,14 @@ impl Shared {
             plan.resume = resume;
             return Ok((plan, Some(checkpoint)));
         }
-        let durable = &plan.durable;
-        if let Some(info) = durable.info(&self.links.control).await? {
-            let wanted = durable.config.clone().into_consumer_config();
+        let info = plan.durable.info(&self.links.control).await?;
+        if let Some(info) = info {
+            if self.options.ack_wait.is_none() {
+                // It may have been made by a server of another version.
+                (plan.ack_wait, plan.durable.config.ack_wait) =
+                    (info.config.ack_wait, info.config.ack_wait);
+            }
+            let wanted = plan.durable.config.clone().into_consumer_config();
             topology::check_consumer(&wanted, &info.config)?;
         }
         Ok((plan, None))
@@ -177,9 +187,20 @@ impl Shared {
             )
             .into());
         }
+        if acks == AckMode::Checkpoint && stream.retention != RetentionPolicy::Limits {
+            let text = format!(
+                "stream {} keeps a record until its consumers acknowledge it, and checkpoints do not: set `ack_mode` to \
+                 `each` or `floor`, or its retention to `limits`",
+                stream.name
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Unsupported, text).into());
+        }
         let kept_as = topic.durable(subscription.group_name(), partition);
         let (name, filters) = (kept_as.clone(), topic.filters(partition));
-        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
+        let slow =
+            stream.retention == RetentionPolicy::Interest && !self.links.consume.version().resets();
+        let usual = if slow { ACK_WAIT_SHORT } else { ACK_WAIT };
+        let (ack_wait, window) = (self.options.ack_wait.unwrap_or(usual), self.options.window);
         let durable = |policy| {
             durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
         };
