@@ -12,6 +12,7 @@ use super::desk::{Command, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
 use super::letter::ToTopic;
+use super::place::floor;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Closing, Member, Shared};
@@ -26,7 +27,7 @@ use crate::clock::Time;
 use crate::handler::Handler;
 use crate::position::Stored;
 use crate::reply::reply;
-use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
+use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
 use crate::sync::Arc;
 
 /// The usual time after which a delivery is taken for lost.
@@ -133,6 +134,9 @@ impl Shared {
         if plan.acks == AckMode::Checkpoint {
             let (checkpoint, resume) = self.claim(&plan).await?;
             plan.resume = resume;
+            if plan.resume.is_none() {
+                self.start_after(&mut plan).await?;
+            }
             return Ok((plan, Some(checkpoint)));
         }
         let info = plan.durable.info(&self.links.control).await?;
@@ -144,8 +148,30 @@ impl Shared {
             }
             let wanted = plan.durable.config.clone().into_consumer_config();
             topology::check_consumer(&wanted, &info.config)?;
+        } else if plan.topic.options.start_after.is_some() {
+            let floors = Floors::open(&self.links.control, plan.durable.config.num_replicas);
+            if floors.await?.get(plan.durable.name()).await?.is_none() {
+                self.start_after(&mut plan).await?;
+            }
         }
         Ok((plan, None))
+    }
+
+    /// Has a consumer without a stored position begin behind another, if that is asked for.
+    async fn start_after(&self, plan: &mut Plan) -> Result<(), BusError> {
+        let Some(name) = &plan.topic.options.start_after else { return Ok(()) };
+        let stream = &plan.durable.stream;
+        let mut other = plan.durable.clone();
+        other.config.durable_name = Some(name.clone());
+        let Some(info) = other.info(&self.links.control).await? else {
+            let text = format!(
+                "stream {stream} has no consumer {name}: name the one that `start_after` is to begin behind, or leave \
+                 that out"
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Mismatch, text).into());
+        };
+        plan.start = Start::Position(floor(&info).saturating_add(1));
+        Ok(())
     }
 
     /// Claims the position of a consumer that is not acknowledged, and says where it stands.
