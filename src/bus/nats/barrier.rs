@@ -1,24 +1,18 @@
 //! The recovery barrier: where deliveries may have been lost, nothing more is delivered until everything above the floor has
 //! been sent again, in order. What of that is running, waiting or finished is absorbed by the ledger.
 
-use std::future::poll_fn;
-use std::time::Duration;
-
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
-use super::arrival::Arrival;
 use super::choice::AckMode;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
 use super::floors::Floors;
+use super::place::floor;
 use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
-
-/// How much later than it says a server may deliver again.
-const LATE: Duration = Duration::from_secs(1);
 
 impl<D: Deliveries> Consumer<D> {
     /// Goes on with a recovery that is under way.
@@ -129,7 +123,7 @@ impl<D: Deliveries> Consumer<D> {
             return Ok(None);
         };
         let source = self.plan.label();
-        let Some(from) = self.plan.after_loss() else {
+        let Some(from) = self.plan.after_loss(stream) else {
             return Err(BrokerError::new(BrokerErrorKind::LostPosition, lost));
         };
         log::warn!("{source}: {lost}");
@@ -160,7 +154,7 @@ impl<D: Deliveries> Consumer<D> {
                 let next = self.step_over(next).await?;
                 self.plan.from(next)
             }
-            (None, None) => self.plan.start(),
+            (None, None) => self.plan.start(stream),
         };
         let control = &self.shared.links.control;
         // The old one would be gone after a while; while it is there it only costs the server something.
@@ -175,7 +169,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Without a reset: the consumer is made anew where it was.
     async fn replace(&mut self, info: &Info) -> Result<u64, BrokerError> {
         if self.plan.retention == RetentionPolicy::Interest {
-            return self.collect().await;
+            return self.collect(info).await;
         }
         let frontier = self.source.ledger().frontier();
         let floor = frontier.unwrap_or(floor(info) + 1);
@@ -197,7 +191,7 @@ impl<D: Deliveries> Consumer<D> {
         let from = match (self.begin_elsewhere(place, stream)?, place) {
             (Some(from), _) => from,
             (None, Some(place)) => self.plan.from(place),
-            (None, None) => self.plan.start(),
+            (None, None) => self.plan.start(stream),
         };
         let info = self.plan.durable.create(&self.shared.links.control, from).await?;
         self.plan.began(&info);
@@ -207,54 +201,8 @@ impl<D: Deliveries> Consumer<D> {
         Ok(1)
     }
 
-    /// A consumer whose deletion would lose records: what is unacknowledged comes again after the server's own time, in any
-    /// order. All of it is taken, put in order, and delivered before anything new.
-    async fn collect(&mut self) -> Result<u64, BrokerError> {
-        tokio::time::sleep(self.plan.ack_wait + LATE).await;
-        let control = &self.shared.links.control;
-        let gone = || BrokerError::new(BrokerErrorKind::Failed, "the consumer is gone");
-        let info = self.plan.durable.info(control).await?.ok_or_else(gone)?;
-        let wanted = info.num_ack_pending;
-        let now = self.shared.runtime.clock().now();
-        let mut all = Vec::with_capacity(wanted.min(self.plan.window));
-        let mut next = info.delivered.consumer_sequence + 1;
-        if wanted > 0 {
-            self.deliveries.pull(wanted, 0, now).await;
-        }
-        while all.len() < wanted {
-            let come = poll_fn(|cx| self.deliveries.poll_next(cx, now));
-            match tokio::time::timeout(self.plan.ack_wait, come).await {
-                Ok(Arrival::Delivery(delivery)) => {
-                    next = delivery.numbers.consumer + 1;
-                    all.push(*delivery);
-                }
-                Ok(Arrival::Heartbeat | Arrival::Foreign) => {}
-                Ok(_) | Err(_) => {
-                    let text = "the server did not deliver again what it has to";
-                    return Err(BrokerError::new(BrokerErrorKind::Failed, text));
-                }
-            }
-        }
-        all.sort_by_key(|delivery| delivery.numbers.stream);
-        for delivery in all {
-            let kept = self.read(delivery);
-            self.kept.push_back(kept);
-        }
-        Ok(next)
-    }
-
     async fn floors(&self) -> Result<Floors, BrokerError> {
         let replicas = self.plan.durable.config.num_replicas;
         Floors::open(&self.shared.links.control, replicas).await
     }
-}
-
-/// The last record of the stream that a consumer counts as handled, or 0. One that begins at a place says nothing of what
-/// is before until it is first acknowledged to.
-fn floor(info: &Info) -> u64 {
-    let begun = match info.config.deliver_policy {
-        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
-        _ => 0,
-    };
-    info.ack_floor.stream_sequence.max(begun)
 }

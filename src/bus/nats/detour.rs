@@ -45,7 +45,9 @@ impl<D: Deliveries> Consumer<D> {
             timestamp: raw.timestamp,
             pending: info.num_pending,
         };
-        self.keep_unreadable(&raw, numbers);
+        let kept = self.unreadable(&raw, numbers);
+        self.poisons.took(place, &kept.reply);
+        self.kept.push_back(kept);
         Ok(Some(next + 1))
     }
 
@@ -65,9 +67,10 @@ impl<D: Deliveries> Consumer<D> {
                 other => other?,
             };
             let Some(raw) = raw else { return Ok(()) };
-            if let Some(complaint) = raw.complaint() {
+            if let Some(complaint) = raw.complaint()
+                && self.poisons.add(raw.place)
+            {
                 log::warn!("record {} of {}: {complaint}", raw.place, self.plan.label());
-                self.poisons.add(raw.place);
                 return Ok(());
             }
             at = raw.place.saturating_add(1);
@@ -83,10 +86,12 @@ impl<D: Deliveries> Consumer<D> {
     pub(super) async fn step_over(&mut self, mut at: u64) -> Result<u64, BrokerError> {
         self.poisons.begin(at.saturating_sub(1));
         while let Some(place) = self.poisons.ahead() {
-            let Some(raw) = self.raw(at).await?.filter(|raw| raw.place == place) else { break };
-            let (stream, timestamp) = (place, raw.timestamp);
-            let numbers = Numbers { stream, consumer: 0, delivered: 1, timestamp, pending: 0 };
-            self.keep_unreadable(&raw, numbers);
+            if self.raw(at).await?.is_none_or(|raw| raw.place != place) {
+                break;
+            }
+            let Some(kept) = self.unreadable_at(place).await? else { break };
+            self.poisons.took(place, &kept.reply);
+            self.kept.push_back(kept);
             at = place.saturating_add(1);
         }
         Ok(at)
@@ -102,8 +107,18 @@ impl<D: Deliveries> Consumer<D> {
         Raw::next(&self.shared.links.control, &self.plan.durable.stream, &filters, at).await
     }
 
-    /// Keeps the record as if it had been delivered with these numbers.
-    fn keep_unreadable(&mut self, raw: &Raw, numbers: Numbers) {
+    /// The record that cannot be read and stands at `place`, if it is still there.
+    pub(super) async fn unreadable_at(&mut self, place: u64) -> Result<Option<Kept>, BrokerError> {
+        let raw = self.raw(place).await?.filter(|raw| raw.place == place);
+        Ok(raw.map(|raw| {
+            let (stream, timestamp) = (place, raw.timestamp);
+            let numbers = Numbers { stream, consumer: 1, delivered: 1, timestamp, pending: 0 };
+            self.unreadable(&raw, numbers)
+        }))
+    }
+
+    /// The record as if it had been delivered with these numbers.
+    fn unreadable(&self, raw: &Raw, numbers: Numbers) -> Kept {
         let partition = self.plan.partition.unwrap_or(0);
         let record = raw
             .record(&self.plan.topic)
@@ -114,12 +129,11 @@ impl<D: Deliveries> Consumer<D> {
         let record =
             keyed(record, self.plan.key_in).with_refusal(format!("{why}: it cannot be read"));
         let reply = self.reply(&numbers);
-        self.poisons.took(numbers.stream, &reply);
-        self.kept.push_back(Kept { numbers, reply, record });
+        Kept { numbers, reply, record }
     }
 
     /// Where a delivery with these numbers is acknowledged: as others of the consumer are, if there were any.
-    fn reply(&self, numbers: &Numbers) -> Subject {
+    pub(super) fn reply(&self, numbers: &Numbers) -> Subject {
         let durable = &self.plan.durable;
         let plain = || format!("$JS.ACK.{}.{}.1.1.1.1.1", durable.stream, durable.name());
         let like = self.poisons.reply().map_or_else(plain, Subject::to_string);

@@ -7,6 +7,7 @@ mod batch;
 mod builder;
 mod checkpoint;
 mod choice;
+mod collect;
 mod consumer;
 mod core_counts;
 mod core_sequence;

@@ -10,10 +10,10 @@ use crate::subscription::{OnLost, Start};
 
 impl Plan {
     /// Where a consumer begins that has no stored position.
-    pub(super) fn start(&self) -> DeliverPolicy {
+    pub(super) fn start(&self, stream: &stream::Info) -> DeliverPolicy {
         match self.start {
             Start::Earliest => DeliverPolicy::All,
-            Start::Latest => DeliverPolicy::New,
+            Start::Latest => self.end(stream),
             Start::Position(position) => self.from(position),
             Start::At(time) => {
                 let since = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -23,6 +23,16 @@ impl Plan {
                     _ => DeliverPolicy::New,
                 }
             }
+        }
+    }
+
+    /// Behind the last record, by its number: a consumer that begins at what is new cannot be made anew there, since
+    /// until it is acknowledged to it does not tell where that was.
+    fn end(&self, stream: &stream::Info) -> DeliverPolicy {
+        match self.retention {
+            // Begins nowhere else than at its first record, which the server says.
+            RetentionPolicy::WorkQueue => DeliverPolicy::New,
+            _ => self.from(stream.state.last_sequence.saturating_add(1)),
         }
     }
 
@@ -49,11 +59,11 @@ impl Plan {
     }
 
     /// Where it goes on whose place is there no more; `None`: nowhere.
-    pub(super) fn after_loss(&self) -> Option<DeliverPolicy> {
+    pub(super) fn after_loss(&self, stream: &stream::Info) -> Option<DeliverPolicy> {
         match self.on_lost {
             OnLost::Stop => None,
             OnLost::Earliest => Some(DeliverPolicy::All),
-            OnLost::Latest => Some(DeliverPolicy::New),
+            OnLost::Latest => Some(self.end(stream)),
         }
     }
 
@@ -82,4 +92,16 @@ impl Plan {
         }
         None
     }
+}
+
+/// The last record of the stream that a consumer counts as handled. Old servers do not say where it began until it is
+/// first acknowledged to.
+pub(super) fn floor(info: &Info) -> u64 {
+    let begun = match info.config.deliver_policy {
+        // Nothing was delivered: it stands where it began.
+        _ if info.delivered.consumer_sequence == 0 => info.delivered.stream_sequence,
+        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
+        _ => 0,
+    };
+    info.ack_floor.stream_sequence.max(begun)
 }

@@ -85,11 +85,15 @@ impl Poisons {
         self.last = floor;
     }
 
-    pub(super) fn add(&mut self, place: u64) {
-        self.known.insert(place);
+    /// Something that cannot be read stands there. False if that was known.
+    pub(super) fn add(&mut self, place: u64) -> bool {
+        if !self.known.insert(place) {
+            return false;
+        }
         while self.known.len() > KNOWN {
             self.known.pop_first();
         }
+        true
     }
 
     /// A delivery was taken, which is acknowledged there.
@@ -350,14 +354,14 @@ mod tests {
     #[test]
     fn what_is_ahead_is_above_what_was_taken() {
         let mut poisons = Poisons::default();
-        [9, 4, 12].into_iter().for_each(|place| poisons.add(place));
+        [9, 4, 12].into_iter().for_each(|place| _ = poisons.add(place));
         poisons.begin(4);
         assert_eq!(poisons.ahead(), Some(9));
         poisons.took(9, &"r".into());
         assert_eq!(poisons.ahead(), Some(12));
         poisons.begin(8);
         assert_eq!((poisons.ahead(), poisons.known().count()), (Some(9), 2));
-        (20..20 + 2 * KNOWN as u64).for_each(|place| poisons.add(place));
+        (20..20 + 2 * KNOWN as u64).for_each(|place| _ = poisons.add(place));
         assert_eq!(poisons.known().count(), KNOWN);
     }
 }
