@@ -32,7 +32,7 @@ impl<D: Deliveries> Consumer<D> {
         // Before one that cuts the connection they come one by one, so that nothing is lost with it.
         let batch = if self.poisons.ahead().is_some() { 1 } else { BATCH };
         let count = room.min(batch.saturating_sub(expected));
-        let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
+        let worth = count > 0 && (expected == 0 || count >= BATCH.min(self.plan.window) / 2);
         if worth && bytes > 0 {
             let least = self.shared.links.consume.client.max_payload();
             self.deliveries.pull(count, bytes.max(least), self.now).await;
