@@ -93,11 +93,16 @@ fn cut_and_restarted(mode: AckMode, retention: Retention, version: &str) {
     scene.notes.assert_order();
     // Closed in order: nothing comes again but what was not finished.
     let before = scene.handled();
+    let closed = match mode {
+        AckMode::Checkpoint => serde_json::Value::Null,
+        _ => scene.wire.request(&format!("CONSUMER.INFO.{STREAM}.{DURABLE}"), ""),
+    };
     let service = scene.start();
     scene.publish(70..71);
     scene.notes.wait(70 * KEYS as usize, SOON);
     service.close();
-    assert_eq!(scene.handled() - before, KEYS as usize);
+    let again = scene.notes.handled().split_off(before);
+    assert_eq!(again.len(), KEYS as usize, "{again:?} after {closed}");
 }
 
 /// We are gone between the deletion of the consumer and its making, as an old server needs it: the floor was written
@@ -327,29 +332,28 @@ fn lost_at_start(mode: AckMode, loss: Loss, on_lost: OnLost) {
     lose(&mut scene, loss);
     scene.publish(5..6);
     let policy = |policy: Subscription| policy.on_lost_position(on_lost);
-    // The consumer goes with its stream: of a durable nothing is stored then.
-    let stored = !matches!(loss, Loss::MadeAnew) || mode == AckMode::Checkpoint;
+    // A durable's position is the server's: it goes with the stream, and a purge moves it.
+    let stored = matches!(loss, Loss::Retention) || mode == AckMode::Checkpoint;
     if on_lost == OnLost::Stop && stored {
         let (kind, text) = refused(&scene, policy);
         assert_eq!(kind, BrokerErrorKind::LostPosition, "{what}: {text}");
         return;
     }
     let service = scene.try_start(|builder| builder, policy).unwrap();
-    scene.publish(6..7);
-    let came = if on_lost == OnLost::Latest && stored { 1 } else { 2 };
-    // Retention has left the last two of what was there.
-    let more = if matches!(loss, Loss::Retention) && on_lost == OnLost::Latest { 0 } else { 0 };
-    let kept = match loss {
-        Loss::Retention if on_lost == OnLost::Earliest => None,
-        _ => Some((2 + came + more) * KEYS as usize),
+    let left = if on_lost == OnLost::Latest && stored {
+        0
+    } else if matches!(loss, Loss::Retention) {
+        2
+    } else {
+        KEYS as usize
     };
-    match kept {
-        Some(count) => scene.notes.wait(count, SOON),
-        None => scene.notes.wait(2 * KEYS as usize + 2, SOON),
-    }
+    scene.notes.wait(2 * KEYS as usize + left, SOON);
+    scene.wire.record(TOPIC, "k3", 6);
+    scene.notes.wait(2 * KEYS as usize + left + 1, SOON);
     service.close();
-    eprintln!("{what}: {:?}", scene.notes.handled());
     scene.notes.assert_order();
+    let handled = scene.notes.handled().split_off(2 * KEYS as usize);
+    assert_eq!(handled.len(), left + 1, "{what}: {handled:?}");
 }
 
 fn lost_while_running(mode: AckMode, loss: Loss, on_lost: OnLost) {

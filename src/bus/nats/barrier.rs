@@ -1,6 +1,8 @@
 //! The recovery barrier: where deliveries may have been lost, nothing more is delivered until everything above the floor has
 //! been sent again, in order. What of that is running, waiting or finished is absorbed by the ledger.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
@@ -13,6 +15,9 @@ use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
+
+/// How long a stream may be missing before that stops its source.
+const MISSING: Duration = Duration::from_secs(2);
 
 impl<D: Deliveries> Consumer<D> {
     /// Goes on with a recovery that is under way.
@@ -42,6 +47,7 @@ impl<D: Deliveries> Consumer<D> {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
+                self.plan.made_anew = false;
                 if let Some(begun) = self.begun.take() {
                     begun.give(Ok(()));
                 }
@@ -51,7 +57,7 @@ impl<D: Deliveries> Consumer<D> {
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
             // Whoever subscribes hears of any error.
-            Err(error) if error.is_retryable() && self.begun.is_none() => {
+            Err(error) if self.begun.is_none() && self.may_pass(&error) => {
                 let label = self.plan.label();
                 log::warn!("{label}: {error}");
                 let text = format!("{why}; not over yet: {error}");
@@ -60,6 +66,12 @@ impl<D: Deliveries> Consumer<D> {
             }
             Err(error) => self.failed(&error),
         }
+    }
+
+    /// Whether an error is worth another try. A stream may be made anew: that is given a moment.
+    fn may_pass(&self, error: &BrokerError) -> bool {
+        let missing = error.kind() == BrokerErrorKind::MissingTopic;
+        error.is_retryable() || missing && self.recovery.lasts(self.now) < MISSING
     }
 
     /// Has everything above the floor come again, in order. The number of the first delivery that does.
@@ -82,6 +94,7 @@ impl<D: Deliveries> Consumer<D> {
         };
         let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
         self.end = self.end.max(stream.state.last_sequence + 1);
+        self.plan.look_at(&stream);
         if self.plan.acks == AckMode::Checkpoint {
             return self.order_anew(&stream, look.unwrap_or(0)).await;
         }
@@ -130,6 +143,7 @@ impl<D: Deliveries> Consumer<D> {
         self.shared.health.say(BusEvent::PositionLost { source, error: lost });
         // Numbers begin anew: another assignment.
         self.plan.resume = None;
+        self.plan.made_anew = false;
         self.open()
             .map_err(|error| BrokerError::new(BrokerErrorKind::Failed, error.to_string()))?;
         Ok(Some(from))

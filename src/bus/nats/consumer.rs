@@ -281,7 +281,8 @@ impl<D: Deliveries> Consumer<D> {
             return;
         }
         self.in_progress = self.now;
-        let replies: Vec<_> = self.held.replies().cloned().collect();
+        let replies: Vec<_> =
+            self.held.replies(self.plan.acks == AckMode::Floor).cloned().collect();
         for reply in replies {
             if !self.deliveries.say(reply, b"+WPI").await {
                 return;

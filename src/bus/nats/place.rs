@@ -67,6 +67,12 @@ impl Plan {
         }
     }
 
+    /// Looks whether the stream is another than it was.
+    pub(super) fn look_at(&mut self, stream: &stream::Info) {
+        let before = self.made.replace(stream.created);
+        self.made_anew |= before.is_some_and(|before| before != stream.created);
+    }
+
     /// What is lost of a stream for one that goes on at `next`, in words.
     ///
     /// That something is missing at the stream's beginning is said only where that would have been ours: where the consumer
@@ -74,6 +80,11 @@ impl Plan {
     pub(super) fn lost(&self, next: u64, stream: &stream::Info) -> Option<String> {
         let (first, last) = (stream.state.first_sequence, stream.state.last_sequence);
         let name = &stream.config.name;
+        if self.made_anew {
+            return Some(format!(
+                "the position {next} is not in stream {name} any more: it was made anew"
+            ));
+        }
         if next > last.saturating_add(1) {
             return Some(format!(
                 "the position {next} is not in stream {name} any more, which ends at {last}: it was made anew, or cut"

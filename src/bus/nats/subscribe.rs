@@ -248,6 +248,8 @@ impl Shared {
             key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
             on_lost: subscription.on_lost,
             kept_as,
+            made: None,
+            made_anew: false,
             resume: None,
         })
     }
