@@ -69,8 +69,8 @@ impl Arrival {
         }
     }
 
-    fn delivery(message: Message) -> Self {
-        let Some(reply) = message.reply.clone() else { return Self::Foreign };
+    fn delivery(mut message: Message) -> Self {
+        let Some(reply) = message.reply.take() else { return Self::Foreign };
         match Numbers::read(&reply) {
             Some(numbers) => Self::Delivery(Box::new(Delivery { numbers, reply, message })),
             None => Self::Foreign,
@@ -82,15 +82,15 @@ impl Numbers {
     /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
     /// domain and an account before the stream's name, and perhaps a token more at the end.
     fn read(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?;
-        let tokens = rest.split('.').count();
-        let before = match tokens {
-            7 => 2,
-            9.. => 4,
+        // By bytes, since every delivery is read: searching text for dots costs several times as much.
+        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        let before = match rest.iter().filter(|byte| **byte == b'.').count() {
+            6 => 2,
+            8.. => 4,
             _ => return None,
         };
-        let mut tokens = rest.split('.').skip(before);
-        let mut number = || tokens.next()?.parse::<u64>().ok();
+        let mut tokens = rest.split(|byte| *byte == b'.').skip(before);
+        let mut number = || digits(tokens.next()?);
         Some(Self {
             delivered: number()?,
             stream: number()?,
@@ -99,6 +99,17 @@ impl Numbers {
             pending: number()?,
         })
     }
+}
+
+/// A number in decimal digits alone.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[cfg(test)]
@@ -131,6 +142,10 @@ mod tests {
             "_INBOX.x",
             "$JS.ACK.S.c.1.x.3.4.5",
             "$JS.ACK.S.c.1.2.3.-4.5",
+            "$JS.ACK.S.c.1.2.3.+4.5",
+            "$JS.ACK.S.c.1..3.4.5",
+            "$JS.ACK.S.c.1.2.3.4.18446744073709551616",
+            "$JS.ACK.S.c.1.2.3.18446744073709551615.5",
         ] {
             assert_eq!(Numbers::read(foreign), None, "{foreign}");
         }
