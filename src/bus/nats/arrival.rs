@@ -46,10 +46,10 @@ pub(super) enum Arrival {
 
 impl Arrival {
     /// Reads a message that came to a pull's inbox.
-    pub(super) fn read(message: Message) -> Self {
+    pub(super) fn read(mut message: Message) -> Self {
         // What is stored may say what a status says: it is a delivery all the same.
         let numbers = message.reply.as_deref().and_then(Numbers::read);
-        if let (Some(numbers), Some(reply)) = (numbers, message.reply.clone()) {
+        if let (Some(numbers), Some(reply)) = (numbers, message.reply.take()) {
             return Self::Delivery(Box::new(Delivery { numbers, reply, message }));
         }
         match message.status {
@@ -101,8 +101,15 @@ impl Numbers {
     /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
     /// domain and an account before the stream's name, and perhaps a token more at the end.
     fn read(reply: &str) -> Option<Self> {
-        let mut tokens = reply.split('.').skip(Self::before(reply)?);
-        let mut number = || tokens.next()?.parse::<u64>().ok();
+        // By bytes, since every delivery is read: searching text for dots costs several times as much.
+        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+        let before = match rest.iter().filter(|byte| **byte == b'.').count() {
+            6 => 2,
+            8.. => 4,
+            _ => return None,
+        };
+        let mut tokens = rest.split(|byte| *byte == b'.').skip(before);
+        let mut number = || digits(tokens.next()?);
         Some(Self {
             delivered: number()?,
             stream: number()?,
@@ -111,6 +118,17 @@ impl Numbers {
             pending: number()?,
         })
     }
+}
+
+/// A number in decimal digits alone.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[cfg(test)]
@@ -153,6 +171,10 @@ mod tests {
             "_INBOX.x",
             "$JS.ACK.S.c.1.x.3.4.5",
             "$JS.ACK.S.c.1.2.3.-4.5",
+            "$JS.ACK.S.c.1.2.3.+4.5",
+            "$JS.ACK.S.c.1..3.4.5",
+            "$JS.ACK.S.c.1.2.3.4.18446744073709551616",
+            "$JS.ACK.S.c.1.2.3.18446744073709551615.5",
         ] {
             assert_eq!(Numbers::read(foreign), None, "{foreign}");
         }

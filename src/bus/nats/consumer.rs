@@ -200,10 +200,9 @@ impl<D: Deliveries> Consumer<D> {
         let (finished, held) = (&mut self.finished, &mut self.held);
         self.source.ledger().advance(|position| finished.push(position));
         for position in self.finished.drain(..) {
-            if let Some(reply) = held.finish(position)
-                && self.plan.acks == AckMode::Each
-            {
-                self.to_ack.push(reply);
+            match self.plan.acks {
+                AckMode::Each => self.to_ack.extend(held.take_finished(position)),
+                AckMode::Floor | AckMode::Checkpoint => held.finish(position),
             }
         }
         match self.plan.acks {

@@ -93,17 +93,49 @@ pub(super) fn id(id: &str) -> String {
     plain(id.as_bytes()).map_or_else(|| escape(id.as_bytes()), str::to_owned)
 }
 
+/// The headers of ours that say how the others are meant. Looked for in one pass: the client's map makes a name, and
+/// hashes it, for each that it is asked for.
+#[derive(Default)]
+struct Marks<'a> {
+    nulls: &'a [HeaderValue],
+    escapes: &'a [HeaderValue],
+    keys: &'a [HeaderValue],
+}
+
+impl<'a> Marks<'a> {
+    fn of(wire: &'a HeaderMap) -> Self {
+        let mut marks = Self::default();
+        for (name, values) in wire.iter() {
+            match name.as_ref() {
+                NULL => marks.nulls = values,
+                ESCAPED => marks.escapes = values,
+                KEY => marks.keys = values,
+                _ => {}
+            }
+        }
+        marks
+    }
+
+    /// Whether the payload was null.
+    fn is_null(&self) -> bool {
+        self.nulls.iter().any(|mark| mark.as_str() == "#")
+    }
+
+    /// The key, if it stands in a header of ours.
+    fn key(&self) -> Option<Vec<u8>> {
+        unescape(self.keys.first()?.as_str()).filter(|key| !key.is_empty())
+    }
+}
+
 /// A record with these headers, without those that the publishing bus wrote for itself and for the server.
-fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
-    let marked = |marker: &str, name: &str, at: usize| {
-        let mut marks = wire.get_all(marker);
-        marks.any(|mark| {
+fn from_wire(mut record: Record, wire: &HeaderMap, marks: &Marks<'_>) -> Record {
+    let marked = |marks: &[HeaderValue], name: &str, at: usize| {
+        marks.iter().any(|mark| {
             mark.as_str()
                 .rsplit_once('#')
                 .is_some_and(|(marked, number)| marked == name && number.parse() == Ok(at))
         })
     };
-    let (nulls, escapes) = (wire.get(NULL).is_some(), wire.get(ESCAPED).is_some());
     for (name, values) in wire.iter() {
         let name: &str = name.as_ref();
         if OWN.iter().any(|own| own.eq_ignore_ascii_case(name)) {
@@ -111,8 +143,8 @@ fn from_wire(mut record: Record, wire: &HeaderMap) -> Record {
         }
         for (at, value) in values.iter().enumerate() {
             let unescaped =
-                (escapes && marked(ESCAPED, name, at)).then(|| unescape(value.as_str())).flatten();
-            record = if nulls && marked(NULL, name, at) {
+                marked(marks.escapes, name, at).then(|| unescape(value.as_str())).flatten();
+            record = if marked(marks.nulls, name, at) {
                 record.with_null_header(name)
             } else if let Some(value) = unescaped {
                 record.with_header(name, value)
@@ -131,28 +163,19 @@ pub(super) fn record(
     wire: Option<&HeaderMap>,
     payload: &Bytes,
 ) -> Record {
-    let key = topic.key_in(subject).or_else(|| key(wire?));
+    let marks = wire.map(Marks::of).unwrap_or_default();
+    let key = topic.key_in(subject).or_else(|| marks.key());
     let record = match key.as_deref() {
-        key if wire.is_some_and(is_null) => Record::null_as(key),
+        key if marks.is_null() => Record::null_as(key),
         // A slice would keep the whole buffer that it was read into.
         Some(key) if payload.len() <= COPIED => Record::new(key, payload),
         None if payload.len() <= COPIED => Record::keyless(payload),
         key => Record::from_bytes(key, payload.clone()),
     };
     match wire {
-        Some(wire) => from_wire(record, wire),
+        Some(wire) => from_wire(record, wire, &marks),
         None => record,
     }
-}
-
-/// Whether the payload was null.
-fn is_null(wire: &HeaderMap) -> bool {
-    wire.get_all(NULL).any(|mark| mark.as_str() == "#")
-}
-
-/// The key, if it stands in a header of ours.
-fn key(wire: &HeaderMap) -> Option<Vec<u8>> {
-    unescape(wire.get(KEY)?.as_str()).filter(|key| !key.is_empty())
 }
 
 fn count(wire: &HeaderMap, name: &HeaderName) -> usize {
@@ -210,7 +233,10 @@ mod tests {
 
     fn there_and_back(record: &Record, with_key: bool) -> (Record, Option<Vec<u8>>) {
         let wire = to_wire(record, with_key, false).unwrap();
-        (from_wire(Record::keyless(""), &wire), key(&wire))
+        {
+            let marks = Marks::of(&wire);
+            (from_wire(Record::keyless(""), &wire, &marks), marks.key())
+        }
     }
 
     #[test]
@@ -223,8 +249,8 @@ mod tests {
             .with_header("b", "%41 ü");
         let (back, _) = there_and_back(&record, false);
         assert_eq!(sorted(&back), sorted(&record));
-        assert!(is_null(&to_wire(&record, false, false).unwrap()));
-        assert!(!is_null(&to_wire(&Record::new("k", ""), false, false).unwrap()));
+        assert!(Marks::of(&to_wire(&record, false, false).unwrap()).is_null());
+        assert!(!Marks::of(&to_wire(&Record::new("k", ""), false, false).unwrap()).is_null());
     }
 
     #[test]
@@ -268,7 +294,7 @@ mod tests {
             let (back, _) = there_and_back(&record, false);
             prop_assert_eq!(sorted(&back), sorted(&record));
             let wire = to_wire(&record, true, false).unwrap();
-            prop_assert_eq!(key(&wire), Some(key_bytes));
+            prop_assert_eq!(Marks::of(&wire).key(), Some(key_bytes));
         }
     }
 }

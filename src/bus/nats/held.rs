@@ -46,13 +46,23 @@ impl Held {
         true
     }
 
-    /// A delivery is finished: where it is acknowledged.
-    pub(super) fn finish(&mut self, position: u64) -> Option<Subject> {
-        let entry = self.find(position).filter(|entry| !entry.finished)?;
-        entry.finished = true;
-        let reply = entry.reply.clone();
-        self.open -= 1;
+    /// A delivery is finished. Where it is acknowledged; that is handed out once.
+    pub(super) fn take_finished(&mut self, position: u64) -> Option<Subject> {
+        let reply = std::mem::replace(&mut self.mark(position)?.reply, Subject::from_static(""));
         Some(reply)
+    }
+
+    /// A delivery is finished, and acknowledged by another's reply, or not at all.
+    pub(super) fn finish(&mut self, position: u64) {
+        self.mark(position);
+    }
+
+    fn mark(&mut self, position: u64) -> Option<&mut Entry> {
+        let at = self.place(position)?;
+        let entry = self.entries.get_mut(at).filter(|entry| !entry.finished)?;
+        entry.finished = true;
+        self.open -= 1;
+        Some(entry)
     }
 
     /// Forgets what is finished at its beginning. For where each is acknowledged by itself.
@@ -104,7 +114,17 @@ impl Held {
     }
 
     fn find(&mut self, position: u64) -> Option<&mut Entry> {
-        let at = self.entries.binary_search_by_key(&position, |entry| entry.position).ok()?;
+        let at = self.place(position)?;
         self.entries.get_mut(at)
+    }
+
+    fn place(&self, position: u64) -> Option<usize> {
+        let first = self.entries.front()?.position;
+        // Where nothing is left out of the stream the distance is the place.
+        let guess = usize::try_from(position.checked_sub(first)?).ok()?;
+        if self.entries.get(guess).is_some_and(|entry| entry.position == position) {
+            return Some(guess);
+        }
+        self.entries.binary_search_by_key(&position, |entry| entry.position).ok()
     }
 }
