@@ -110,7 +110,7 @@ impl NatsBus {
     }
 
     /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
-    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](super::TopicOptions::keyed).
     ///
     /// # Errors
     /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
