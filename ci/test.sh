@@ -22,7 +22,7 @@ checks=(
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
-members=(members benches top versus)
+members=(members benches top versus tls-providers)
 full=(loom-full fuzz-long nats-full)
 
 # The command of a check that is not just ci/NAME.sh.

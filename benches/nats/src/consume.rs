@@ -14,7 +14,7 @@ use crate::{Failed, ours, peer, socket};
 pub fn loads(messages: u64) -> Vec<Load> {
     let load = |stream, filter, topic, form, size, messages| {
         let keys = if form == Form::Plain { 1 } else { 1_000 };
-        Load { stream, filter, topic, form, keys, messages, size }
+        Load { stream, filter, topic, form, keys, messages, size, whole: false }
     };
     vec![
         load("P128", "p128", "p128", Form::Plain, 128, messages),
@@ -60,11 +60,17 @@ pub fn named<'a>(url: &'a str, load: &'a Load, name: &'static str) -> Option<Arm
             socket::pull(url, load, consumer, acks, tally)
         })
     };
-    let bus = |mode| arm(name, load, move |consumer, tally| ours::tallied(url, load, consumer, mode, tally));
+    let bus = |mode| {
+        arm(name, load, move |consumer, tally| ours::tallied(url, load, consumer, mode, tally))
+    };
     Some(match name {
         "raw none" => raw(Acks::None),
         "raw all" => raw(Acks::All),
         "raw each" => raw(Acks::Each),
+        "raw each, whole" => arm(name, load, move |consumer, tally| {
+            let load = Load { whole: true, ..load.clone() };
+            on_tokio(raw::tallied(url, &load, consumer, Acks::Each, tally))?
+        }),
         "one in flight" => raw(Acks::One),
         "messages()" => arm(name, load, move |consumer, tally| {
             on_tokio(raw::messages(url, load, consumer, tally))?
@@ -96,6 +102,8 @@ pub fn groups<'a>(url: &'a str, loads: &'a [Load]) -> Vec<Group<'a>> {
         };
         let each: &[&str] = if load.topic == "p128" {
             &["socket each", "raw each", "keylane Each", "messages()", "one in flight"]
+        } else if load.form == Form::Keyed {
+            &["raw each, whole", "raw each", "keylane Each"]
         } else {
             &["raw each", "keylane Each"]
         };
@@ -104,6 +112,7 @@ pub fn groups<'a>(url: &'a str, loads: &'a [Load]) -> Vec<Group<'a>> {
             each,
             vec![
                 ("keylane Each", "raw each", 0.95),
+                ("keylane Each", "raw each, whole", 0.95),
                 ("keylane Each", "messages()", 1.0),
                 ("keylane Each", "one in flight", 4.0),
             ],
@@ -117,7 +126,12 @@ pub fn groups<'a>(url: &'a str, loads: &'a [Load]) -> Vec<Group<'a>> {
         group("checkpoint", none, vec![("keylane Checkpoint", "raw none", 0.95)]);
     }
     if let (Some(ours), Some(theirs)) = (find("H128"), find("R128")) {
-        let arms = [("raw each", ours), ("keylane Each", ours), ("ruststream", theirs), ("keylane Floor", ours)];
+        let arms = [
+            ("raw each", ours),
+            ("keylane Each", ours),
+            ("ruststream", theirs),
+            ("keylane Floor", ours),
+        ];
         let arms = arms.into_iter().filter_map(|(name, load)| named(url, load, name)).collect();
         let goals = vec![
             ("keylane Each", "ruststream", 1.4),

@@ -20,15 +20,18 @@ const ARMS: [&str; 8] = [
     "keylane Floor",
     "keylane Each",
 ];
-const FEW: u64 = 20_000;
-const MANY: u64 = 60_000;
+const FEW: u64 = 15_000;
+const MANY: u64 = 45_000;
 
 /// The child: one arm over so many records. Prints its allocations.
 pub fn child(url: &str, loads: &[Load], arguments: &[String]) -> Result<(), Failed> {
-    let [stream, arm, messages] = arguments else { return Err("--count STREAM ARM MESSAGES".into()) };
+    let [stream, arm, messages] = arguments else {
+        return Err("--count STREAM ARM MESSAGES".into());
+    };
     let load = loads.iter().find(|load| load.stream == stream).ok_or("no such stream")?;
     let load = Load { messages: messages.parse()?, ..load.clone() };
-    let name = ARMS.into_iter().chain(["ruststream"]).find(|name| name == arm).ok_or("no such arm")?;
+    let name =
+        ARMS.into_iter().chain(["ruststream"]).find(|name| name == arm).ok_or("no such arm")?;
     let mut arm = crate::consume::named(url, &load, name).ok_or("no such arm")?;
     let before = keylane_bench_support::allocator::calls();
     (arm.run)(&format!("c{}", std::process::id()), Duration::from_secs(300))?;

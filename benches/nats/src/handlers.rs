@@ -17,12 +17,7 @@ use crate::stats::Ratio;
 /// One handling: the key, and when it began and ended.
 type Span = (u32, Duration, Duration);
 
-pub fn run(
-    url: &str,
-    load: &Load,
-    effort: Effort,
-    recorder: &mut Recorder,
-) -> Result<(), Failed> {
+pub fn run(url: &str, load: &Load, effort: Effort, recorder: &mut Recorder) -> Result<(), Failed> {
     let mut reached = Vec::new();
     for _ in 0..effort.rounds {
         let mut raw = crate::consume::named(url, load, "raw each").ok_or("no raw arm")?;
@@ -87,7 +82,8 @@ fn makespan(spans: &[Span]) -> Duration {
 
 /// Each record as soon as it is there and the one before it of its key is done, for as long as its handler took.
 fn ideal(load: &Load, spans: &[Span], rate: f64) -> Duration {
-    let mut times: Vec<std::collections::VecDeque<Duration>> = vec![Default::default(); load.keys as usize];
+    let mut times: Vec<std::collections::VecDeque<Duration>> =
+        vec![Default::default(); load.keys as usize];
     for (key, begun, ended) in spans {
         times[*key as usize].push_back(ended.saturating_sub(*begun));
     }

@@ -32,6 +32,7 @@ pub fn load() -> Load {
         keys: 1_000,
         messages: 0,
         size: 128,
+        whole: false,
     }
 }
 
@@ -114,8 +115,8 @@ fn beside<T>(
 fn one(url: &str) -> Result<(), Failed> {
     on_tokio(async {
         let load = load();
-        let sent = context(url).await?.publish(load.subject(0), load.payload(0, 0).into()).await?;
-        sent.await?;
+        let js = context(url).await?; // to the end: without it nobody reads the answer
+        js.publish(load.subject(0), load.payload(0, 0).into()).await?.await?;
         Ok(())
     })?
 }

@@ -17,6 +17,8 @@ pub struct Load {
     pub keys: u32,
     pub messages: u64,
     pub size: usize,
+    /// Whether a raw loop asks for the stream's own subjects, which the server serves faster than others.
+    pub whole: bool,
 }
 
 /// Where the key stands.
@@ -46,6 +48,14 @@ impl Load {
             // One partition: the bus' own form of a subject with a key.
             Form::Keyed => format!("{}.0.order-{key}", self.topic),
             Form::Plain | Form::Header(_) => self.topic.to_owned(),
+        }
+    }
+
+    /// The subjects that a consumer asks for: as the bus does.
+    pub fn consumed(&self) -> String {
+        match self.form {
+            Form::Keyed if !self.whole => format!("{}.0.*", self.topic),
+            Form::Plain | Form::Keyed | Form::Header(_) => self.filter.to_owned(),
         }
     }
 
@@ -154,6 +164,7 @@ mod tests {
             keys: 2,
             messages: 9,
             size: 16,
+            whole: false,
         };
         let tally = Tally::new(&load, 9);
         for (key, number) in [(0, 1), (1, 1), (0, 2), (0, 2), (1, 3)] {

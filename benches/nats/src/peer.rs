@@ -43,8 +43,8 @@ pub async fn tallied(url: &str, load: &Load, name: &str, tally: &Arc<Tally>) -> 
     let told = (tally.clone(), load.topic, name.to_owned());
     *NOW.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(told);
     TALLY.set(None);
-    let service = RustStream::new(AppInfo::new("bench", "0.1.0"))
-        .with_broker(NatsBroker::new(url), |b| {
+    let service =
+        RustStream::new(AppInfo::new("bench", "0.1.0")).with_broker(NatsBroker::new(url), |b| {
             b.include(keyed);
         });
     let until = tally.clone();

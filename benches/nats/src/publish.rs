@@ -25,6 +25,7 @@ pub fn load() -> Load {
         keys: 10_000,
         messages: 0,
         size: 128,
+        whole: false,
     }
 }
 
@@ -130,7 +131,10 @@ pub fn groups(url: &str) -> Vec<Group<'_>> {
     let group = |window: usize| Group {
         name: format!("publish {window}"),
         arms: vec![
-            Arm { name: "raw", run: Box::new(move |_, length| on_tokio(raw(url, window, length))?) },
+            Arm {
+                name: "raw",
+                run: Box::new(move |_, length| on_tokio(raw(url, window, length))?),
+            },
             Arm { name: "keylane", run: Box::new(move |_, length| ours(url, window, length)) },
         ],
         goals: vec![("keylane", "raw", 0.95)],

@@ -54,7 +54,7 @@ pub async fn consumer(
         memory_storage: none,
         num_replicas: 1,
         inactive_threshold: if none { Duration::from_secs(30) } else { Duration::ZERO },
-        filter_subject: load.filter.to_owned(),
+        filter_subject: load.consumed(),
         ..Config::default()
     };
     Ok(js.create_consumer_on_stream(config, load.stream).await?)

@@ -17,8 +17,7 @@ pub fn render() -> Result<(), Failed> {
     let jsonl = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
     let path = jsonl.max().ok_or("there is no record; run the bench first")?;
     let text = fs::read_to_string(&path)?;
-    let lines: Vec<Value> =
-        text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let plots = root().join("docs/plots");
     fs::create_dir_all(&plots)?;
     let mut pictures = String::new();
@@ -106,7 +105,9 @@ fn verdict(verdict: &Value) -> String {
 
 /// Every arm beside the raw loop of its group.
 fn rates(lines: &[Value]) -> String {
-    let mut out = String::from("\nThe arms' medians, as parts of the raw loop's of their group:\n\n| load and way | arms |\n|---|---|\n");
+    let mut out = String::from(
+        "\nThe arms' medians, as parts of the raw loop's of their group:\n\n| load and way | arms |\n|---|---|\n",
+    );
     let rates = newest(lines, "rate", &["group", "arm"]);
     let mut groups: Vec<&Value> = Vec::new();
     rates.iter().for_each(|line| {
@@ -116,7 +117,9 @@ fn rates(lines: &[Value]) -> String {
     });
     for group in groups {
         let of: Vec<_> = rates.iter().filter(|line| line["group"] == *group).collect();
-        let raw = of.iter().find(|line| text(&line["arm"]).starts_with("raw"));
+        let raw = of.iter().find(|line| {
+            matches!(text(&line["arm"]).as_str(), "raw" | "raw none" | "raw all" | "raw each")
+        });
         let Some(raw) = raw.and_then(|line| line["per_s"].as_f64()) else { continue };
         let cells: Vec<String> = of
             .iter()
@@ -140,7 +143,9 @@ fn latencies(lines: &[Value]) -> String {
             (the publisher sleeps between its turns, which both sides wait for), and what the bus adds to the median:\n\n\
             | of the capacity | p50 | p99 | p99.9 | added to p50, µs | goal | |\n|--:|--:|--:|--:|--:|--:|---|\n";
     for added in newest(lines, "added", &["share"]) {
-        let side = |arm: &str| all.iter().find(|line| line["share"] == added["share"] && line["arm"] == arm);
+        let side = |arm: &str| {
+            all.iter().find(|line| line["share"] == added["share"] && line["arm"] == arm)
+        };
         let (Some(raw), Some(ours)) = (side("raw each"), side("keylane Each")) else { continue };
         let part = |name: &str| match (ours[name].as_f64(), raw[name].as_f64()) {
             (Some(ours), Some(raw)) => format!("{:.2}", ours / raw),

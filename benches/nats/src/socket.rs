@@ -15,13 +15,7 @@ pub fn address(url: &str) -> &str {
 }
 
 /// Pulls from a consumer that is there, until the tally is full.
-pub fn pull(
-    url: &str,
-    load: &Load,
-    name: &str,
-    acks: Acks,
-    tally: &Tally,
-) -> Result<(), Failed> {
+pub fn pull(url: &str, load: &Load, name: &str, acks: Acks, tally: &Tally) -> Result<(), Failed> {
     let mut out = TcpStream::connect(address(url))?;
     out.set_nodelay(true)?;
     let mut from = BufReader::with_capacity(256 << 10, out.try_clone()?);

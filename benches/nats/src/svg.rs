@@ -83,8 +83,15 @@ fn whiskers(lines: &[&Value], title: &str) -> String {
         let goal = x(of(ratio, "goal"));
         line(&mut svg, (goal, y - 7.0), (goal, y + 7.0), "#222", 1.0);
         let median = x(of(ratio, "median"));
-        let _ = writeln!(svg, "<circle cx=\"{median:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>");
-        say(&mut svg, WIDTH - RIGHT + 10.0, y + 4.0, "start", &format!("{:.2}", of(ratio, "median")));
+        let _ =
+            writeln!(svg, "<circle cx=\"{median:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>");
+        say(
+            &mut svg,
+            WIDTH - RIGHT + 10.0,
+            y + 4.0,
+            "start",
+            &format!("{:.2}", of(ratio, "median")),
+        );
     }
     svg + "</svg>\n"
 }

@@ -196,8 +196,10 @@ options! {
     ack_mode(mode: AckMode => mode): AckMode = AckMode::Each, "each";
         Choice(AckMode::ALL), "`each`, `floor` or `checkpoint`";
     /// After how long the server takes an unacknowledged delivery for lost.
-    ack_wait(wait: Duration => wait): Duration = Duration::from_secs(120), "2m";
-        Span(Duration::from_secs(1), Duration::from_secs(3_600)), "a duration from 1s to 1h such as 2m";
+    /// `unset` is 2 min, and 5 s on interest streams of servers before 2.14, where a recovery waits for as long.
+    ack_wait(wait: impl Into<Option<Duration>> => wait.into()): Option<Duration> = None, "unset";
+        Or("unset", Span(Duration::from_secs(1), Duration::from_secs(3_600))),
+        "`unset` or a duration from 1s to 1h such as 2m";
     /// Deliveries of a source that may be unacknowledged (the server's `max_ack_pending`).
     window(deliveries: usize => deliveries): usize = 10_000, "10000"; Count(1, 65_536), "a number from 1 to 65536";
     /// How often a checkpoint is written.
