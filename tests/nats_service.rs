@@ -101,7 +101,7 @@ fn is_bad(key: u64, round: u64) -> bool {
 fn publish(bus: &NatsBus, rounds: std::ops::Range<u64>) {
     for round in rounds {
         for key in 0..KEYS {
-            let bad = key % BAD == 0 && round == BAD_ROUND;
+            let bad = key.is_multiple_of(BAD) && round == BAD_ROUND;
             let amount = if bad { TOO_MUCH } else { 1 };
             let payload = format!(r#"{{"amount":{amount}}}"#);
             let event = Envelope::new(format!("account-{key}"), "PaymentMade", 1, payload);
