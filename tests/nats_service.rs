@@ -95,7 +95,7 @@ fn id(key: u64, round: u64) -> String {
 
 /// Whether this one, or one before it of its account, cannot be booked.
 fn is_bad(key: u64, round: u64) -> bool {
-    key % BAD == 0 && round >= BAD_ROUND
+    key.is_multiple_of(BAD) && round >= BAD_ROUND
 }
 
 fn publish(bus: &NatsBus, rounds: std::ops::Range<u64>) {

@@ -39,14 +39,14 @@ pub struct NatsBus {
 }
 
 impl NatsBus {
-    /// Makes sure of a topic's stream now, as the builder's [`topology`](NatsBuilder::topology) says, so that a service
+    /// Makes sure of a topic's stream now, as the builder's [`topology`](super::NatsBuilder::topology) says, so that a service
     /// fails when it starts and not at its first record. Publishing and subscribing do the same for theirs.
     ///
     /// # Errors
     /// The result's: [`BusError::Broker`] with the kind
     /// [`MissingTopic`](crate::BrokerErrorKind::MissingTopic), [`Mismatch`](crate::BrokerErrorKind::Mismatch) (what is
     /// not as it must be, and what to do) or [`NotPermitted`](crate::BrokerErrorKind::NotPermitted), within
-    /// [`request_timeout`](NatsBuilder::request_timeout) a request.
+    /// [`request_timeout`](super::NatsBuilder::request_timeout) a request.
     ///
     /// ```no_run
     /// use keylane::{Runtime, nats::NatsBus};
@@ -110,7 +110,7 @@ impl NatsBus {
     }
 
     /// Publishes a record if the last one of its key has this sequence of the stream, and 0 if there must be none:
-    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](TopicOptions::keyed).
+    /// optimistic concurrency for an aggregate. The topic's subjects must be [keyed](super::TopicOptions::keyed).
     ///
     /// # Errors
     /// The result's: [`WrongLastSequence`](crate::PublishErrorKind::WrongLastSequence) if another record came first, and
