@@ -135,30 +135,36 @@ fn its_letter_is_not_taken(mode: AckMode, retention: Retention, arguments: &[&st
 }
 
 macro_rules! poison {
-    ($($name:ident $mode:ident $retention:ident)*) => {$(
+    ($($name:ident $mode:ident $retention:ident $version:literal)*) => {$(
         mod $name {
             use super::*;
 
             #[test] fn found_while_running() {
-                super::found_while_running(AckMode::$mode, Retention::$retention, &[]);
+                super::found_while_running(AckMode::$mode, Retention::$retention, &["--version", $version]);
             }
             #[test] fn several_behind_a_stuck_key() {
-                super::several_behind_a_stuck_key(AckMode::$mode, Retention::$retention, &[]);
+                super::several_behind_a_stuck_key(AckMode::$mode, Retention::$retention, &["--version", $version]);
             }
             #[test] fn its_letter_is_not_taken() {
-                super::its_letter_is_not_taken(AckMode::$mode, Retention::$retention, &[]);
+                super::its_letter_is_not_taken(AckMode::$mode, Retention::$retention, &["--version", $version]);
             }
         }
     )*};
 }
 
 poison! {
-    each Each Limits
-    floor Floor Limits
-    checkpoint Checkpoint Limits
-    each_of_a_work_queue Each WorkQueue
-    each_of_interest Each Interest
-    floor_of_interest Floor Interest
+    each Each Limits "2.15.1"
+    floor Floor Limits "2.15.1"
+    checkpoint Checkpoint Limits "2.15.1"
+    each_of_a_work_queue Each WorkQueue "2.15.1"
+    each_of_interest Each Interest "2.15.1"
+    floor_of_interest Floor Interest "2.15.1"
+    oldest_each Each Limits "debian"
+    oldest_floor Floor Limits "debian"
+    oldest_checkpoint Checkpoint Limits "debian"
+    oldest_each_of_a_work_queue Each WorkQueue "debian"
+    oldest_each_of_interest Each Interest "debian"
+    oldest_floor_of_interest Floor Interest "debian"
 }
 
 /// Without a policy it stops the source, and says what it is.

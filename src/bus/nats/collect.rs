@@ -33,12 +33,13 @@ impl<D: Deliveries> Consumer<D> {
             return Ok(info.delivered.consumer_sequence + 1);
         }
         for _ in 0..CUTS {
+            // A search is short beside the wait that is lost if something that cuts the connection comes with the rest.
+            self.search(floor(info) + 1, SEARCH).await?;
             if let Some(next) = self.collect_uncut().await? {
                 return Ok(next);
             }
             self.connected().await?;
             self.deliveries.begin_anew().await?;
-            self.search(floor(info) + 1, SEARCH).await?;
         }
         Err(failed("the connection is cut again and again"))
     }
