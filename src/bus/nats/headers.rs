@@ -258,9 +258,9 @@ mod tests {
         let record = Record::new("a b%", "").with_header("X-Aggregate-ID", "other");
         let sent = to_wire(&record, true, false).unwrap();
         assert_eq!(sent.get(KEY).map(|v| v.as_str()), Some("a%20b%25"));
-        assert_eq!(key(&sent), Some(b"a b%".to_vec()));
+        assert_eq!(Marks::of(&sent).key(), Some(b"a b%".to_vec()));
         let sent = to_wire(&record, false, false).unwrap();
-        assert_eq!((sent.get(KEY), key(&sent)), (None, None));
+        assert_eq!((sent.get(KEY), Marks::of(&sent).key()), (None, None));
     }
 
     #[test]
