@@ -13,5 +13,5 @@ for path in tests/loom_*.rs; do
     if [ -f "$path" ]; then models+=(--test "$(basename "$path" .rs)"); fi
 done
 RUSTFLAGS="--cfg keylane_loom" CARGO_TARGET_DIR=$target/loom \
-    cargo clippy --locked --profile loom --features "loom,$(all_features)" --lib ${models[@]+"${models[@]}"} \
+    cargo clippy --locked --profile loom --features "loom,$(core_features)" --lib ${models[@]+"${models[@]}"} \
     -- -D warnings

@@ -57,6 +57,8 @@ features() {
 }
 
 all_features() { features | paste -sd, -; }
+# Without the brokers' buses: what a model checker or a sanitizer looks at.
+core_features() { features | grep -vx nats | paste -sd, -; }
 # Without the parts that semver does not cover.
 public_features() { features | grep -vx internals | paste -sd, -; }
 

@@ -25,5 +25,5 @@ export TSAN_OPTIONS="suppressions=$root/ci/tsan.supp halt_on_error=1 second_dead
 # The tests' handlers panic on purpose. std prints that under a lock of its own, with the symbols' cache and into
 # the harness's buffer, which the sanitizer takes for unprotected: no backtraces, and no buffer.
 export RUST_BACKTRACE=0
-rustup run "$nightly" cargo test --locked --target "$host" --features "$(all_features)" \
+rustup run "$nightly" cargo test --locked --target "$host" --features "$(core_features)" \
     --test stress_ring --test lifecycle_stress --test order --test takeover -- --nocapture "${1:-}"

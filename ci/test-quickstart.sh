@@ -47,3 +47,10 @@ for file in "$target/no-such-file.csv" Cargo.lock; do
     grep -q "panicked at" <<<"$out" && fail "--file $file panicked: $out"
     echo "$file: $(tail -n 1 <<<"$out")"
 done
+
+# A bus that is not built in is told with the way to have it.
+code=0
+out=$(cargo run --locked --quiet --release --example quickstart -- --bus nats://localhost 2>&1) || code=$?
+[ $code = 2 ] || fail "--bus nats: without the feature ended with $code: $out"
+grep -q -- "--features nats" <<<"$out" || fail "--bus nats: without the feature says: $out"
+echo "$out"

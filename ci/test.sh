@@ -22,7 +22,7 @@ checks=(
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
-members=(members benches top versus)
+members=(members benches top versus tls-providers)
 full=(loom-full fuzz-long nats-full)
 
 # The command of a check that is not just ci/NAME.sh.
@@ -45,7 +45,7 @@ for argument; do
         --list) printf '%s\n' "${checks[@]}" "${members[@]}" "${full[@]}"; exit ;;
         -*) echo "unknown option $argument" >&2; exit 2 ;;
         *)
-            printf '%s\n' "${checks[@]}" "${members[@]}" "${full[@]}" | grep -qxF -- "$argument" \
+            [[ " ${checks[*]} ${members[*]} ${full[*]} " == *" $argument "* ]] \
                 || { echo "unknown check $argument; there are: ${checks[*]} ${members[*]} ${full[*]}" >&2; exit 2; }
             selected+=("$argument")
             ;;

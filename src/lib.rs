@@ -40,7 +40,7 @@
 //! | submit now, waiting, as a future, in batches, with a receipt | [`Subscriber`], [`Record`], [`SubmitError`], [`Receipt`], [`Outcome`] |
 //! | say what happens to a record that fails | [`Subscription`], [`Retry`], [`DeadLetter`], [`HandlerError`] |
 //! | replace or remove a handler while it is in use | [`Subscriber::swap`], [`Subscriber::remove`], [`Subscriber::close`] |
-//! | publish and subscribe by topic | [`Bus`], [`memory::MemoryBus`] |
+//! | publish and subscribe by topic | [`Bus`], [`memory::MemoryBus`]; `nats::NatsBus` (feature `nats`) |
 //! | share events with services in Go | [`Envelope`] and the module [`envelope`] |
 //! | test all of that without waiting | the module `testing` (feature `testing`): virtual clock, faults, oracle, conformance |
 //!
@@ -70,9 +70,10 @@
 //! | `serde` | [`Config`] in TOML and JSON; [`Snapshot`] and outcomes serialise |
 //! | `metrics` | [`Exporter`](https://docs.rs/keylane/latest/keylane/struct.Exporter.html), for recorders of the `metrics` crate; handled records by subscription and sampled latencies in [`Snapshot`] |
 //! | `tracing` | a span of the `tracing` crate around every attempt |
+//! | `nats` | the module [`nats`](https://docs.rs/keylane/latest/keylane/nats/index.html): a bus over JetStream and core NATS |
 //! | `testing` | the module `testing`, for `[dev-dependencies]` |
 //!
-//! Buses for NATS JetStream and Kafka are not built yet.
+//! A bus for Kafka is not built yet.
 // What `internals` shows to benches, tests and fuzz targets is `pub`, and unreachable without it.
 #![cfg_attr(not(feature = "internals"), allow(dead_code))]
 
@@ -239,7 +240,7 @@ pub mod internals {
     pub use crate::wait_list::{Place, WaitList};
 }
 
-/// The README's programs, compiled and run as they stand there. They use the testing kit.
-#[cfg(all(doctest, feature = "testing"))]
+/// The README's programs, compiled and run as they stand there. They use the testing kit and, not run, the bus over NATS.
+#[cfg(all(doctest, feature = "testing", feature = "nats"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -1,6 +1,6 @@
 //! The suite that every bus passes, on a real server and in every way to acknowledge.
 #![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "support/broker.rs"]
 mod broker;

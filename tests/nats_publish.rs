@@ -255,7 +255,7 @@ fn a_batch_has_a_result_for_each_record_and_an_atomic_one_is_whole() {
         assert_eq!(refused.into_records().len(), 10);
         assert_eq!(fix.messages(&topic).await.len(), 1_009, "all or nothing");
         let other = name("plainbatch");
-        fix.stream(&other, &[other.clone()], |_| ()).await;
+        fix.stream(&other, std::slice::from_ref(&other), |_| ()).await;
         let refused = fix.bus.publish_atomic(&other, records(), None).await.unwrap_err();
         assert!(matches!(refused.kind(), PublishErrorKind::Unsupported(_)), "{refused}");
         let one = fix.bus.publish_atomic(&topic, vec![record(0)], None).await.unwrap();
@@ -314,7 +314,7 @@ fn a_dead_letter_is_the_record_and_how_it_failed() {
     on_tokio(async {
         let (topic, dead) = (name("work"), name("dead"));
         let fix = fixture(server, server.url(), &topic, TopicOptions::plain(), plain).await;
-        fix.stream(&format!("STREAM_{dead}"), &[dead.clone()], |_| ()).await;
+        fix.stream(&format!("STREAM_{dead}"), std::slice::from_ref(&dead), |_| ()).await;
         let policy = Subscription::new("billing").dead_letter(dead.as_str());
         let sub =
             fix.bus.subscribe(&topic, policy, |_: &Record| Err("no\nmoney".into())).await.unwrap();
@@ -356,9 +356,10 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
             b.topology(Strategy::ValidateOnly)
         })
         .await;
-        fix.stream(&format!("STREAM_{topic}"), &[topic.clone()], |_| ()).await;
+        fix.stream(&format!("STREAM_{topic}"), std::slice::from_ref(&topic), |_| ()).await;
         let small = format!("STREAM_{dead}");
-        fix.stream(&small, &[dead.clone()], |config| config.max_message_size = 100).await;
+        fix.stream(&small, std::slice::from_ref(&dead), |config| config.max_message_size = 100)
+            .await;
         let subscribe = || {
             let policy = Subscription::new("billing").dead_letter(dead.as_str());
             fix.bus.subscribe(&topic, policy, |_: &Record| Err("bad".into()))
@@ -366,7 +367,7 @@ fn a_letter_that_is_refused_for_good_stops_and_names_its_record() {
         let refused = subscribe().await.unwrap_err();
         assert!(refused.to_string().contains("max_msg_size"), "{refused}");
         fix.context.delete_stream(&small).await.unwrap();
-        fix.stream(&small, &[dead.clone()], |_| ()).await;
+        fix.stream(&small, std::slice::from_ref(&dead), |_| ()).await;
         subscribe().await.unwrap();
         fix.context.delete_stream(&small).await.unwrap();
         fix.bus.publish(&topic, Record::new("order-42", "paid")).await.unwrap();

@@ -17,11 +17,14 @@ Usage: cargo run --release --example quickstart -- [OPTIONS]
   --lanes N              lanes (default: the runtime's)
   --rate EVENTS_PER_S    publish at this rate, latencies counted from the intended times
                          (default: as fast as it goes; on a terminal, 5 s paced first)
+  --bus URL              the bus: memory: (default), or nats://HOST with the feature `nats`
+  --keep                 leave this run's streams on the server
   --json                 print the result as one JSON object
   --help                 print this
 
 Exit status: 0 when every event was handled once and in order, 1 when not or when the run was cut
-short, 2 when the command line or the file cannot be used.
+short, 2 when the command line, the file or the bus cannot be used. A server that is lost and found
+again on the way may deliver events again: they are counted, and do not fail the run.
 ";
 
 /// What to run.
@@ -33,6 +36,9 @@ pub(crate) struct Args {
     pub(crate) lanes: Option<NonZeroUsize>,
     /// Events per second; finite and above zero.
     pub(crate) rate: Option<f64>,
+    /// The bus, if not the one in memory.
+    pub(crate) bus: Option<String>,
+    pub(crate) keep: bool,
     pub(crate) json: bool,
     pub(crate) help: bool,
 }
@@ -63,7 +69,8 @@ impl fmt::Display for ArgsError {
 
 impl std::error::Error for ArgsError {}
 
-const OPTIONS: [&str; 7] = ["--file", "--workers", "--lanes", "--rate", "--json", "--help", "-h"];
+const OPTIONS: [&str; 9] =
+    ["--file", "--workers", "--lanes", "--rate", "--bus", "--keep", "--json", "--help", "-h"];
 
 impl Args {
     /// Reads the arguments that follow the program's name; `--option value` and `--option=value`.
@@ -80,12 +87,11 @@ impl Args {
                 return Err(ArgsError::Twice(option));
             }
             given.push(option);
-            if matches!(option, "--json" | "--help" | "-h") {
+            if let Some(flag) = args.flag(option) {
                 if inline.is_some() {
                     return Err(ArgsError::UnwantedValue(option));
                 }
-                args.json |= option == "--json";
-                args.help |= option != "--json";
+                *flag = true;
                 continue;
             }
             let value = inline.or_else(|| arguments.next()).ok_or(ArgsError::NoValue(option))?;
@@ -93,10 +99,21 @@ impl Args {
                 "--file" => args.file = Some(file(option, value)?),
                 "--workers" => args.workers = Some(count(option, &value)?),
                 "--lanes" => args.lanes = Some(count(option, &value)?),
+                "--bus" => args.bus = Some(url(option, value)?),
                 _ => args.rate = Some(rate(option, &value)?),
             }
         }
         Ok(args)
+    }
+
+    /// What an option without a value sets.
+    fn flag(&mut self, option: &str) -> Option<&mut bool> {
+        match option {
+            "--json" => Some(&mut self.json),
+            "--keep" => Some(&mut self.keep),
+            "--help" | "-h" => Some(&mut self.help),
+            _ => None,
+        }
     }
 }
 
@@ -114,6 +131,17 @@ fn file(option: &'static str, value: OsString) -> Result<PathBuf, ArgsError> {
         return Err(ArgsError::NoValue(option));
     }
     Ok(value.into())
+}
+
+fn url(option: &'static str, value: OsString) -> Result<String, ArgsError> {
+    match value.into_string() {
+        Ok(url) if url.is_empty() => Err(ArgsError::NoValue(option)),
+        Ok(url) => Ok(url),
+        // It may hold a password.
+        Err(_) => {
+            Err(ArgsError::Value { option, given: "not UTF-8".to_owned(), expected: "a URL" })
+        }
+    }
 }
 
 fn count(option: &'static str, value: &OsStr) -> Result<NonZeroUsize, ArgsError> {
@@ -147,8 +175,9 @@ mod tests {
 
     #[test]
     fn both_spellings_of_a_value_are_read() {
-        let spaced = parse("--file a.csv --workers 3 --lanes 64 --rate 1e4 --json");
-        let inline = parse("--file=a.csv --workers=3 --lanes=64 --rate=10000 --json");
+        let spaced = parse("--file a.csv --workers 3 --lanes 64 --rate 1e4 --bus nats://h --json");
+        let inline =
+            parse("--file=a.csv --workers=3 --lanes=64 --rate=10000 --bus=nats://h --json");
         assert_eq!(spaced, inline);
         assert_eq!(
             spaced,
@@ -157,12 +186,15 @@ mod tests {
                 workers: NonZeroUsize::new(3),
                 lanes: NonZeroUsize::new(64),
                 rate: Some(10_000.0),
+                bus: Some("nats://h".to_owned()),
+                keep: false,
                 json: true,
                 help: false,
             })
         );
         assert_eq!(parse(""), Ok(Args::default()));
         assert_eq!(parse("-h").map(|args| args.help), Ok(true));
+        assert_eq!(parse("--keep").map(|args| (args.keep, args.json)), Ok((true, false)));
     }
 
     #[test]
@@ -175,6 +207,8 @@ mod tests {
         refused("flights.csv", "unknown argument");
         refused("--rate", "--rate needs a value");
         refused("--file=", "--file needs a value");
+        refused("--bus=", "--bus needs a value");
+        refused("--keep=1", "--keep takes no value");
         refused("--json=yes", "--json takes no value");
         refused("--lanes 1 --lanes 2", "--lanes is given twice");
         for bad in ["0", "-1", "two", "1.5", "99999999999999999999999"] {

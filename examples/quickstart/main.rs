@@ -1,7 +1,7 @@
 //! A month of real flights through one runtime: every aircraft's events in order, different aircraft
 //! in parallel, nothing lost, and a checker that knows nothing of the runtime to say so.
 //!
-//! `job.rs` is all there is of keylane in it; the rest reads flights, judges and reports.
+//! `job.rs` is all there is of keylane in it, with `server.rs` and `outbox.rs` for a bus over a server; the rest reads flights, judges and reports.
 
 mod args;
 mod board;
@@ -12,10 +12,13 @@ mod flights;
 mod instant;
 mod job;
 mod latency;
+mod outbox;
 mod pace;
 mod progress;
 mod report;
 mod run;
+#[cfg(feature = "nats")]
+mod server;
 mod style;
 
 use std::fmt::Display;
@@ -63,16 +66,19 @@ fn real_main() -> Result<bool, String> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let threads = args.workers.map_or(cores, |workers| workers.get());
     let run = Arc::new(Run::new(timeline, &paces, threads));
-    let job = Job::start(args.workers, args.lanes, &run).map_err(in_words)?;
+    let job = Job::start(&args, &run).map_err(in_words)?;
 
     let published = progress::shown_while(&run, style, || {
-        run.publish(|topic, key, payload| job.publish(topic, key, payload))
+        let publish =
+            |topic, key: Option<&str>, id, payload: &[u8]| job.publish(topic, key, id, payload);
+        run.publish(publish, || job.flush())
     });
     let (took, mut trouble) = match published {
         Ok(took) => (took, None),
         Err(error) => (Vec::new(), Some(format!("publishing failed: {error}"))),
     };
-    let load = match job.close() {
+    let reconnects = job.reconnects();
+    let load = match job.close(args.keep) {
         Ok(load) => load,
         Err(error) => {
             trouble.get_or_insert(format!("closing failed: {error}"));
@@ -88,6 +94,7 @@ fn real_main() -> Result<bool, String> {
         verdict,
         workers: load.workers,
         lanes: &load.lanes,
+        reconnects,
         trouble,
     };
     print(&if args.json { report.json() + "\n" } else { report.text(style) });

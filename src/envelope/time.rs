@@ -146,7 +146,7 @@ impl Timestamp {
     /// Reads a time stamp as the format's readers do: RFC 3339, but the fraction may follow a comma and have
     /// any number of digits (the tenth and later are cut), the hour may have one digit, and the offset
     /// may be up to 24 hours and 60 minutes.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut rest = Digits(text);
         let year = rest.fixed(4)?;
         rest.literal(b'-')?;

@@ -46,9 +46,14 @@ pub(super) enum Arrival {
 
 impl Arrival {
     /// Reads a message that came to a pull's inbox.
-    pub(super) fn read(message: Message) -> Self {
+    pub(super) fn read(mut message: Message) -> Self {
+        // What is stored may say what a status says: it is a delivery all the same.
+        let numbers = message.reply.as_deref().and_then(Numbers::read);
+        if let (Some(numbers), Some(reply)) = (numbers, message.reply.take()) {
+            return Self::Delivery(Box::new(Delivery { numbers, reply, message }));
+        }
         match message.status {
-            None => Self::delivery(message),
+            None => Self::Foreign,
             Some(StatusCode::IDLE_HEARTBEAT) => Self::Heartbeat,
             Some(StatusCode::NO_RESPONDERS) => Self::NoResponders,
             Some(StatusCode::REQUEST_TERMINATED)
@@ -68,17 +73,31 @@ impl Arrival {
             }
         }
     }
-
-    fn delivery(mut message: Message) -> Self {
-        let Some(reply) = message.reply.take() else { return Self::Foreign };
-        match Numbers::read(&reply) {
-            Some(numbers) => Self::Delivery(Box::new(Delivery { numbers, reply, message })),
-            None => Self::Foreign,
-        }
-    }
 }
 
 impl Numbers {
+    /// How many tokens stand before the numbers.
+    fn before(reply: &str) -> Option<usize> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        match rest.split('.').count() {
+            7 => Some(4),
+            9.. => Some(6),
+            _ => None,
+        }
+    }
+
+    /// Where a delivery with these numbers is acknowledged, if another of its consumer is acknowledged there.
+    pub(super) fn reply_like(&self, other: &str) -> Option<Subject> {
+        let before = Self::before(other)?;
+        let own = [self.delivered, self.stream, self.consumer];
+        let mut own = own.map(|number| number.to_string()).to_vec();
+        own.extend([self.timestamp.to_string(), self.pending.to_string()]);
+        let tokens = other.split('.').enumerate().map(|(at, token)| {
+            at.checked_sub(before).and_then(|at| own.get(at)).map_or(token, String::as_str)
+        });
+        Some(tokens.collect::<Vec<_>>().join(".").into())
+    }
+
     /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
     /// domain and an account before the stream's name, and perhaps a token more at the end.
     fn read(reply: &str) -> Option<Self> {
@@ -131,6 +150,16 @@ mod tests {
         assert_eq!(Numbers::read(&format!("$JS.ACK.S.c.{numbers}")), Some(READ));
         assert_eq!(Numbers::read(&format!("$JS.ACK._.acc.S.c.{numbers}")), Some(READ));
         assert_eq!(Numbers::read(&format!("$JS.ACK.hub.acc.S.c.{numbers}.random")), Some(READ));
+    }
+
+    #[test]
+    fn a_subject_is_made_as_others_are() {
+        for form in ["$JS.ACK.S.c.N", "$JS.ACK._.acc.S.c.N", "$JS.ACK.hub.acc.S.c.N.random"] {
+            let other = form.replace('N', "1.2.3.4.5");
+            let own = form.replace('N', "2.31.7.1700000000000000001.9");
+            assert_eq!(READ.reply_like(&other).as_deref(), Some(&*own));
+        }
+        assert_eq!(READ.reply_like("_INBOX.x"), None);
     }
 
     #[test]

@@ -1,25 +1,23 @@
 //! The recovery barrier: where deliveries may have been lost, nothing more is delivered until everything above the floor has
 //! been sent again, in order. What of that is running, waiting or finished is absorbed by the ledger.
 
-use std::future::poll_fn;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
-use super::arrival::Arrival;
 use super::choice::AckMode;
 use super::consumer::Consumer;
 use super::durable::{Reset, stream_info};
 use super::floors::Floors;
+use super::place::floor;
 use super::pull::Deliveries;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
-use crate::subscription::Start;
 
-/// How much later than it says a server may deliver again.
-const LATE: Duration = Duration::from_secs(1);
+/// How long a stream may be missing before that stops its source.
+const MISSING: Duration = Duration::from_secs(2);
 
 impl<D: Deliveries> Consumer<D> {
     /// Goes on with a recovery that is under way.
@@ -49,6 +47,7 @@ impl<D: Deliveries> Consumer<D> {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
+                self.plan.made_anew = false;
                 if let Some(begun) = self.begun.take() {
                     begun.give(Ok(()));
                 }
@@ -58,7 +57,7 @@ impl<D: Deliveries> Consumer<D> {
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
             }
             // Whoever subscribes hears of any error.
-            Err(error) if error.is_retryable() && self.begun.is_none() => {
+            Err(error) if self.begun.is_none() && self.may_pass(&error) => {
                 let label = self.plan.label();
                 log::warn!("{label}: {error}");
                 let text = format!("{why}; not over yet: {error}");
@@ -69,8 +68,21 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// Whether an error is worth another try. A stream may be made anew: that is given a moment.
+    fn may_pass(&self, error: &BrokerError) -> bool {
+        let missing = error.kind() == BrokerErrorKind::MissingTopic;
+        error.is_retryable() || missing && self.recovery.lasts(self.now) < MISSING
+    }
+
     /// Has everything above the floor come again, in order. The number of the first delivery that does.
     async fn restore(&mut self) -> Result<u64, BrokerError> {
+        let newest = self.source.ledger().newest();
+        let look = self.poisons.notice(self.deliveries.connects(), newest);
+        if look.is_some()
+            && let Some(next) = self.go_on_behind().await?
+        {
+            return Ok(next);
+        }
         // What was taken and not delivered comes again.
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
@@ -82,8 +94,9 @@ impl<D: Deliveries> Consumer<D> {
         };
         let stream = stream_info(&self.shared.links.control, &self.plan.durable.stream).await?;
         self.end = self.end.max(stream.state.last_sequence + 1);
+        self.plan.look_at(&stream);
         if self.plan.acks == AckMode::Checkpoint {
-            return self.order_anew(&stream).await;
+            return self.order_anew(&stream, look.unwrap_or(0)).await;
         }
         // Of a consumer that is not there a server says nothing at all to a reset.
         let Some(info) = info else { return self.replace_missing(&stream).await };
@@ -92,6 +105,8 @@ impl<D: Deliveries> Consumer<D> {
         if let Some(from) = self.begin_elsewhere(next, &stream)? {
             return self.make(from).await;
         }
+        self.search(floor + 1, look.unwrap_or(0)).await?;
+        self.poisons.begin(floor);
         let connects = self.deliveries.connects();
         if !self.recovery.knows_no_reset(connects) {
             match self.plan.durable.reset(&self.shared.links.consume).await? {
@@ -121,13 +136,14 @@ impl<D: Deliveries> Consumer<D> {
             return Ok(None);
         };
         let source = self.plan.label();
-        let Some(from) = self.plan.after_loss() else {
+        let Some(from) = self.plan.after_loss(stream) else {
             return Err(BrokerError::new(BrokerErrorKind::LostPosition, lost));
         };
         log::warn!("{source}: {lost}");
         self.shared.health.say(BusEvent::PositionLost { source, error: lost });
         // Numbers begin anew: another assignment.
         self.plan.resume = None;
+        self.plan.made_anew = false;
         self.open()
             .map_err(|error| BrokerError::new(BrokerErrorKind::Failed, error.to_string()))?;
         Ok(Some(from))
@@ -142,19 +158,24 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
-    async fn order_anew(&mut self, stream: &stream::Info) -> Result<u64, BrokerError> {
+    async fn order_anew(&mut self, stream: &stream::Info, look: usize) -> Result<u64, BrokerError> {
         let resumed = self.plan.resume.as_ref().map(Stored::frontier);
-        let next = self.next().or(resumed);
+        let next = self.next().or(resumed).or(self.plan.place());
         let from = match (self.begin_elsewhere(next, stream)?, next) {
             (Some(from), _) => from,
-            (None, Some(next)) => self.plan.from(next),
-            (None, None) => self.plan.start(),
+            (None, Some(next)) => {
+                self.search(next, look).await?;
+                let next = self.step_over(next).await?;
+                self.plan.from(next)
+            }
+            (None, None) => self.plan.start(stream),
         };
         let control = &self.shared.links.control;
         // The old one would be gone after a while; while it is there it only costs the server something.
         let _ = self.plan.durable.delete(control).await;
         self.plan.rename();
-        self.plan.durable.create(control, from).await?;
+        let info = self.plan.durable.create(control, from).await?;
+        self.plan.began(&info);
         self.deliveries.aim(self.plan.durable.pulls(&self.shared.links.consume));
         Ok(1)
     }
@@ -162,7 +183,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Without a reset: the consumer is made anew where it was.
     async fn replace(&mut self, info: &Info) -> Result<u64, BrokerError> {
         if self.plan.retention == RetentionPolicy::Interest {
-            return self.collect().await;
+            return self.collect(info).await;
         }
         let frontier = self.source.ledger().frontier();
         let floor = frontier.unwrap_or(floor(info) + 1);
@@ -180,70 +201,22 @@ impl<D: Deliveries> Consumer<D> {
         let name = self.plan.durable.name().to_owned();
         let kept = floors.get(&name).await?;
         let kept = kept.and_then(|(text, _)| std::str::from_utf8(&text).ok()?.parse().ok());
-        let place = self.source.ledger().frontier().or(kept).or(match self.plan.start {
-            Start::Position(position) => Some(position),
-            _ => None,
-        });
+        let place = self.source.ledger().frontier().or(kept).or(self.plan.place());
         let from = match (self.begin_elsewhere(place, stream)?, place) {
             (Some(from), _) => from,
             (None, Some(place)) => self.plan.from(place),
-            (None, None) => self.plan.start(),
+            (None, None) => self.plan.start(stream),
         };
-        self.plan.durable.create(&self.shared.links.control, from).await?;
+        let info = self.plan.durable.create(&self.shared.links.control, from).await?;
+        self.plan.began(&info);
         if kept.is_some() {
             floors.remove(&name).await?;
         }
         Ok(1)
     }
 
-    /// A consumer whose deletion would lose records: what is unacknowledged comes again after the server's own time, in any
-    /// order. All of it is taken, put in order, and delivered before anything new.
-    async fn collect(&mut self) -> Result<u64, BrokerError> {
-        tokio::time::sleep(self.plan.ack_wait + LATE).await;
-        let control = &self.shared.links.control;
-        let gone = || BrokerError::new(BrokerErrorKind::Failed, "the consumer is gone");
-        let info = self.plan.durable.info(control).await?.ok_or_else(gone)?;
-        let wanted = info.num_ack_pending;
-        let now = self.shared.runtime.clock().now();
-        let mut all = Vec::with_capacity(wanted.min(self.plan.window));
-        let mut next = info.delivered.consumer_sequence + 1;
-        if wanted > 0 {
-            self.deliveries.pull(wanted, 0, now).await;
-        }
-        while all.len() < wanted {
-            let come = poll_fn(|cx| self.deliveries.poll_next(cx, now));
-            match tokio::time::timeout(self.plan.ack_wait, come).await {
-                Ok(Arrival::Delivery(delivery)) => {
-                    next = delivery.numbers.consumer + 1;
-                    all.push(*delivery);
-                }
-                Ok(Arrival::Heartbeat | Arrival::Foreign) => {}
-                Ok(_) | Err(_) => {
-                    let text = "the server did not deliver again what it has to";
-                    return Err(BrokerError::new(BrokerErrorKind::Failed, text));
-                }
-            }
-        }
-        all.sort_by_key(|delivery| delivery.numbers.stream);
-        for delivery in all {
-            let kept = self.read(delivery);
-            self.kept.push_back(kept);
-        }
-        Ok(next)
-    }
-
     async fn floors(&self) -> Result<Floors, BrokerError> {
         let replicas = self.plan.durable.config.num_replicas;
         Floors::open(&self.shared.links.control, replicas).await
     }
-}
-
-/// The last record of the stream that a consumer counts as handled, or 0. One that begins at a place says nothing of what
-/// is before until it is first acknowledged to.
-fn floor(info: &Info) -> u64 {
-    let begun = match info.config.deliver_policy {
-        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
-        _ => 0,
-    };
-    info.ack_floor.stream_sequence.max(begun)
 }

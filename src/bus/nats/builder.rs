@@ -5,13 +5,13 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::link::Links;
-use super::options::{CREDENTIALS, NatsOptions, unknown};
+use super::nats_bus::{Nats, NatsBus};
+use super::options::{CREDENTIALS, NatsBuilder, NatsOptions, unknown};
 use super::secret::Secret;
 use super::shared::Shared;
 use super::topic::TopicRefused;
 use super::topic_options::TopicOptions;
 use super::url::Address;
-use super::{Nats, NatsBus};
 use crate::bus::pending::pending;
 use crate::bus::{Bus, BusError, BusHealth};
 use crate::error::ConfigError;
@@ -22,40 +22,21 @@ use crate::sync::Arc;
 /// What precedes an option's name, in capitals, in the environment.
 const PREFIX: &str = "KEYLANE_NATS_";
 
-/// Builds a bus over NATS.
-///
-/// Options are set by calls, by name as text ([`set`](Self::set)), in the query of the servers' URL, and in the
-/// environment ([`with_vars`](Self::with_vars)), under one set of names: see [`help`](Self::help).
-///
-/// ```no_run
-/// use std::time::Duration;
-/// use keylane::nats::{AckMode, NatsBus};
-/// use keylane::{Record, Runtime};
-///
-/// let runtime = Runtime::builder().build()?;
-/// let bus = NatsBus::builder(&runtime, "tls://a.example:4222,b.example?window=4000")
-///     .creds_file("/run/secrets/orders.creds")
-///     .ack_mode(AckMode::Floor)
-///     .ping_interval(Duration::from_secs(2))
-///     .connect()
-///     .wait()?;
-/// bus.publish("orders", Record::new("order-42", "paid")).wait()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "a builder does nothing until `connect`"]
-pub struct NatsBuilder {
-    runtime: Runtime,
-    pub(super) options: NatsOptions,
-    /// The first thing that was wrong; `connect` says it.
-    refused: Option<BusError>,
-}
-
 pending! {
     /// A connect to NATS under way: a future, and something a plain thread can wait for.
     ///
     /// # Cancel safety
     /// Dropped, what is connected is closed.
     NatsConnecting, NatsBus
+}
+
+impl NatsBus {
+    /// A builder for a bus over these servers: `nats://[user:password@|token@]host[:port]`, or `tls://` for servers
+    /// that are to be reached over TLS only; more of them behind commas. Options may stand in the query:
+    /// `nats://a,b?ack_mode=floor&window=1000`. What means something else in a URL is written `%XX`.
+    pub fn builder(runtime: &Runtime, servers: &str) -> NatsBuilder {
+        NatsBuilder::new(runtime, servers)
+    }
 }
 
 impl NatsBuilder {

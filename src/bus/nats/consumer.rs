@@ -15,6 +15,7 @@ use super::choice::AckMode;
 use super::desk::{Command, Desk};
 use super::held::Held;
 use super::plan::Plan;
+use super::poison::Poisons;
 use super::pull::Deliveries;
 use super::recovery::{Recovery, Why};
 use super::sequence::Sequence;
@@ -46,6 +47,7 @@ pub(super) struct Consumer<D> {
     pub(super) held: Held,
     pub(super) sequence: Sequence,
     pub(super) recovery: Recovery,
+    pub(super) poisons: Poisons,
     /// Where progress is kept that is not acknowledged.
     pub(super) checkpoint: Option<Checkpoint>,
     /// Taken from the server and not yet by the source, in order.
@@ -93,6 +95,7 @@ impl<D: Deliveries> Consumer<D> {
             held: Held::default(),
             sequence: Sequence::from(1),
             recovery: Recovery::new(),
+            poisons: Poisons::default(),
             checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
@@ -277,7 +280,8 @@ impl<D: Deliveries> Consumer<D> {
             return;
         }
         self.in_progress = self.now;
-        let replies: Vec<_> = self.held.replies().cloned().collect();
+        let replies: Vec<_> =
+            self.held.replies(self.plan.acks == AckMode::Floor).cloned().collect();
         for reply in replies {
             if !self.deliveries.say(reply, b"+WPI").await {
                 return;

@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::task::unconstrained;
 use tokio::time::{sleep, timeout};
 
+use super::core_counts::CoreCounters;
 use super::core_sequence::Seen;
 use super::desk::{Command, Desk};
 use super::headers;
@@ -22,7 +23,6 @@ use crate::bus::keyed::{KeyIn, keyed};
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, BusSubscription};
 use crate::clock::Time;
 use crate::handler::Handler;
-use crate::metrics::Counter;
 use crate::record::{Position, Record};
 use crate::reply::Answer;
 use crate::submit::{Refusal, SubmitError};
@@ -41,56 +41,6 @@ const ROUND_TRIP: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_millis(100);
 /// How often that is asked, one message each.
 const ROUND_TRIPS: u64 = 2;
-
-/// What a subscription to a topic of core NATS has counted. Every message that reached this process is in `received` or
-/// in `dropped_by_client`, and every received one in `taken`, `dropped_when_full` or `refused`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct CoreCounts {
-    /// Messages taken from the connection.
-    pub received: u64,
-    /// Records that the runtime took.
-    pub taken: u64,
-    /// Records dropped since their lane was full, and stayed so for as long as the topic's
-    /// [`WhenFull`] says.
-    pub dropped_when_full: u64,
-    /// Records that the runtime refused for another reason: a stopped subscription, a key that is not allowed, none.
-    pub refused: u64,
-    /// Messages that reached the connection and were dropped there, since its buffer was full.
-    pub dropped_by_client: u64,
-    /// Messages that are missing in publishers' own numbers: lost anywhere on the way, those that the client dropped
-    /// among them. Exact if the subscription is the only one of its group, and the publishers are buses of this crate.
-    pub missing: u64,
-    /// How often something may have been lost that nobody can count: the connection was cut.
-    pub gaps_possible: u64,
-}
-
-/// What is counted, by the loop alone.
-#[derive(Debug, Default)]
-pub(super) struct CoreCounters {
-    received: Counter,
-    taken: Counter,
-    dropped_when_full: Counter,
-    refused: Counter,
-    dropped_by_client: Counter,
-    missing: Counter,
-    gaps_possible: Counter,
-}
-
-impl CoreCounters {
-    pub(super) fn read(&self) -> CoreCounts {
-        CoreCounts {
-            received: self.received.get(),
-            taken: self.taken.get(),
-            dropped_when_full: self.dropped_when_full.get(),
-            refused: self.refused.get(),
-            dropped_by_client: self.dropped_by_client.get(),
-            missing: self.missing.get(),
-            gaps_possible: self.gaps_possible.get(),
-        }
-    }
-}
 
 impl Shared {
     /// Subscribes to a topic of core NATS, on a connection of its own: so what that drops is of this subscription.

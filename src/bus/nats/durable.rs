@@ -128,7 +128,11 @@ impl Durable {
 
 /// A stream, as it is now.
 pub(super) async fn stream_info(control: &Link, name: &str) -> Result<stream::Info, BrokerError> {
-    control.ask(&format!("STREAM.INFO.{name}"), &()).await.map_err(BrokerError::from)
+    let asked = control.ask(&format!("STREAM.INFO.{name}"), &()).await;
+    asked.map_err(|refused| {
+        let error = BrokerError::from(refused);
+        BrokerError::new(error.kind(), format!("stream {name}: {error}"))
+    })
 }
 
 /// The configuration of a durable consumer that keeps order: what is not acknowledged waits for us, not for a timer.

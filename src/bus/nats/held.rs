@@ -34,11 +34,15 @@ impl Held {
         self.entries.push_back(Entry { position, reply, barrier, arrived, finished: false });
     }
 
-    /// A delivery has come again: its newest reply counts. False if it is not held.
+    /// A delivery has come again: its newest reply counts, but for one since the same barrier. These ascend as the places
+    /// do, which one that came again by itself does not. False if it is not held.
     pub(super) fn renew(&mut self, position: u64, reply: Subject, arrived: Time) -> bool {
         let barrier = self.barrier;
         let Some(entry) = self.find(position) else { return false };
-        (entry.reply, entry.barrier, entry.arrived) = (reply, barrier, arrived);
+        entry.arrived = arrived;
+        if entry.barrier != barrier {
+            (entry.reply, entry.barrier) = (reply, barrier);
+        }
         true
     }
 
@@ -99,9 +103,9 @@ impl Held {
         self.entries.iter().find(|entry| !entry.finished).map(|entry| entry.arrived)
     }
 
-    /// Where the unfinished ones are acknowledged.
-    pub(super) fn replies(&self) -> impl Iterator<Item = &Subject> {
-        self.entries.iter().filter(|entry| !entry.finished).map(|entry| &entry.reply)
+    /// Where those are acknowledged that are not: the unfinished ones, or all.
+    pub(super) fn replies(&self, all: bool) -> impl Iterator<Item = &Subject> {
+        self.entries.iter().filter(move |entry| all || !entry.finished).map(|entry| &entry.reply)
     }
 
     /// Their time begins anew.

@@ -29,8 +29,10 @@ impl<D: Deliveries> Consumer<D> {
         let expected = self.deliveries.expected(self.now);
         let room = self.plan.window.saturating_sub(self.held.open() + expected);
         let bytes = self.source.room();
-        let count = room.min(BATCH.saturating_sub(expected));
-        let worth = if expected == 0 { count > 0 } else { count >= BATCH / 2 };
+        // Before one that cuts the connection they come one by one, so that nothing is lost with it.
+        let batch = if self.poisons.ahead().is_some() { 1 } else { BATCH };
+        let count = room.min(batch.saturating_sub(expected));
+        let worth = count > 0 && (expected == 0 || count >= BATCH.min(self.plan.window) / 2);
         if worth && bytes > 0 {
             let least = self.shared.links.consume.client.max_payload();
             self.deliveries.pull(count, bytes.max(least), self.now).await;
@@ -130,7 +132,7 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
-    fn epoch(&self) -> u64 {
+    pub(super) fn epoch(&self) -> u64 {
         let epoch = u64::from(self.source.epoch());
         self.checkpoint.as_ref().map_or(epoch, Checkpoint::token)
     }
@@ -148,6 +150,7 @@ impl<D: Deliveries> Consumer<D> {
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         self.pending = numbers.pending;
+        self.poisons.took(numbers.stream, &reply);
         Kept { numbers, reply, record }
     }
 }

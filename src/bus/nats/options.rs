@@ -5,14 +5,43 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::auth::{Auth, Credentials};
-use super::builder::NatsBuilder;
 use super::choice::{AckMode, Discard, Retention, Storage, Strategy};
 use super::choice::{Choice, File, Subject};
 use super::tls::Files;
 use super::topic::Topics;
+use crate::bus::BusError;
 use crate::config::nearest;
 use crate::error::ConfigError;
 use crate::option::{Count, Flag, Kind, Name, Or, Size, Span};
+use crate::runtime::Runtime;
+
+/// Builds a bus over NATS.
+///
+/// Options are set by calls, by name as text ([`set`](Self::set)), in the query of the servers' URL, and in the
+/// environment ([`with_vars`](Self::with_vars)), under one set of names: see [`help`](Self::help).
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use keylane::nats::{AckMode, NatsBus};
+/// use keylane::{Record, Runtime};
+///
+/// let runtime = Runtime::builder().build()?;
+/// let bus = NatsBus::builder(&runtime, "tls://a.example:4222,b.example?window=4000")
+///     .creds_file("/run/secrets/orders.creds")
+///     .ack_mode(AckMode::Floor)
+///     .ping_interval(Duration::from_secs(2))
+///     .connect()
+///     .wait()?;
+/// bus.publish("orders", Record::new("order-42", "paid")).wait()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a builder does nothing until `connect`"]
+pub struct NatsBuilder {
+    pub(super) runtime: Runtime,
+    pub(super) options: NatsOptions,
+    /// The first thing that was wrong; `connect` says it.
+    pub(super) refused: Option<BusError>,
+}
 
 /// A row of the table.
 struct Row {
@@ -167,8 +196,10 @@ options! {
     ack_mode(mode: AckMode => mode): AckMode = AckMode::Each, "each";
         Choice(AckMode::ALL), "`each`, `floor` or `checkpoint`";
     /// After how long the server takes an unacknowledged delivery for lost.
-    ack_wait(wait: Duration => wait): Duration = Duration::from_secs(120), "2m";
-        Span(Duration::from_secs(1), Duration::from_secs(3_600)), "a duration from 1s to 1h such as 2m";
+    /// `unset` is 2 min, and 5 s on interest streams of servers before 2.14, where a recovery waits for as long.
+    ack_wait(wait: impl Into<Option<Duration>> => wait.into()): Option<Duration> = None, "unset";
+        Or("unset", Span(Duration::from_secs(1), Duration::from_secs(3_600))),
+        "`unset` or a duration from 1s to 1h such as 2m";
     /// Deliveries of a source that may be unacknowledged (the server's `max_ack_pending`).
     window(deliveries: usize => deliveries): usize = 10_000, "10000"; Count(1, 65_536), "a number from 1 to 65536";
     /// How often a checkpoint is written.

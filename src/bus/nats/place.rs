@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
 use super::plan::Plan;
@@ -10,10 +10,10 @@ use crate::subscription::{OnLost, Start};
 
 impl Plan {
     /// Where a consumer begins that has no stored position.
-    pub(super) fn start(&self) -> DeliverPolicy {
+    pub(super) fn start(&self, stream: &stream::Info) -> DeliverPolicy {
         match self.start {
             Start::Earliest => DeliverPolicy::All,
-            Start::Latest => DeliverPolicy::New,
+            Start::Latest => self.end(stream),
             Start::Position(position) => self.from(position),
             Start::At(time) => {
                 let since = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -26,6 +26,29 @@ impl Plan {
         }
     }
 
+    /// Behind the last record, by its number: a consumer that begins at what is new cannot be made anew there, since
+    /// until it is acknowledged to it does not tell where that was.
+    fn end(&self, stream: &stream::Info) -> DeliverPolicy {
+        match self.retention {
+            // Begins nowhere else than at its first record, which the server says.
+            RetentionPolicy::WorkQueue => DeliverPolicy::New,
+            _ => self.from(stream.state.last_sequence.saturating_add(1)),
+        }
+    }
+
+    /// The place that a consumer without a stored position begins at, where that is known.
+    pub(super) fn place(&self) -> Option<u64> {
+        match self.start {
+            Start::Position(position) => Some(position),
+            _ => None,
+        }
+    }
+
+    /// A consumer was made: one that is made in its place begins there too, whatever was published since.
+    pub(super) fn began(&mut self, info: &Info) {
+        self.start = Start::Position(info.delivered.stream_sequence.saturating_add(1));
+    }
+
     /// Where a consumer begins that goes on at `position`.
     pub(super) fn from(&self, position: u64) -> DeliverPolicy {
         match self.retention {
@@ -36,12 +59,18 @@ impl Plan {
     }
 
     /// Where it goes on whose place is there no more; `None`: nowhere.
-    pub(super) fn after_loss(&self) -> Option<DeliverPolicy> {
+    pub(super) fn after_loss(&self, stream: &stream::Info) -> Option<DeliverPolicy> {
         match self.on_lost {
             OnLost::Stop => None,
             OnLost::Earliest => Some(DeliverPolicy::All),
-            OnLost::Latest => Some(DeliverPolicy::New),
+            OnLost::Latest => Some(self.end(stream)),
         }
+    }
+
+    /// Looks whether the stream is another than it was.
+    pub(super) fn look_at(&mut self, stream: &stream::Info) {
+        let before = self.made.replace(stream.created);
+        self.made_anew |= before.is_some_and(|before| before != stream.created);
     }
 
     /// What is lost of a stream for one that goes on at `next`, in words.
@@ -51,6 +80,11 @@ impl Plan {
     pub(super) fn lost(&self, next: u64, stream: &stream::Info) -> Option<String> {
         let (first, last) = (stream.state.first_sequence, stream.state.last_sequence);
         let name = &stream.config.name;
+        if self.made_anew {
+            return Some(format!(
+                "the position {next} is not in stream {name} any more: it was made anew"
+            ));
+        }
         if next > last.saturating_add(1) {
             return Some(format!(
                 "the position {next} is not in stream {name} any more, which ends at {last}: it was made anew, or cut"
@@ -69,4 +103,16 @@ impl Plan {
         }
         None
     }
+}
+
+/// The last record of the stream that a consumer counts as handled. Old servers do not say where it began until it is
+/// first acknowledged to.
+pub(super) fn floor(info: &Info) -> u64 {
+    let begun = match info.config.deliver_policy {
+        // Nothing was delivered: it stands where it began.
+        _ if info.delivered.consumer_sequence == 0 => info.delivered.stream_sequence,
+        DeliverPolicy::ByStartSequence { start_sequence } => start_sequence.saturating_sub(1),
+        _ => 0,
+    };
+    info.ack_floor.stream_sequence.max(begun)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::datetime::DateTime;
 use async_nats::jetstream::stream::RetentionPolicy;
 
 use super::choice::AckMode;
@@ -29,6 +30,10 @@ pub(super) struct Plan {
     pub(super) key_in: KeyIn,
     /// What the durable consumer is called, or would be: positions are kept under it.
     pub(super) kept_as: String,
+    /// When the stream was made, as far as it was looked at.
+    pub(super) made: Option<DateTime>,
+    /// Whether it was made anew since.
+    pub(super) made_anew: bool,
     /// Where the source goes on.
     pub(super) resume: Option<Stored>,
 }

@@ -51,6 +51,7 @@ impl Why {
 #[derive(Debug)]
 pub(super) struct Recovery {
     under_way: Option<Why>,
+    since: Time,
     /// Whether its beginning was said.
     said: bool,
     /// When it is tried next, and how long after that again.
@@ -69,6 +70,7 @@ impl Recovery {
     pub(super) fn new() -> Self {
         Self {
             under_way: Some(Why::Begun),
+            since: Time::ZERO,
             said: false,
             due: Time::ZERO,
             pause: AGAIN_FIRST,
@@ -83,6 +85,7 @@ impl Recovery {
             return;
         }
         (self.under_way, self.due, self.pause) = (Some(why), now, AGAIN_FIRST);
+        self.since = now;
         if why == Why::Foreign {
             self.foreign.push_back(now);
             while self.foreign.front().is_some_and(|then| now.since(*then) > FOREIGN_WITHIN) {
@@ -93,6 +96,11 @@ impl Recovery {
 
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
+    }
+
+    /// For how long it has been under way.
+    pub(super) fn lasts(&self, now: Time) -> Duration {
+        now.since(self.since)
     }
 
     pub(super) fn is_shared(&self) -> bool {

@@ -32,6 +32,11 @@ impl Sequence {
         Self { next }
     }
 
+    /// The number that the next delivery has.
+    pub(super) fn next(self) -> u64 {
+        self.next
+    }
+
     /// Follows a delivery. Only one that had to come next moves it.
     pub(super) fn follow(&mut self, numbers: &Numbers) -> Step {
         match numbers.consumer.checked_sub(self.next) {

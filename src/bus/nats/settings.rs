@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use super::builder::NatsBuilder;
+use super::options::NatsBuilder;
 use super::options::NatsOptions;
 use super::secret::Secret;
 use super::url::Address;

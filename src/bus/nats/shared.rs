@@ -1,6 +1,6 @@
 //! What all parts of a NATS bus share.
 
-use super::core_topic::{CoreCounters, CoreCounts};
+use super::core_counts::{CoreCounters, CoreCounts};
 use super::desk::Desk;
 use super::link::Links;
 use super::options::NatsOptions;

@@ -12,6 +12,7 @@ use super::desk::{Command, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
 use super::letter::ToTopic;
+use super::place::floor;
 use super::plan::Plan;
 use super::pull::Puller;
 use super::shared::{Closing, Member, Shared};
@@ -26,8 +27,13 @@ use crate::clock::Time;
 use crate::handler::Handler;
 use crate::position::Stored;
 use crate::reply::reply;
-use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
+use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
 use crate::sync::Arc;
+
+/// The usual time after which a delivery is taken for lost.
+const ACK_WAIT: Duration = Duration::from_secs(120);
+/// And where a recovery has to wait for as long.
+const ACK_WAIT_SHORT: Duration = Duration::from_secs(5);
 
 impl Shared {
     pub(super) fn subscribe(
@@ -128,14 +134,44 @@ impl Shared {
         if plan.acks == AckMode::Checkpoint {
             let (checkpoint, resume) = self.claim(&plan).await?;
             plan.resume = resume;
+            if plan.resume.is_none() {
+                self.start_after(&mut plan).await?;
+            }
             return Ok((plan, Some(checkpoint)));
         }
-        let durable = &plan.durable;
-        if let Some(info) = durable.info(&self.links.control).await? {
-            let wanted = durable.config.clone().into_consumer_config();
+        let info = plan.durable.info(&self.links.control).await?;
+        if let Some(info) = info {
+            if self.options.ack_wait.is_none() {
+                // It may have been made by a server of another version.
+                (plan.ack_wait, plan.durable.config.ack_wait) =
+                    (info.config.ack_wait, info.config.ack_wait);
+            }
+            let wanted = plan.durable.config.clone().into_consumer_config();
             topology::check_consumer(&wanted, &info.config)?;
+        } else if plan.topic.options.start_after.is_some() {
+            let floors = Floors::open(&self.links.control, plan.durable.config.num_replicas);
+            if floors.await?.get(plan.durable.name()).await?.is_none() {
+                self.start_after(&mut plan).await?;
+            }
         }
         Ok((plan, None))
+    }
+
+    /// Has a consumer without a stored position begin behind another, if that is asked for.
+    async fn start_after(&self, plan: &mut Plan) -> Result<(), BusError> {
+        let Some(name) = &plan.topic.options.start_after else { return Ok(()) };
+        let stream = &plan.durable.stream;
+        let mut other = plan.durable.clone();
+        other.config.durable_name = Some(name.clone());
+        let Some(info) = other.info(&self.links.control).await? else {
+            let text = format!(
+                "stream {stream} has no consumer {name}: name the one that `start_after` is to begin behind, or leave \
+                 that out"
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Mismatch, text).into());
+        };
+        plan.start = Start::Position(floor(&info).saturating_add(1));
+        Ok(())
     }
 
     /// Claims the position of a consumer that is not acknowledged, and says where it stands.
@@ -177,9 +213,20 @@ impl Shared {
             )
             .into());
         }
+        if acks == AckMode::Checkpoint && stream.retention != RetentionPolicy::Limits {
+            let text = format!(
+                "stream {} keeps a record until its consumers acknowledge it, and checkpoints do not: set `ack_mode` to \
+                 `each` or `floor`, or its retention to `limits`",
+                stream.name
+            );
+            return Err(BrokerError::new(BrokerErrorKind::Unsupported, text).into());
+        }
         let kept_as = topic.durable(subscription.group_name(), partition);
         let (name, filters) = (kept_as.clone(), topic.filters(partition));
-        let (ack_wait, window) = (self.options.ack_wait, self.options.window);
+        let slow =
+            stream.retention == RetentionPolicy::Interest && !self.links.consume.version().resets();
+        let usual = if slow { ACK_WAIT_SHORT } else { ACK_WAIT };
+        let (ack_wait, window) = (self.options.ack_wait.unwrap_or(usual), self.options.window);
         let durable = |policy| {
             durable::config(name, filters.clone(), policy, ack_wait, window, stream.num_replicas)
         };
@@ -201,6 +248,8 @@ impl Shared {
             key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
             on_lost: subscription.on_lost,
             kept_as,
+            made: None,
+            made_anew: false,
             resume: None,
         })
     }

@@ -5,6 +5,10 @@ use crate::error::ConfigError;
 /// The most partitions of a topic.
 const MAX_PARTITIONS: u32 = 4_096;
 
+/// What a stream or consumer may be called.
+const NAME: &str =
+    "1 to 255 printable ASCII characters without a space, `.`, `*`, `>`, `/` or `\\`";
+
 /// How a topic lies on the server.
 ///
 /// The *form* says what the subject of a record looks like:
@@ -34,6 +38,7 @@ pub struct TopicOptions {
     pub(super) at_most_once: bool,
     pub(super) assign_ids: bool,
     pub(super) when_full: WhenFull,
+    pub(super) start_after: Option<String>,
 }
 
 /// What becomes of a record of a topic of core NATS for which the runtime has no room.
@@ -69,6 +74,7 @@ impl TopicOptions {
             at_most_once: false,
             assign_ids: false,
             when_full: WhenFull::Wait,
+            start_after: None,
         }
     }
 
@@ -122,6 +128,15 @@ impl TopicOptions {
         self
     }
 
+    /// A group without a stored position begins behind what this consumer of the topic's stream has acknowledged without a
+    /// gap, instead of at the subscription's `start`. For taking over from another system, whose consumer has stopped:
+    /// what that has acknowledged above a gap is handled again. It is read once, when the group's own consumer is made.
+    #[must_use]
+    pub fn start_after(mut self, consumer: impl Into<String>) -> Self {
+        self.start_after = Some(consumer.into());
+        self
+    }
+
     /// How many partitions the topic has.
     pub fn partitions(&self) -> u32 {
         self.partitions
@@ -130,7 +145,8 @@ impl TopicOptions {
     /// Checks the options.
     ///
     /// # Errors
-    /// A [`ConfigError`] for a number of partitions that is not 1 to 4,096, or a stream's name that no server takes.
+    /// A [`ConfigError`] for a number of partitions that is not 1 to 4,096, or a name of a stream
+    /// or consumer that no server takes.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if !(1..=MAX_PARTITIONS).contains(&self.partitions) {
             let given = self.partitions.to_string();
@@ -140,12 +156,16 @@ impl TopicOptions {
             let allowed = |b: u8| b.is_ascii_graphic() && !b".*>/\\".contains(&b);
             (1..=255).contains(&name.len()) && name.bytes().all(allowed)
         };
+        match &self.start_after {
+            Some(name) if !names_a_stream(name) => {
+                return Err(ConfigError::invalid("topic.start_after", name, NAME));
+            }
+            _ => {}
+        }
         match &self.stream {
-            Some(name) if !names_a_stream(name) => Err(ConfigError::invalid(
-                "topic.stream",
-                name,
-                "1 to 255 printable ASCII characters without a space, `.`, `*`, `>`, `/` or `\\`",
-            )),
+            Some(name) if !names_a_stream(name) => {
+                Err(ConfigError::invalid("topic.stream", name, NAME))
+            }
             _ => Ok(()),
         }
     }

@@ -28,6 +28,11 @@ impl Version {
         self >= Self(2, 10, 0)
     }
 
+    /// A consumer that is set back to its floor, by a request.
+    pub(super) fn resets(self) -> bool {
+        self >= Self(2, 14, 0)
+    }
+
     /// Atomic batches, on streams that allow them.
     #[allow(dead_code, reason = "for publishing")]
     pub(super) fn batches(self) -> bool {

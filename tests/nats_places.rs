@@ -1,0 +1,414 @@
+//! Where a consumer begins, and where it goes on: on every line of servers, after a crash at the worst moment, behind
+//! another system's consumer, and after the place was lost.
+#![cfg(all(feature = "nats", feature = "testing", feature = "internals"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "support/broker.rs"]
+mod broker;
+#[path = "support/service.rs"]
+mod service;
+#[path = "support/wire.rs"]
+mod wire;
+
+use std::time::Duration;
+
+use broker::Server;
+use keylane::nats::{AckMode, NatsBuilder, Retention, TopicOptions};
+use keylane::{BrokerErrorKind, BusError, Health, OnLost, ReasonKind, Start, Subscription};
+use service::{Notes, Service};
+use wire::{HANG, Wire};
+
+const SOON: Duration = Duration::from_secs(30);
+const KEYS: u64 = 4;
+const TOPIC: &str = "jobs";
+const STREAM: &str = "STREAM_jobs";
+const DURABLE: &str = "service-jobs";
+
+struct Scene {
+    server: Server,
+    wire: Wire,
+    notes: Notes,
+    mode: AckMode,
+    retention: Retention,
+}
+
+impl Scene {
+    fn new(mode: AckMode, retention: Retention, arguments: &[&str]) -> Option<Self> {
+        let server = Server::start(arguments)?;
+        let wire = Wire::new(server.url());
+        Some(Self { server, wire, notes: Notes::default(), mode, retention })
+    }
+
+    fn start(&self) -> Service {
+        self.try_start(|builder| builder, |policy| policy).unwrap()
+    }
+
+    fn try_start(
+        &self,
+        set: impl FnOnce(NatsBuilder) -> NatsBuilder,
+        policy: impl FnOnce(Subscription) -> Subscription,
+    ) -> Result<Service, BusError> {
+        let set = |builder: NatsBuilder| set(builder.ack_mode(self.mode).retention(self.retention));
+        Service::start(self.server.url(), TOPIC, &self.notes, set, policy)
+    }
+
+    fn publish(&mut self, range: std::ops::Range<u64>) {
+        for number in range {
+            (0..KEYS).for_each(|key| _ = self.wire.record(TOPIC, &format!("k{key}"), number));
+        }
+    }
+
+    fn handled(&self) -> usize {
+        self.notes.handled().len()
+    }
+
+    fn stream(&mut self, what: &str) {
+        let answer = self.wire.request(&format!("STREAM.{what}.{STREAM}"), "");
+        assert_eq!(answer["success"].as_bool(), Some(true), "{answer}");
+    }
+}
+
+/// Cut, crashed and restarted, with a key that is stuck below what the others do.
+fn cut_and_restarted(mode: AckMode, retention: Retention, version: &str) {
+    let Some(mut scene) = Scene::new(mode, retention, &["--version", version]) else { return };
+    let service = scene.start();
+    scene.publish(1..20);
+    scene.notes.wait(19 * KEYS as usize, SOON);
+    scene.notes.stick("k0");
+    scene.publish(20..40);
+    scene.notes.wait(19 * KEYS as usize + 20 * (KEYS as usize - 1), SOON);
+    scene.server.kill(1);
+    scene.server.restart(1);
+    scene.wire = Wire::new(scene.server.url());
+    scene.publish(40..60);
+    scene.notes.wait(19 * KEYS as usize + 40 * (KEYS as usize - 1), SOON);
+    service.crash();
+    let service = scene.start();
+    scene.publish(60..70);
+    scene.notes.wait(19 * KEYS as usize + 50 * (KEYS as usize - 1), SOON);
+    scene.notes.free();
+    scene.notes.wait(69 * KEYS as usize, SOON);
+    assert_eq!(service.stopped(), None);
+    service.close();
+    scene.notes.assert_order();
+    // Closed in order: nothing comes again but what was not finished.
+    let before = scene.handled();
+    let closed = match mode {
+        AckMode::Checkpoint => serde_json::Value::Null,
+        _ => scene.wire.request(&format!("CONSUMER.INFO.{STREAM}.{DURABLE}"), ""),
+    };
+    let service = scene.start();
+    scene.publish(70..71);
+    scene.notes.wait(70 * KEYS as usize, SOON);
+    service.close();
+    let again = scene.notes.handled().split_off(before);
+    assert_eq!(again.len(), KEYS as usize, "{again:?} after {closed}");
+}
+
+/// We are gone between the deletion of the consumer and its making, as an old server needs it: the floor was written
+/// before, and the next life goes on there.
+fn gone_between_deletion_and_making(mode: AckMode, retention: Retention, version: &str) {
+    let Some(mut scene) = Scene::new(mode, retention, &["--version", version]) else { return };
+    let service = scene.start();
+    scene.publish(1..10);
+    scene.notes.wait(9 * KEYS as usize, SOON);
+    service.close();
+    scene.publish(10..12);
+    let floor = 9 * KEYS + 1;
+    scene.wire.publish(&format!("$KV.keylane.{DURABLE}"), b"", &floor.to_string());
+    let deleted = scene.wire.request(&format!("CONSUMER.DELETE.{STREAM}.{DURABLE}"), "");
+    assert_eq!(deleted["success"].as_bool(), Some(true), "{deleted}");
+    let service = scene.start();
+    scene.notes.wait(11 * KEYS as usize, SOON);
+    service.close();
+    assert_eq!(scene.notes.assert_order(), 0, "it began behind what was handled");
+}
+
+/// Nothing was delivered yet when the connection was cut: it begins where it had begun.
+fn latest_is_cut_before_its_first(mode: AckMode, version: &str) {
+    let Some(mut scene) = Scene::new(mode, Retention::Limits, &["--version", version]) else {
+        return;
+    };
+    scene.start().close();
+    scene.wire.request(&format!("CONSUMER.DELETE.{STREAM}.{DURABLE}"), "");
+    scene.publish(1..3);
+    let late = |policy: Subscription| policy.group("late").start(Start::Latest);
+    let service = scene.try_start(|builder| builder, late).unwrap();
+    scene.notes = Notes::default();
+    scene.server.kill(1);
+    scene.server.restart(1);
+    scene.wire = Wire::new(scene.server.url());
+    service.crash();
+    let service = scene.try_start(|builder| builder, late).unwrap();
+    scene.publish(3..6);
+    scene.notes.wait(3 * KEYS as usize, SOON);
+    service.close();
+    assert!(scene.notes.handled().iter().all(|(_, number)| *number >= 3));
+}
+
+macro_rules! lines {
+    ($($name:ident $version:literal $(#[$ignored:meta])?)*) => {$(
+        mod $name {
+            use super::*;
+
+            $(#[$ignored])? #[test] fn each_of_limits() { cut_and_restarted(AckMode::Each, Retention::Limits, $version); }
+            $(#[$ignored])? #[test] fn each_of_a_work_queue() { cut_and_restarted(AckMode::Each, Retention::WorkQueue, $version); }
+            $(#[$ignored])? #[test] fn each_of_interest() { cut_and_restarted(AckMode::Each, Retention::Interest, $version); }
+            $(#[$ignored])? #[test] fn floor_of_limits() { cut_and_restarted(AckMode::Floor, Retention::Limits, $version); }
+            $(#[$ignored])? #[test] fn floor_of_interest() { cut_and_restarted(AckMode::Floor, Retention::Interest, $version); }
+            $(#[$ignored])? #[test] fn checkpoint() { cut_and_restarted(AckMode::Checkpoint, Retention::Limits, $version); }
+            $(#[$ignored])? #[test] fn gone_between() { gone_between_deletion_and_making(AckMode::Each, Retention::Limits, $version); }
+            $(#[$ignored])? #[test] fn gone_between_floor() { gone_between_deletion_and_making(AckMode::Floor, Retention::Limits, $version); }
+            $(#[$ignored])? #[test] fn latest() { latest_is_cut_before_its_first(AckMode::Each, $version); }
+            $(#[$ignored])? #[test] fn latest_checkpoint() { latest_is_cut_before_its_first(AckMode::Checkpoint, $version); }
+        }
+    )*};
+}
+
+lines! {
+    oldest "debian"
+    before_resets "2.12" #[ignore = "long: one more line of servers"]
+    newest "2.15.1"
+}
+
+fn refused(
+    scene: &Scene,
+    policy: impl FnOnce(Subscription) -> Subscription,
+) -> (BrokerErrorKind, String) {
+    match scene.try_start(|builder| builder, policy) {
+        Err(BusError::Broker(error)) => (error.kind(), error.to_string()),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("it was not refused"),
+    }
+}
+
+#[test]
+fn modes_that_a_retention_does_not_have_are_refused() {
+    for (mode, retention) in [
+        (AckMode::Floor, Retention::WorkQueue),
+        (AckMode::Checkpoint, Retention::WorkQueue),
+        (AckMode::Checkpoint, Retention::Interest),
+    ] {
+        let Some(scene) = Scene::new(mode, retention, &[]) else { return };
+        assert_eq!(refused(&scene, |policy| policy).0, BrokerErrorKind::Unsupported);
+    }
+}
+
+/// Another system's consumer, named as that names them, and ours on one stream: each gets everything; and a group that is
+/// to begin behind it begins exactly there.
+#[test]
+fn beside_and_behind_another_systems_consumer() {
+    const OTHER: &str = "orders-service-unified_jobs";
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let service = scene.start();
+        let config = format!(
+            r#"{{"stream_name":"{STREAM}","config":{{"durable_name":"{OTHER}","deliver_policy":"all","ack_policy":"explicit","ack_wait":30000000000,"max_deliver":3,"filter_subject":"{TOPIC}"}}}}"#
+        );
+        let made =
+            scene.wire.request(&format!("CONSUMER.DURABLE.CREATE.{STREAM}.{OTHER}"), &config);
+        assert!(made.get("error").is_none(), "{made}");
+        scene.publish(1..11);
+        let all = 10 * KEYS as usize;
+        let came = scene.wire.pull(STREAM, OTHER, all);
+        assert_eq!(came.len(), all, "it gets everything");
+        scene.notes.wait(all, SOON);
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0);
+
+        // It has acknowledged 17 without a gap, and one above it.
+        for (reply, _) in came.iter().take(17).chain(&came[18..19]) {
+            scene.wire.say(reply, b"+ACK");
+        }
+        scene.wire.wait_consumer(STREAM, OTHER, "17 acknowledged", |info| {
+            info["num_ack_pending"].as_u64() == Some(all as u64 - 18)
+        });
+        scene.notes = Notes::default();
+        let behind =
+            |builder: NatsBuilder| builder.topic(TOPIC, TopicOptions::plain().start_after(OTHER));
+        let group = |policy: Subscription| policy.group("successor");
+        let service = scene.try_start(behind, group).unwrap();
+        scene.notes.wait(all - 17, SOON);
+        service.close();
+        let handled = scene.notes.handled();
+        let first =
+            came[17..].iter().map(|(_, payload)| String::from_utf8_lossy(payload).into_owned());
+        let ours = handled.iter().map(|(key, number)| format!("{key} {number}"));
+        let (mut first, mut ours): (Vec<_>, Vec<_>) = (first.collect(), ours.collect());
+        first.sort();
+        ours.sort();
+        assert_eq!(ours, first, "exactly what is behind its floor");
+
+        // A position of its own counts for more.
+        let service = scene.try_start(behind, group).unwrap();
+        scene.publish(11..12);
+        scene.notes.wait(all - 17 + KEYS as usize, SOON);
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0);
+
+        let nobody = |builder: NatsBuilder| {
+            builder.topic(TOPIC, TopicOptions::plain().start_after("nobody"))
+        };
+        match scene.try_start(nobody, |policy| policy.group("third")) {
+            Err(BusError::Broker(error)) => {
+                assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
+                assert!(error.to_string().contains("nobody"), "{error}");
+            }
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
+}
+
+/// Somebody pulls from our consumer: at the third time within a minute that deliveries are missing the source stops and says
+/// so, and whoever follows loses nothing.
+#[test]
+fn a_second_puller_stops_the_source() {
+    for mode in [AckMode::Each, AckMode::Floor] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let service = scene.start();
+        let mut number = 1;
+        let deadline = std::time::Instant::now() + HANG;
+        while service.stopped().is_none() {
+            assert!(std::time::Instant::now() < deadline, "{:?}", service.bus.health());
+            // Ours waits with a long pull, and both are served in turn.
+            let mut thief = Wire::new(scene.server.url());
+            let stolen = std::thread::spawn(move || thief.pull(STREAM, DURABLE, 2).len());
+            while !stolen.is_finished() {
+                scene.publish(number..number + 1);
+                number += 1;
+            }
+            stolen.join().unwrap();
+        }
+        let why = service.stopped().unwrap();
+        assert!(why.contains("somebody else"), "{why}");
+        let (Health::Degraded(reasons) | Health::Down(reasons)) = service.bus.health() else {
+            panic!("it is said in the health");
+        };
+        assert!(reasons.iter().any(|reason| reason.kind == ReasonKind::SharedConsumer));
+        service.crash();
+        let service = scene.start();
+        scene.notes.wait((number as usize - 1) * KEYS as usize, SOON);
+        service.close();
+    }
+}
+
+/// How a place is lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Retention,
+    Purge,
+    MadeAnew,
+}
+
+/// Loses records that were not handled: those from 3 on.
+fn lose(scene: &mut Scene, loss: Loss) {
+    match loss {
+        Loss::Retention => {
+            let mut info = scene.wire.request(&format!("STREAM.INFO.{STREAM}"), "");
+            info["config"]["max_msgs"] = 2.into();
+            let config = info["config"].to_string();
+            let answer = scene.wire.request(&format!("STREAM.UPDATE.{STREAM}"), &config);
+            assert!(answer.get("error").is_none(), "{answer}");
+        }
+        Loss::Purge => scene.stream("PURGE"),
+        Loss::MadeAnew => {
+            let info = scene.wire.request(&format!("STREAM.INFO.{STREAM}"), "");
+            let config = info["config"].to_string();
+            scene.stream("DELETE");
+            let answer = scene.wire.request(&format!("STREAM.CREATE.{STREAM}"), &config);
+            assert!(answer.get("error").is_none(), "{answer}");
+        }
+    }
+}
+
+fn lost_at_start(mode: AckMode, loss: Loss, on_lost: OnLost) {
+    let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+    let what = format!("{mode:?} {loss:?} {on_lost:?}");
+    let service = scene.start();
+    scene.publish(1..3);
+    scene.notes.wait(2 * KEYS as usize, SOON);
+    service.close();
+    scene.publish(3..5);
+    lose(&mut scene, loss);
+    scene.publish(5..6);
+    let policy = |policy: Subscription| policy.on_lost_position(on_lost);
+    // A durable's position is the server's: it goes with the stream, and a purge moves it.
+    let stored = matches!(loss, Loss::Retention) || mode == AckMode::Checkpoint;
+    if on_lost == OnLost::Stop && stored {
+        let (kind, text) = refused(&scene, policy);
+        assert_eq!(kind, BrokerErrorKind::LostPosition, "{what}: {text}");
+        return;
+    }
+    let service = scene.try_start(|builder| builder, policy).unwrap();
+    let left = if on_lost == OnLost::Latest && stored {
+        0
+    } else if matches!(loss, Loss::Retention) {
+        2
+    } else {
+        KEYS as usize
+    };
+    scene.notes.wait(2 * KEYS as usize + left, SOON);
+    scene.wire.record(TOPIC, "k3", 6);
+    scene.notes.wait(2 * KEYS as usize + left + 1, SOON);
+    service.close();
+    scene.notes.assert_order();
+    let handled = scene.notes.handled().split_off(2 * KEYS as usize);
+    assert_eq!(handled.len(), left + 1, "{what}: {handled:?}");
+}
+
+fn lost_while_running(mode: AckMode, loss: Loss, on_lost: OnLost) {
+    let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+    let what = format!("{mode:?} {loss:?} {on_lost:?}");
+    let policy = |policy: Subscription| policy.on_lost_position(on_lost);
+    let service = scene.try_start(|builder| builder, policy).unwrap();
+    scene.publish(1..3);
+    scene.notes.wait(2 * KEYS as usize, SOON);
+    service.subscription.pause();
+    scene.publish(3..5);
+    lose(&mut scene, loss);
+    service.subscription.resume();
+    if on_lost == OnLost::Stop {
+        scene.publish(5..6);
+        let why = service.wait_stopped();
+        assert!(why.contains("STREAM_jobs"), "{what}: {why}");
+        return service.crash();
+    }
+    // What is published now comes in any case, once it has seen the loss.
+    let deadline = std::time::Instant::now() + HANG;
+    let before = scene.handled();
+    let mut number = 5;
+    while scene.handled() < before + KEYS as usize {
+        assert!(std::time::Instant::now() < deadline, "{what}: {:?}", service.bus.health());
+        scene.publish(number..number + 1);
+        number += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(service.stopped(), None, "{what}");
+    service.close();
+    scene.notes.assert_order();
+}
+
+macro_rules! losses {
+    ($($mode:ident $name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            fn all(loss: Loss, test: fn(AckMode, Loss, OnLost)) {
+                for on_lost in [OnLost::Stop, OnLost::Earliest, OnLost::Latest] {
+                    test(AckMode::$mode, loss, on_lost);
+                }
+            }
+
+            #[test] fn retention_at_start() { all(Loss::Retention, lost_at_start); }
+            #[test] fn purge_at_start() { all(Loss::Purge, lost_at_start); }
+            #[test] fn made_anew_at_start() { all(Loss::MadeAnew, lost_at_start); }
+            #[test] fn made_anew_while_running() { all(Loss::MadeAnew, lost_while_running); }
+        }
+    )*};
+}
+
+losses! {
+    Each lost_each
+    Floor lost_floor
+    Checkpoint lost_checkpoint
+}
