@@ -48,13 +48,14 @@ impl<D: Deliveries> Consumer<D> {
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects);
                 self.plan.made_anew = false;
-                if let Some(begun) = self.begun.take() {
-                    begun.give(Ok(()));
-                }
                 self.source.counts().barriers.add(1);
                 let source = self.plan.label();
                 self.shared.health.clear(ReasonKind::Barrier, &source);
                 self.shared.health.say(BusEvent::BarrierEnded { source, why: why.to_owned() });
+                // Last: whoever subscribes finds a healthy bus.
+                if let Some(begun) = self.begun.take() {
+                    begun.give(Ok(()));
+                }
             }
             // Whoever subscribes hears of any error.
             Err(error) if self.begun.is_none() && self.may_pass(&error) => {

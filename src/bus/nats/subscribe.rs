@@ -35,6 +35,9 @@ const ACK_WAIT: Duration = Duration::from_secs(120);
 /// And where a recovery has to wait for as long.
 const ACK_WAIT_SHORT: Duration = Duration::from_secs(5);
 
+/// Requests that the beginning of a consumer may take.
+const REQUESTS: u32 = 8;
+
 impl Shared {
     pub(super) fn subscribe(
         self: &Arc<Self>,
@@ -100,6 +103,9 @@ impl Shared {
             dead_letter,
         )?;
         let mut beginnings = Vec::new();
+        // Each asks the server a few times, and on some old ones waits until it delivers again by itself.
+        let waits = plans.iter().map(|(plan, _)| plan.ack_wait).max().unwrap_or_default();
+        let patience = waits + REQUESTS * self.options.request_timeout;
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
@@ -119,7 +125,9 @@ impl Shared {
             self.links.consume.io.spawn(consumer.run());
         }
         for beginning in beginnings {
-            if let Err(error) = beginning.await.unwrap_or(Err(gone())) {
+            let begun = tokio::time::timeout(patience, beginning).await;
+            let begun = begun.unwrap_or_else(|_| Some(Err(silent())));
+            if let Err(error) = begun.unwrap_or_else(|| Err(gone())) {
                 // The others' loops end with it.
                 drop(subscriber.remove());
                 self.members().iter().for_each(|desk| desk.nudge());
@@ -308,6 +316,11 @@ impl Shared {
         }
         report
     }
+}
+
+fn silent() -> BrokerError {
+    let text = "the consuming connection is not there, and was not for as long as a subscribe waits";
+    BrokerError::new(BrokerErrorKind::Unreachable, text)
 }
 
 fn gone() -> BrokerError {
