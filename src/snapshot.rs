@@ -27,7 +27,8 @@ const BUSY_SHOWN: usize = 1_000;
 /// A runtime as it was at about one time. Counters are read one after the other.
 ///
 /// ```
-/// /// use keylane::{Phase, Record, RecordRef, Runtime, Subscription, Why};
+/// use std::time::Duration;
+/// use keylane::{Phase, Record, RecordRef, Runtime, Subscription, Why};
 ///
 /// let runtime = Runtime::builder().workers(1).build()?;
 /// let orders = runtime.subscribe_async(Subscription::new("orders"), |_: RecordRef| {

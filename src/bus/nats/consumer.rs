@@ -33,6 +33,8 @@ use crate::sync::Arc;
 const TICK: Duration = Duration::from_millis(5);
 /// How long the last checkpoint may take.
 const KEEP: Duration = Duration::from_secs(5);
+/// How often others are told how far it is while there is much to do.
+const SHOW: Duration = Duration::from_millis(50);
 /// How often the loop looks around with nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -65,6 +67,8 @@ pub(super) struct Consumer<D> {
     pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
     in_progress: Time,
+    /// When others were last told how far it is.
+    shown: Time,
 }
 
 /// A delivery on its way to the source.
@@ -106,6 +110,7 @@ impl<D: Deliveries> Consumer<D> {
             closing: None,
             begun: Some(begun),
             in_progress: Time::ZERO,
+            shown: Time::ZERO,
         })
     }
 
@@ -128,7 +133,6 @@ impl<D: Deliveries> Consumer<D> {
             self.deliver();
             self.pull().await;
             self.stay_in_progress().await;
-            self.show();
             self.wait().await;
         }
         self.shared.runtime.core().tasks.lock().retain(|other| !other.will_wake(&waker));
@@ -213,14 +217,15 @@ impl<D: Deliveries> Consumer<D> {
                 self.to_ack.extend(reply.filter(|_| self.plan.acks == AckMode::Floor));
             }
         }
-        if !self.recovery.is_under_way() {
+        let may = !self.to_ack.is_empty() && !self.recovery.is_under_way();
+        if may && self.deliveries.is_connected() {
             for reply in self.to_ack.drain(..) {
                 // What is not sent is delivered again after the reconnect, and acknowledged then.
                 if !self.deliveries.say(reply, b"+ACK").await {
                     break;
                 }
-                self.source.committed(self.now);
             }
+            self.source.committed(self.now);
         }
         self.to_ack.clear();
         self.check();
@@ -291,6 +296,7 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     fn show(&mut self) {
+        self.shown = self.now;
         let held = self.source.ledger().unfinished() + self.kept.len();
         self.source.set_lag(self.pending.saturating_add(held as u64));
         self.source.turn(self.now);
@@ -313,13 +319,20 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Takes what has come; with nothing there, sleeps until something comes, is finished, commanded or due.
     async fn wait(&mut self) {
-        if self.take_ready() || !self.may_sleep() {
+        let busy = self.take_ready();
+        // While it is busy, once in a while: nobody looks so often.
+        if !busy || self.now.since(self.shown) >= SHOW {
+            self.show();
+        }
+        if busy || !self.may_sleep() {
             // The connection is driven on this thread, too.
             tokio::task::yield_now().await;
             return;
         }
         let due = if self.held.open() > 0 || !self.kept.is_empty() { TICK } else { IDLE };
-        let due = self.recovery.due_in(self.now).map_or(due, |at| due.min(at));
+        // One that is due waits for the connection now, or for ever: that is looked at again after a while only.
+        let again = self.recovery.due_in(self.now).filter(|_| !self.source.is_stopped());
+        let due = again.map_or(due, |again| due.min(again.max(TICK)));
         let desk = self.desk.clone();
         let (mut called, mut slept) = (pin!(desk.nudged()), pin!(tokio::time::sleep(due)));
         poll_fn(|cx| {

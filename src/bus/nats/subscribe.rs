@@ -319,7 +319,8 @@ impl Shared {
 }
 
 fn silent() -> BrokerError {
-    let text = "the consuming connection is not there, and was not for as long as a subscribe waits";
+    let text =
+        "the consuming connection is not there, and was not for as long as a subscribe waits";
     BrokerError::new(BrokerErrorKind::Unreachable, text)
 }
 
