@@ -213,8 +213,8 @@ impl<D: Deliveries> Consumer<D> {
             AckMode::Each => held.forget_finished(),
             AckMode::Floor | AckMode::Checkpoint => {
                 let frontier = self.source.ledger().frontier().unwrap_or(0);
-                let reply = held.pass(frontier);
-                self.to_ack.extend(reply.filter(|_| self.plan.acks == AckMode::Floor));
+                let replies = held.pass(frontier);
+                self.to_ack.extend(replies.filter(|_| self.plan.acks == AckMode::Floor));
             }
         }
         let may = !self.to_ack.is_empty() && !self.recovery.is_under_way();

@@ -14,6 +14,8 @@ pub(super) struct Held {
     open: usize,
     /// The number of the barrier since which replies count.
     barrier: u32,
+    /// The newest reply since the barrier of what has come again by itself.
+    again: Option<Subject>,
 }
 
 #[derive(Debug)]
@@ -40,10 +42,17 @@ impl Held {
         let barrier = self.barrier;
         let Some(entry) = self.find(position) else { return false };
         entry.arrived = arrived;
-        if entry.barrier != barrier {
+        if entry.barrier == barrier {
+            self.come_again(reply);
+        } else {
             (entry.reply, entry.barrier) = (reply, barrier);
         }
         true
+    }
+
+    /// Something has come again by itself: the server counts it among the newest deliveries now.
+    pub(super) fn come_again(&mut self, reply: Subject) {
+        self.again = Some(reply);
     }
 
     /// A delivery is finished. Where it is acknowledged; that is handed out once.
@@ -72,9 +81,10 @@ impl Held {
         }
     }
 
-    /// Forgets what lies below `frontier`, and says by which reply all of it is acknowledged: the last that has come since
-    /// the barrier.
-    pub(super) fn pass(&mut self, frontier: u64) -> Option<Subject> {
+    /// Forgets what lies below `frontier`, and says by which replies all of it is acknowledged, in their order: the last that
+    /// has come since the barrier; and once nothing is left, the newest of what has come again, which covers whatever came
+    /// before it.
+    pub(super) fn pass(&mut self, frontier: u64) -> impl Iterator<Item = Subject> + use<> {
         let mut last = None;
         while self.entries.front().is_some_and(|entry| entry.position < frontier) {
             let Some(entry) = self.entries.pop_front() else { break };
@@ -85,12 +95,14 @@ impl Held {
                 last = Some(entry.reply);
             }
         }
-        last
+        let again = if self.entries.is_empty() { self.again.take() } else { None };
+        last.into_iter().chain(again)
     }
 
     /// From here on only replies that come now acknowledge what is before them.
     pub(super) fn begin_barrier(&mut self) {
         self.barrier = self.barrier.wrapping_add(1);
+        self.again = None;
     }
 
     /// Deliveries that are not finished.

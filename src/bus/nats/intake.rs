@@ -76,9 +76,11 @@ impl<D: Deliveries> Consumer<D> {
                 record,
             )) => {
                 record.recycle_quietly();
-                // A floor is acknowledged by what moved it alone.
+                // A floor is acknowledged by what moved it, or once nothing is left.
                 if self.plan.acks == AckMode::Each {
                     self.to_ack.push(reply);
+                } else if !self.held.renew(numbers.stream, reply.clone(), self.now) {
+                    self.held.come_again(reply);
                 }
             }
             Err(Undelivered::Ledger(DeliverError::OutOfOrder { .. }, record)) => {
