@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # Once built, what a plain run may take.
-limit=${KL_NATS_SECONDS:-420}
+limit=${KL_NATS_SECONDS:-900}
 # They wait more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-6}
 # It knows no reset of a consumer, so that the barrier has another way there.
