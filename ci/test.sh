@@ -4,7 +4,8 @@
 #   ./ci/test.sh             all checks of the crate
 #   ./ci/test.sh NAME…       only these (names: the table, or ./ci/test.sh --list)
 #   ./ci/test.sh --members   also those of the benches and of the terminal view, which build what only they need
-#   ./ci/test.sh --full      also those that take long: the long loom models, longer fuzzing, every NATS server
+#   ./ci/test.sh --full      also those that take long: the long loom models, longer fuzzing, every NATS server, TLS with
+#                            both of rustls' providers
 #
 # Each check is a script of its own, ci/NAME.sh. One that cannot run says `not run: <why>`; with CI=true
 # that is a failure, unless what is missing may be missing (Go, valgrind). The last line is
@@ -22,8 +23,8 @@ checks=(
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
-members=(members benches top versus tls-providers)
-full=(loom-full fuzz-long nats-full)
+members=(members benches top versus)
+full=(loom-full fuzz-long nats-full tls-providers)
 
 # The command of a check that is not just ci/NAME.sh.
 command_of() {
