@@ -312,6 +312,10 @@ impl Connection {
                 }
             }
             drop(state);
+            // What waited when the connection was cut is lost with it.
+            if self.cut.load(SeqCst) {
+                break;
+            }
             stream.write_all(&parcel.bytes)?;
             if parcel.last {
                 break;
