@@ -9,6 +9,7 @@ mod error;
 mod group;
 mod health;
 pub(crate) mod keyed;
+pub(crate) mod letter;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -8,8 +8,8 @@ use crate::bus::PublishError;
 use crate::bus::PublishErrorKind;
 use crate::bus::PublishFuture;
 use crate::bus::Publishing;
+use crate::bus::letter;
 use crate::clock::Time;
-use crate::error::HandlerError;
 use crate::record::MAX_KEY;
 use crate::record::Position;
 use crate::record::Record;
@@ -199,31 +199,8 @@ impl DeadLetter for ToTopic {
         let Some(shared) = self.shared.upgrade() else {
             return Box::pin(std::future::ready(Err("the bus is gone".into())));
         };
-        let mut record = letter
-            .record
-            .copy()
-            .with_header("X-Original-Topic", &self.from)
-            .with_header("X-Error-Message", letter.error.as_bytes())
-            .with_header("X-Attempts", letter.attempts.to_string())
-            .with_header("X-Subscription", letter.subscription.as_bytes());
-        if let Some(Position { partition, offset }) = letter.record.position() {
-            record = record
-                .with_header("X-Original-Partition", partition.to_string())
-                .with_header("X-Original-Offset", offset.to_string());
-        }
+        let record = letter::record(&letter, &self.from);
         let publishing = shared.publish(&self.to, record, Publisher::Letter);
-        Box::pin(async move {
-            match publishing.await {
-                Ok(_) => Ok(()),
-                Err(error) if error.is_retryable() => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                // A closed bus takes it after the restart: the record stays unfinished.
-                Err(error) if *error.kind() == PublishErrorKind::Closed => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                Err(error) => Err(HandlerError::fatal(error.to_string())),
-            }
-        })
+        letter::sending(publishing)
     }
 }

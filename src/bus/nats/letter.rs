@@ -5,8 +5,8 @@ use async_nats::jetstream::stream;
 use super::publisher::Wish;
 use super::shared::Shared;
 use super::topology;
-use crate::bus::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, PublishErrorKind};
-use crate::error::HandlerError;
+use crate::bus::letter;
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, InvalidTopic};
 use crate::record::Position;
 use crate::subscription::{DeadLetter, Letter, Sending};
 use crate::sync::{Arc, Weak};
@@ -35,18 +35,9 @@ impl DeadLetter for ToTopic {
         let Some(shared) = self.shared.upgrade() else {
             return Box::pin(std::future::ready(Err("the bus is gone".into())));
         };
-        let mut record = letter
-            .record
-            .copy()
-            .with_header("X-Original-Topic", self.from.as_bytes())
-            .with_header("X-Subscription", letter.subscription.as_bytes())
-            .with_header("X-Error-Message", letter.error.as_bytes())
-            .with_header("X-Attempts", letter.attempts.to_string());
+        let record = letter::record(&letter, &self.from);
         let mut id = None;
-        if let Some(Position { partition, offset }) = letter.record.position() {
-            record = record
-                .with_header("X-Original-Partition", partition.to_string())
-                .with_header("X-Original-Offset", offset.to_string());
+        if let Some(Position { offset, .. }) = letter.record.position() {
             // With the time: a stream that is made anew counts from 1 again.
             let stored = letter.record.timestamp().unwrap_or(0);
             let (subscription, from) = (&letter.subscription, &self.from);
@@ -54,19 +45,7 @@ impl DeadLetter for ToTopic {
         }
         let wish = Wish { letter: true, id: id.as_deref(), ..Wish::default() };
         let publishing = shared.publish_as(&self.to, record, wish);
-        Box::pin(async move {
-            match publishing.await {
-                Ok(_) => Ok(()),
-                Err(error) if error.is_retryable() => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                // A closed bus takes it after the restart: the record stays unfinished.
-                Err(error) if *error.kind() == PublishErrorKind::Closed => {
-                    Err(HandlerError::retryable(error.to_string()))
-                }
-                Err(error) => Err(HandlerError::fatal(error.to_string())),
-            }
-        })
+        letter::sending(publishing)
     }
 }
 
