@@ -157,10 +157,10 @@ impl Promise {
     /// Gives the promise back if somebody does: `fulfil` tells them.
     #[inline]
     pub fn done(mut self) -> Result<(), Self> {
-        match self.0.take() {
-            Some(cell) if !cell.done() => Err(Self(Some(cell))),
-            _ => Ok(()),
-        }
+        let Some(cell) = self.0.take() else { return Ok(()) };
+        // Nothing is left to be dropped: said so, since it would be looked for.
+        std::mem::forget(self);
+        if cell.done() { Ok(()) } else { Err(Self(Some(cell))) }
     }
 }
 
@@ -306,6 +306,7 @@ impl Receipt {
         (own, self.cell().end.waiting.join(end, waker))
     }
 
+    #[cold]
     fn leave(&self, places: Option<(Place, Place)>) {
         let Some((own, end)) = places else { return };
         let left = self.cell().rest.lock().waiting.leave(own);
@@ -346,7 +347,7 @@ mod kept {
     #[inline]
     pub(super) fn put(mut cell: Shared<Cell>) {
         let Some(own) = Shared::get_mut(&mut cell) else { return };
-        if own.word.load(Ordering::Relaxed) & !super::DONE != 0 {
+        if own.word.load(Ordering::Relaxed) != super::DONE {
             *own.rest.get_mut() = Rest::default();
         }
         *own.word.get_mut() = 0;
@@ -387,8 +388,11 @@ impl Future for Receipt {
 }
 
 impl Drop for Receipt {
+    #[inline]
     fn drop(&mut self) {
-        self.leave(self.places);
+        if self.places.is_some() {
+            self.leave(self.places);
+        }
         self.cell.take().into_iter().for_each(kept::put);
     }
 }
