@@ -237,6 +237,7 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
 }
 
 /// Of the calls that wait for a thread the one whose record arrived first is next, though it became ready last.
+// convict: whole_lane_waits
 #[test]
 fn blocking_handlers_start_in_the_order_of_arrival() {
     each_shape(|shape| {
