@@ -55,7 +55,7 @@ pub(super) struct Slots<M> {
 impl<M> Slots<M> {
     /// The part that starts at slot `first`.
     pub(super) fn new(slab: Arc<Slab<M>>, first: usize) -> Self {
-        // SAFETY: `rings` makes the slab for `lanes * stride` slots and `first` is `lane * stride`.
+        // SAFETY: `rings` makes the slab for `lanes * spacing` slots and `first` is `lane * spacing`.
         let first = unsafe { slab.base.add(first) };
         Self { _slab: slab, first }
     }
