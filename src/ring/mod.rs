@@ -3,7 +3,7 @@
 //! ```text
 //! tail  = pos << 5 | EMPTY | WAKE | CLOSED | WAIT | IDLE     written by producers, and by the consumer at rest
 //! head  = pos                                        written by the consumer only
-//! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is published
+//! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is in, not taken yet
 //! ```
 //! A producer claims a position with one compare-exchange on `tail`, so a full ring gives the message
 //! back; then it writes the message and publishes it with one store. All hand-offs of the lane are

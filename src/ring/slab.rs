@@ -7,7 +7,8 @@ use crate::sync::{Arc, UnsafeCell};
 
 #[repr(C, align(64))]
 pub(super) struct Slot<M> {
-    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it, is "nothing yet".
+    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it and the consumer leaves it,
+    /// is "nothing yet".
     pub(super) seq: AtomicU64,
     pub(super) message: UnsafeCell<MaybeUninit<M>>,
 }
