@@ -80,6 +80,9 @@ impl<M> Drain<'_, M> {
         // SAFETY: `seq` says, by acquire, that the message of `head` is in; the head moves past it
         // below, so it is read once.
         let message = slot.message.with(|place| unsafe { (*place).assume_init_read() });
+        // For the caches alone: a line that this core has written as well as read goes back to the producer whole,
+        // one that it has only read has to be taken away from it first. Relaxed: the store of `head` comes after.
+        slot.seq.store(0, Ordering::Relaxed);
         self.head = head + 1;
         // Release pairs with the acquires in `claim`: the slot may be filled again.
         ring.consumer.head.store(self.head, unless(weak!("ring_head"), Ordering::Release));

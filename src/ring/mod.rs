@@ -3,7 +3,7 @@
 //! ```text
 //! tail  = pos << 5 | EMPTY | WAKE | CLOSED | WAIT | IDLE     written by producers, and by the consumer at rest
 //! head  = pos                                        written by the consumer only
-//! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is published
+//! slot  = { seq, message }                           seq == pos + 1: the message of `pos` is in, not taken yet
 //! ```
 //! A producer claims a position with one compare-exchange on `tail`, so a full ring gives the message
 //! back; then it writes the message and publishes it with one store. All hand-offs of the lane are
@@ -85,8 +85,9 @@ pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
     assert!(slots > 0, "a ring has at least one slot");
     // Checked: a size that wrapped would give a slab smaller than what its rings reach into.
     let stride = slots.checked_next_power_of_two();
-    let total = stride.and_then(|stride| stride.checked_mul(lanes as usize));
-    let (Some(stride), Some(total)) = (stride, total) else {
+    let spacing = stride.and_then(|stride| stride.checked_add(skew(stride)));
+    let total = spacing.and_then(|spacing| spacing.checked_mul(lanes as usize));
+    let (Some(stride), Some(spacing), Some(total)) = (stride, spacing, total) else {
         panic!("no memory for {lanes} lanes of {slots} slots");
     };
     let family = Family::new();
@@ -97,13 +98,19 @@ pub fn rings<M: Send>(lanes: u32, slots: usize) -> (Family, Vec<Ring<M>>) {
             free_until: AtomicU64::new(slots as u64),
         }),
         consumer: CachePadded::new(Consumer { head: AtomicU64::new(0), anew: AtomicU64::new(0) }),
-        slots: Slots::new(slab.clone(), lane as usize * stride),
+        slots: Slots::new(slab.clone(), lane as usize * spacing),
         mask: stride as u64 - 1,
         limit: slots as u64,
         family,
         lane,
     });
     (family, rings.collect())
+}
+
+/// Slots left out behind a ring of so many. Rings a power of two apart would all have their first slots, where a
+/// ring that is mostly empty lives, in the same few sets of the caches. An odd number of slots leads through all.
+fn skew(stride: usize) -> usize {
+    if stride < 64 { 0 } else { 17 }
 }
 
 impl<M> Ring<M> {

@@ -7,7 +7,8 @@ use crate::sync::{Arc, UnsafeCell};
 
 #[repr(C, align(64))]
 pub(super) struct Slot<M> {
-    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it, is "nothing yet".
+    /// `pos + 1` once the message of position `pos` is in; zero, as a fresh page has it and the consumer leaves it,
+    /// is "nothing yet".
     pub(super) seq: AtomicU64,
     pub(super) message: UnsafeCell<MaybeUninit<M>>,
 }
@@ -55,7 +56,7 @@ pub(super) struct Slots<M> {
 impl<M> Slots<M> {
     /// The part that starts at slot `first`.
     pub(super) fn new(slab: Arc<Slab<M>>, first: usize) -> Self {
-        // SAFETY: `rings` makes the slab for `lanes * stride` slots and `first` is `lane * stride`.
+        // SAFETY: `rings` makes the slab for `lanes * spacing` slots and `first` is `lane * spacing`.
         let first = unsafe { slab.base.add(first) };
         Self { _slab: slab, first }
     }
