@@ -13,6 +13,10 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-6}
 oldest=debian
 barrier=(barrier each::cut each::deliveries_swallowed each::server_killed each::consumer_deleted each::killed_with_a_full_window)
 
+# What a cluster of three may do otherwise than one server: the rest looks at one server, or starts one for itself.
+clustered=()
+for name in conformance faults faults_of_others processes; do clustered+=(--test "nats_$name"); done
+
 tests=()
 for path in tests/nats_*.rs; do tests+=(--test "$(basename "$path" .rs)"); done
 cargo test --locked --no-run --features "$(all_features)" "${tests[@]}"
@@ -31,6 +35,7 @@ run() {
 
 if [ "${1:-}" = --full ]; then
     for version in 2.15.1 2.14 2.12 2.11 2.10 $oldest; do run "$version" 1 3600 --include-ignored; done
+    tests=("${clustered[@]}")
     run 2.15.1 3 3600 --include-ignored
 else
     begun=$(now)

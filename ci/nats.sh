@@ -4,6 +4,8 @@
 #   ci/nats.sh fetch [VERSION]            prints the server's path; VERSION is 2.15.1, 2.12 (newest 2.12.x) or debian
 #   ci/nats.sh start DIR [--version V] [--nodes 1|3] [--prop 'config line']... [--security[=password|mtls|token|creds]]
 #   ci/nats.sh serve DIR ...              like start; when its standard input ends it stops every node and removes DIR
+#                         [--disk SIZE]: each store on a file system of its own of this size (`16m`), which ends with `stop`;
+#                         without the right to mount one the server is told to take no more. DIR/disk says which
 #   ci/nats.sh stop DIR                   ends every node; DIR keeps its data and logs
 #   ci/nats.sh kill|pause|resume|restart DIR N     SIGKILL, SIGSTOP, SIGCONT; same port and store after a restart
 #   ci/nats.sh --full                     every test on every server line and on a cluster: ci/nats-test.sh --full
@@ -127,6 +129,12 @@ security() { # DIR MODE: prints config lines
     if [[ $mode == token ]]; then echo "authorization { token: \"$(cat "$d/token")\" }"; else python3 "$HERE/nats_keys.py" "$d" "$mode"; fi
 }
 
+small_disk() { # STORE
+    if mount -t tmpfs -o "size=$disk" tmpfs "$1" 2>/dev/null; then echo tmpfs >"$dir/disk"; return; fi
+    echo max_file_store >"$dir/disk"
+    [[ " ${js[*]-} " == *" max_file_store: "* ]] || js+=("max_file_store: $disk")
+}
+
 configure() { # writes every node's config, with fresh ports
     local n prop node routes='' ports=() js=()
     for ((n = 0; n < 3 * nodes; n++)); do free_port; done # client, monitor and route port of each node
@@ -136,6 +144,7 @@ configure() { # writes every node's config, with fresh ports
     for ((n = 0; n < nodes; n++)); do
         node=$dir/n$((n + 1))
         mkdir -p "$node/store"
+        [[ ! $disk ]] || small_disk "$node/store"
         {
             printf '# keylane %s\n' "bin $bin" "client ${ports[3 * n]}" "monitor ${ports[3 * n + 1]}"
             printf 'server_name: n%s\nlisten: "127.0.0.1:%s"\nhttp: "127.0.0.1:%s"\n' $((n + 1)) "${ports[@]:3*n:2}"
@@ -152,11 +161,12 @@ configure() { # writes every node's config, with fresh ports
 
 start() {
     [[ $# -ge 1 && $1 != -* ]] || die "start needs a DIR"
-    local dir=$1 version='' nodes=${KL_NATS_NODES:-1} props=() mode='' bin urls auth='' failed='' try n all=()
+    local dir=$1 version='' disk='' nodes=${KL_NATS_NODES:-1} props=() mode='' bin urls auth='' failed='' try n all=()
     shift
     while (($#)); do
         case $1 in
             --version) version=${2?}; shift 2 ;;
+            --disk) disk=${2?}; shift 2 ;;
             --nodes) nodes=${2?}; shift 2 ;;
             --prop) props+=("${2?}"); shift 2 ;;
             --security) mode=password; shift ;;
@@ -199,6 +209,7 @@ stop() { # SIGTERM, and SIGKILL for what is still there after 5 s
         done
         for ((i = 0; i < 100; i++)); do
             for node in "$1"/n*; do ! pid_of "$node" >/dev/null || { sleep 0.05 && continue 2; }; done
+            for node in "$1"/n*; do ! mountpoint -q "$node/store" || umount "$node/store"; done
             return 0 # the status of before, if a trap calls us
         done
     done

@@ -18,11 +18,11 @@ mod stage;
 mod subject;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keylane::nats::AckMode;
 use process::{Pace, Process};
-use stage::{KEYS, Stage};
+use stage::{HANG, KEYS, Stage};
 
 /// Not a test: what the others start as a consumer.
 #[test]
@@ -42,10 +42,14 @@ faults! {
     killed_with_a_full_window
     killed_again_and_again
     stopped_while_another_takes_over
+    stopped_and_back_beside_another
     closed_and_started_again
 }
 
 const WINDOW: usize = 120;
+
+/// Within this a process that goes on has lost its position: a checkpoint's interval, and time to reach the server again.
+const FENCED: Duration = Duration::from_secs(3);
 
 fn stage() -> Option<Stage> {
     let mut stage = Stage::new(&[])?;
@@ -122,6 +126,61 @@ fn stopped_while_another_takes_over(mode: AckMode) {
     stage.recover("a return");
     assert!(third.close());
     stage.history.judge().assert_sound(2 * bound + WINDOW);
+}
+
+/// For as long, and then both live: nothing is lost and no process runs two of a key at once, and one of them finds out.
+/// Who keeps its own position has lost it to the other, and stops with the next write of it; until then it does again what
+/// it had, in order. Who shares the server's consumer may take what the other lacks: order is lost until one stops, and
+/// kept by the other from then on.
+fn stopped_and_back_beside_another(mode: AckMode) {
+    let Some(stage) = stage() else { return };
+    stage.publish(30);
+    let slow = Pace { each: Duration::from_millis(5), ..Pace::QUICK };
+    let first = start(&stage, 1, mode, slow);
+    stage.wait_handled(20);
+    first.pause();
+    assert!(stage.history.judge().handled < 30 * KEYS as usize, "nothing was left to take over");
+    let bound = stage.forgotten();
+    let second = start(&stage, 2, mode, Pace::QUICK);
+    stage.recover("a stop");
+    thread::sleep(stage.place.ack_wait * 2);
+    stage.history.judge().assert_sound(bound);
+
+    let resumed = history::Event::now(history::What::Healed { fault: String::new() }).at;
+    first.resume();
+    let deadline = Instant::now() + HANG;
+    while first.stopped().is_none() && second.stopped().is_none() {
+        assert!(Instant::now() < deadline, "nobody notices\n{}", stage.history.judge());
+        stage.publish(2);
+    }
+    let again = stage.history.starts_of(1, resumed);
+    let lived = again.last().map_or(Duration::ZERO, |last| *last - resumed);
+    eprintln!("{mode:?}: {} handled again within {lived:?}", again.len());
+    eprintln!("first: {:?}, second: {:?}", first.stopped(), second.stopped());
+    if mode == AckMode::Checkpoint {
+        let why = first.stopped().expect("the one that was stopped has lost the position");
+        assert!(why.contains("another process"), "{why}");
+        assert!(lived < FENCED, "it went on for {lived:?}");
+        stage.recover("two owners");
+        assert_eq!(second.stopped(), None);
+        assert!(first.close() && second.close());
+        stage.history.judge().assert_sound(bound + again.len());
+    } else {
+        let why = first.stopped().or_else(|| second.stopped()).unwrap();
+        assert!(why.contains("somebody else"), "{why}");
+        first.kill();
+        let third = second.stopped().map(|_| start(&stage, 3, mode, Pace::QUICK));
+        stage.recover("two owners");
+        let disorder = stage.history.judge().disorder.len();
+        stage.publish(10);
+        stage.drain();
+        let last = third.unwrap_or(second);
+        assert!(last.close());
+        let verdict = stage.history.judge();
+        assert_eq!(verdict.disorder.len(), disorder, "order is kept by one alone\n{verdict}");
+        assert!(verdict.is_complete() && verdict.overlaps.is_empty(), "{verdict}");
+        assert!(verdict.phantoms.is_empty() && verdict.recovered(), "{verdict}");
+    }
 }
 
 /// In order, while it works or before it has begun to: nothing is handled twice.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use broker::Server;
-use keylane::nats::{Discard, NatsBuilder, NatsBus, Retention, Storage, Strategy};
+use keylane::nats::{Discard, NatsBuilder, NatsBus, Retention, Storage, Strategy, TopicOptions};
 use keylane::{BrokerErrorKind, BusError, Record, Runtime};
 
 /// Every refusal is told within this.
@@ -218,6 +218,45 @@ fn what_can_lose_records_is_said() {
     for told in ["max_msgs may delete records that nobody has handled", "is in memory"] {
         assert!(happened.contains(told), "{told:?} is not in: {happened}");
     }
+    runtime.stop_now();
+}
+
+/// What is sent again is known again: streams that are made remember for longer than that, and of others it is said.
+#[test]
+fn a_stream_that_forgets_ids_early_is_told() {
+    let Some(server) = Server::shared() else { return };
+    let (runtime, beside) = (runtime(), Beside::new(server));
+    let patient = || {
+        let builder = NatsBus::builder(&runtime, server.url());
+        builder.publish_patience(Duration::from_secs(90))
+    };
+    ensure(patient(), "topo.patient").unwrap();
+    assert_eq!(beside.config("STREAM_topo_patient").duplicate_window, Duration::from_secs(180));
+
+    let short = |name: &str| Config {
+        name: format!("STREAM_{name}"),
+        subjects: vec![name.replace('_', ".")],
+        duplicate_window: Duration::from_secs(10),
+        ..Config::default()
+    };
+    beside.make(short("topo_short"));
+    let with_ids =
+        |builder: NatsBuilder| builder.topic("topo.short", TopicOptions::plain().assign_ids());
+    let told = ["duplicate_window is 10s", "`publish_patience` is 90s", "stored twice"];
+    refused(with_ids(patient()), "topo.short", BrokerErrorKind::Mismatch, &told);
+    // Without ids of every record it is worth a word.
+    let bus = patient().connect().wait().unwrap();
+    bus.ensure("topo.short").wait().unwrap();
+    let mut events = bus.events();
+    let happened: String =
+        std::iter::from_fn(|| events.try_next()).map(|event| format!("{event:?}")).collect();
+    assert!(told.iter().all(|told| happened.contains(told)), "{happened}");
+    // As told: asked for, it is raised.
+    let raised = || with_ids(patient()).duplicate_window(Duration::from_secs(100));
+    ensure(raised(), "topo.short").unwrap();
+    assert_eq!(beside.config("STREAM_topo_short").duplicate_window, Duration::from_secs(100));
+    let error = patient().duplicate_window(Duration::from_secs(90)).connect().wait().unwrap_err();
+    assert!(error.to_string().contains("longer than `publish_patience`"), "{error}");
     runtime.stop_now();
 }
 

@@ -173,6 +173,16 @@ impl History {
         self.tell(What::End { process: SELF, run, done });
     }
 
+    /// When handlers of this process began, since a time.
+    pub fn starts_of(&self, process: u32, since: Duration) -> Vec<Duration> {
+        let events = self.0.events.lock();
+        let starts = events.iter().filter(|event| {
+            matches!(event.what, What::Start { process: of, .. } if of == process)
+                && event.at >= since
+        });
+        starts.map(|event| event.at).collect()
+    }
+
     pub fn judge(&self) -> Judgement {
         Judgement::of(self.0.events.lock().clone())
     }

@@ -1,13 +1,15 @@
 //! Consumers in processes of their own, which can be killed and stopped: the test's binary, started again as one of them.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use keylane::nats::AckMode;
+use parking_lot::Mutex;
 
 use super::history::{Event, History};
 use super::subject::{Handler, Ours, Place, Subject};
@@ -21,7 +23,12 @@ pub struct Process {
     child: Child,
     reader: Option<JoinHandle<()>>,
     history: History,
+    /// Why its source stopped, if it did.
+    stopped: Arc<Mutex<Option<String>>>,
 }
+
+/// A line with which a process says why its source stopped begins with this.
+const STOPPED: &str = "@X ";
 
 /// How a process' handlers work.
 #[derive(Clone, Copy, Debug)]
@@ -66,19 +73,27 @@ impl Process {
             .spawn()
             .expect("it can be started again");
         let stdout = child.stdout.take().expect("it is piped");
-        let events = history.clone();
+        let (events, stopped) = (history.clone(), Arc::new(Mutex::new(None)));
+        let stops = stopped.clone();
         let reader = thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(event) = Event::of_line(number, &line) {
+                if let Some(why) = line.strip_prefix(STOPPED) {
+                    *stops.lock() = Some(why.to_owned());
+                } else if let Some(event) = Event::of_line(number, &line) {
                     events.add(event);
                 }
             }
         });
-        Self { number, child, reader: Some(reader), history: history.clone() }
+        Self { number, child, reader: Some(reader), history: history.clone(), stopped }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Why its source stopped, if it did.
+    pub fn stopped(&self) -> Option<String> {
+        self.stopped.lock().clone()
     }
 
     /// SIGKILL: returns once it is gone and all that it said is read.
@@ -163,8 +178,20 @@ pub fn play() {
         true
     });
     let running = Ours(mode).start(&place, Handler { history: History::echoing(), work });
-    let mut rest = Vec::new();
-    let _ = std::io::stdin().read_to_end(&mut rest); // its end is what counts
+    let (open, ended) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        let mut rest = Vec::new();
+        let _ = std::io::stdin().read_to_end(&mut rest); // its end is what counts
+        drop(open);
+    });
+    let mut said = false;
+    while ended.recv_timeout(Duration::from_millis(5)) == Err(RecvTimeoutError::Timeout) {
+        if !said && let Some(why) = running.stopped() {
+            said = true;
+            let line = format!("\n{STOPPED}{}\n", why.replace('\n', " "));
+            let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        }
+    }
     if held_from == u64::MAX {
         running.close();
     }

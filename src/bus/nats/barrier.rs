@@ -46,7 +46,7 @@ impl<D: Deliveries> Consumer<D> {
             Ok(next) => {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
-                self.recovery.done(connects);
+                self.recovery.done(connects, self.shared.links.consume.signals.drops());
                 self.plan.made_anew = false;
                 self.source.counts().barriers.add(1);
                 let source = self.plan.label();

@@ -39,6 +39,16 @@ impl NatsBus {
     }
 }
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+impl NatsBuilder {
+    /// Has the client drop deliveries that find so many in a subscription's buffer, for our own tests.
+    pub fn buffer(mut self, deliveries: usize) -> Self {
+        self.options.buffer = Some(deliveries);
+        self
+    }
+}
+
 impl NatsBuilder {
     pub(super) fn new(runtime: &Runtime, servers: &str) -> Self {
         let mut builder =

@@ -199,6 +199,13 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// What was dropped last has nothing behind it that would show the gap.
+    fn look_for_drops(&mut self) {
+        if self.recovery.has_dropped(self.shared.links.consume.signals.drops()) {
+            self.recovery.begin(Why::Dropped, self.now);
+        }
+    }
+
     /// Notes what is finished, and acknowledges it.
     async fn settle(&mut self) {
         let (finished, held) = (&mut self.finished, &mut self.held);
@@ -320,6 +327,10 @@ impl<D: Deliveries> Consumer<D> {
     /// Takes what has come; with nothing there, sleeps until something comes, is finished, commanded or due.
     async fn wait(&mut self) {
         let busy = self.take_ready();
+        // Only once all is read that did come: of what is missing before it the numbers tell.
+        if !busy && self.reads() {
+            self.look_for_drops();
+        }
         // While it is busy, once in a while: nobody looks so often.
         if !busy || self.now.since(self.shown) >= SHOW {
             self.show();

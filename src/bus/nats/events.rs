@@ -155,6 +155,11 @@ impl Signals {
         self.health.clear(ReasonKind::Disconnected, self.role);
     }
 
+    /// How many deliveries the client has dropped, as far as its reports tell.
+    pub(super) fn drops(&self) -> u64 {
+        self.seen.lock().dropped
+    }
+
     pub(super) fn denials(&self) -> broadcast::Receiver<Denial> {
         self.denials.subscribe()
     }

@@ -67,10 +67,19 @@ pub(super) struct Order {
     pub(super) deadline: Time,
     /// Whether an earlier sending of it may have been stored.
     pub(super) doubt: bool,
-    /// Since when nobody has been there to store it, and how often that was seen.
-    pub(super) missed: Option<(Time, u32)>,
+    pub(super) missed: Option<Missed>,
     /// Somebody is being asked about it.
     pub(super) asked: bool,
+}
+
+/// That nobody was there to store a record.
+#[derive(Debug)]
+pub(super) struct Missed {
+    /// Since when, or since it was last asked whether anybody ever will be.
+    pub(super) since: Time,
+    pub(super) times: u32,
+    /// What was said last.
+    pub(super) why: Box<str>,
 }
 
 impl Order {

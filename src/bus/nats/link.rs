@@ -19,7 +19,7 @@ use super::auth::Auth;
 use super::events::{Denial, Signals};
 use super::io::Io;
 use super::options::NatsOptions;
-use super::refusal::{refusal, silent};
+use super::refusal::{refusal, silent, without_room};
 use super::version::Version;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusHealth};
 use crate::error::ConfigError;
@@ -166,7 +166,7 @@ impl Plan {
             .connection_timeout(options.connect_timeout)
             .request_timeout(Some(options.request_timeout))
             .reconnect_delay_callback(move |attempt| pause(first, most, attempt, servers))
-            .subscription_capacity(DELIVERIES.max(2 * options.window))
+            .subscription_capacity(options.buffer.unwrap_or(DELIVERIES.max(2 * options.window)))
             .client_capacity(COMMANDS)
             .tls_client_config(self.tls.clone())
             .require_tls(options.tls)
@@ -391,7 +391,7 @@ impl From<Refused> for BrokerError {
                     }
                     _ => BrokerErrorKind::Failed,
                 };
-                Self::new(kind, text)
+                Self::new(kind, without_room(code, &text).unwrap_or(text))
             }
         }
     }

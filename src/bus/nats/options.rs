@@ -65,6 +65,8 @@ macro_rules! options {
             pub(super) servers: Vec<String>,
             pub(super) credentials: Credentials,
             pub(super) topics: Topics,
+            /// Deliveries that a subscription's buffer takes, other than as many as can be on their way: for tests.
+            pub(super) buffer: Option<usize>,
             $($(#[doc = $about])+
             pub(super) $name: $type,)+
         }
@@ -75,6 +77,7 @@ macro_rules! options {
                     servers: Vec::new(),
                     credentials: Credentials::default(),
                     topics: Topics::default(),
+                    buffer: None,
                     $($name: $value,)+
                 }
             }
@@ -187,7 +190,8 @@ options! {
     /// How many messages a stream keeps at most, `0` is any number; `unset` is as it is.
     max_messages(messages: impl Into<Option<usize>> => messages.into()): Option<usize> = None, "unset";
         Or("unset", Count(0, 1 << 50)), "`unset` or a number up to 2^50";
-    /// For how long a stream knows a message again; `unset` is as it is, and 2 min where it is made.
+    /// For how long a stream knows a message again: longer than `publish_patience`. `unset` is as it is, and where it is
+    /// made 2 min, or twice `publish_patience` if that is more.
     duplicate_window(window: impl Into<Option<Duration>> => window.into()): Option<Duration> = None, "unset";
         Or("unset", Span(Duration::from_millis(100), Duration::from_secs(86_400))),
         "`unset` or a duration from 100ms to 24h such as 2m";
@@ -272,6 +276,11 @@ impl NatsOptions {
             let given = self.get("reconnect_most").unwrap_or_default();
             let allowed = "at least `reconnect_first`";
             return Err(ConfigError::out_of_range("reconnect_most", &given, allowed));
+        }
+        if self.duplicate_window.is_some_and(|window| window <= self.publish_patience) {
+            let given = self.get("duplicate_window").unwrap_or_default();
+            let allowed = "longer than `publish_patience`: raise it, or lower `publish_patience`";
+            return Err(ConfigError::out_of_range("duplicate_window", &given, allowed));
         }
         let auth = self.credentials.auth()?;
         // What cannot be read is said now, and not by a server that was told nothing.
@@ -368,6 +377,8 @@ mod tests {
         assert!(refused(&[("domain", "hub"), ("api_prefix", "x")]).contains("beside `domain`"));
         let told = refused(&[("reconnect_first", "3s")]);
         assert!(told.contains("`reconnect_most` is 2s"), "{told}");
+        let told = refused(&[("duplicate_window", "30s")]);
+        assert!(told.contains("longer than `publish_patience`"), "{told}");
         let told = refused(&[("nkey_seed", "SUcanary")]);
         assert!(told.contains("nkey_seed") && !told.contains("canary"), "{told}");
     }

@@ -23,8 +23,11 @@ pub(super) enum Why {
     Reconnected,
     /// The server said nothing for too long.
     Silence,
-    /// Deliveries are missing that the connection cannot have lost: somebody else has them.
+    /// Deliveries are missing that the connection cannot have lost: somebody else has them, unless the client has
+    /// dropped some meanwhile.
     Foreign,
+    /// The client had no room for deliveries, and dropped them.
+    Dropped,
     /// Somebody has reset the consumer, or its server has forgotten.
     Restarted,
     /// Somebody has deleted it.
@@ -40,6 +43,7 @@ impl Why {
             Self::Reconnected => "the connection was cut",
             Self::Silence => "the server was silent",
             Self::Foreign => "deliveries are missing",
+            Self::Dropped => "the client had no room for deliveries",
             Self::Restarted => "the consumer's numbers began anew",
             Self::Gone => "the consumer was deleted",
             Self::NoResponders => "nobody leads the consumer",
@@ -59,6 +63,8 @@ pub(super) struct Recovery {
     pause: Duration,
     /// The connection that deliveries are followed on.
     connects: Option<u64>,
+    /// What the client had dropped when they began to be followed.
+    drops: u64,
     /// A connection whose server has not answered a reset though it was there.
     resetless: Option<u64>,
     /// The last barriers for deliveries that went to somebody else.
@@ -75,6 +81,7 @@ impl Recovery {
             due: Time::ZERO,
             pause: AGAIN_FIRST,
             connects: None,
+            drops: 0,
             resetless: None,
             foreign: VecDeque::new(),
         }
@@ -112,6 +119,11 @@ impl Recovery {
         self.connects.is_some_and(|before| before != connects)
     }
 
+    /// Whether the client has dropped deliveries of those that are followed.
+    pub(super) fn has_dropped(&self, drops: u64) -> bool {
+        self.connects.is_some() && self.drops != drops
+    }
+
     pub(super) fn due_in(&self, now: Time) -> Option<Duration> {
         self.under_way.map(|_| self.due.since(now))
     }
@@ -141,7 +153,13 @@ impl Recovery {
         self.pause = (self.pause * 2).min(AGAIN_MOST);
     }
 
-    pub(super) fn done(&mut self, connects: u64) {
+    /// It is over, on this connection, of which the client has dropped so many deliveries.
+    pub(super) fn done(&mut self, connects: u64, drops: u64) {
+        // What the client has dropped nobody else has.
+        if self.under_way == Some(Why::Foreign) && self.has_dropped(drops) {
+            self.foreign.pop_back();
+        }
+        self.drops = drops;
         (self.under_way, self.said) = (None, false);
         self.connects = Some(connects);
     }

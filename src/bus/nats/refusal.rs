@@ -49,6 +49,19 @@ fn unreachable(text: &str) -> BrokerError {
     BrokerError::new(BrokerErrorKind::Unreachable, text)
 }
 
+/// What is to be done about JetStream's error of this code, if it says that there is no room.
+pub(super) fn without_room(code: u64, text: &str) -> Option<String> {
+    let full = match code {
+        // Resources of the account; of the server; memory; storage.
+        10_002 | 10_023 | 10_028 | 10_047 => true,
+        // It could not be stored, for a reason that the text gives.
+        10_077 => ["no space left", "resource"].iter().any(|word| text.contains(word)),
+        _ => false,
+    };
+    let fix = "free space on its disk, or raise the server's `max_file_store` or `max_memory_store`, or the account's limits";
+    full.then(|| format!("the server has no room to store it ({text}): {fix}"))
+}
+
 /// Why one side does not trust the other; none if the other is not there, or speaks something else.
 fn over_tls(error: &rustls::Error, options: &NatsOptions) -> Option<String> {
     use AlertDescription as Alert;
@@ -145,6 +158,22 @@ mod tests {
         let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
         assert!(said(expired, &options).is_some_and(|text| text.contains("expired")));
         assert_eq!(said(rustls::Error::HandshakeNotComplete, &options), None);
+    }
+
+    #[test]
+    fn no_room_is_told_with_what_to_do() {
+        for (code, text) in [
+            (10_023, "insufficient resources"),
+            (10_047, "insufficient storage resources available"),
+            (10_077, "write n1/store/1.blk: no space left on device"),
+        ] {
+            let said = without_room(code, text);
+            assert!(
+                said.is_some_and(|said| said.contains(text) && said.contains("max_file_store"))
+            );
+        }
+        assert_eq!(without_room(10_077, "maximum messages exceeded"), None);
+        assert_eq!(without_room(10_059, "stream not found"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::core_sequence::Sequences;
-use super::handover::{Handover, Id, News, Order, count};
+use super::handover::{Handover, Id, Missed, News, Order, count};
 use super::headers;
 use super::inquiry::Inquiry;
 use super::link::Links;
@@ -204,7 +204,7 @@ impl Sender {
         let Some(sending) = token.map(Sending::of) else { return };
         let ticket = sending.ticket;
         let verdict = if reply.status == Some(StatusCode::NO_RESPONDERS) {
-            Verdict::NotReady("no stream takes its subject".into())
+            Verdict::NotReady("no stream was there to store it".into())
         } else {
             Verdict::read(&reply.payload)
         };
@@ -216,7 +216,7 @@ impl Sender {
             Verdict::Stored(offset) => self.finish(ticket, Ok(Position { partition, offset })),
             // The answer to an earlier sending; that to the last one counts.
             _ if !newest => {}
-            Verdict::NotReady(why) => self.not_ready(ticket, &why, now),
+            Verdict::NotReady(why) => self.not_ready(ticket, why, now),
             Verdict::Busy => self.window.again(ticket, Some(now.after(PAUSES.0))),
             Verdict::WrongLast(_) if order.doubt && !order.asked => self.read_back(ticket),
             Verdict::WrongLast(last) => {
@@ -232,10 +232,11 @@ impl Sender {
     }
 
     /// Nobody was there to store it: it is sent again, and after a while it is asked whether there ever will be.
-    fn not_ready(&mut self, ticket: Ticket, why: &str, now: Time) {
+    fn not_ready(&mut self, ticket: Ticket, why: Box<str>, now: Time) {
+        log::debug!("a publish is tried again: {why}");
         let Some(order) = self.window.get(ticket) else { return };
-        let (since, times) = order.missed.unwrap_or((now, 0));
-        order.missed = Some((since, times + 1));
+        let (since, times) = order.missed.as_ref().map_or((now, 0), |m| (m.since, m.times));
+        order.missed = Some(Missed { since, times: times + 1, why });
         if now.since(since) >= ASK_AFTER && !order.asked {
             order.asked = true;
             let subject =
@@ -244,7 +245,6 @@ impl Sender {
                 self.inquiry.exists(&self.hand, ticket, subject);
             }
         }
-        log::debug!("a publish is tried again: {why}");
         let pause = PAUSES.0.saturating_mul(1 << times.min(8)).min(PAUSES.1);
         self.window.again(ticket, Some(now.after(pause)));
     }
@@ -297,8 +297,9 @@ impl Sender {
                 let Some(order) = self.window.get(ticket) else { return };
                 // Asked again later, if it is not there by then.
                 order.asked = false;
-                order.missed =
-                    Some((self.core.clock.now(), order.missed.map_or(0, |(_, times)| times)));
+                if let Some(missed) = &mut order.missed {
+                    missed.since = self.core.clock.now();
+                }
                 if exists == Some(false) {
                     let name = &order.topic.name;
                     let text = format!(
@@ -352,8 +353,8 @@ impl Sender {
         }
         while let Some(ticket) = self.window.stale(now) {
             let Some(order) = self.window.get(ticket) else { continue };
-            let kind = if order.missed.is_some() && !order.doubt {
-                PublishErrorKind::Failed("no stream was there to store it".into())
+            let kind = if let Some(missed) = order.missed.take().filter(|_| !order.doubt) {
+                PublishErrorKind::Failed(missed.why)
             } else if order.doubt || order.parcel.is_sent() {
                 PublishErrorKind::Unknown("no answer came, though it was sent again".into())
             } else {

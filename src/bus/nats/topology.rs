@@ -14,6 +14,9 @@ use super::options::NatsOptions;
 use super::topic::Topic;
 use crate::bus::{BrokerError, BrokerErrorKind};
 
+/// For how long a stream that is made knows a message again, at least.
+const DUPLICATES: Duration = Duration::from_secs(120);
+
 /// Makes sure of a topic's stream, as the options say, and says how it is.
 pub(super) async fn ensure(
     control: &Link,
@@ -39,7 +42,7 @@ pub(super) async fn ensure(
         }
     };
     wanted.check(&info["config"])?;
-    for note in notes(&info["config"]) {
+    for note in notes(&info["config"]).into_iter().chain(wanted.forgets_early(&info["config"])) {
         control.signals.note(&topic.stream, &note);
     }
     read(topic, info)
@@ -139,6 +142,8 @@ struct Wanted<'a> {
     topic: &'a Topic,
     subjects: Vec<String>,
     settings: Vec<Setting>,
+    /// For how long a record with an id is sent again.
+    patience: Duration,
 }
 
 impl<'a> Wanted<'a> {
@@ -160,7 +165,8 @@ impl<'a> Wanted<'a> {
         add("max_msgs", "max_messages", options.max_messages.map(most), Some(limit));
         let window = options.duplicate_window.map(nanos);
         add("duplicate_window", "duplicate_window", window, Some(plain));
-        Self { topic, subjects: topic.filters(None), settings }
+        let patience = options.publish_patience;
+        Self { topic, subjects: topic.filters(None), settings, patience }
     }
 
     /// The configuration of a stream that is not there yet.
@@ -180,6 +186,11 @@ impl<'a> Wanted<'a> {
         for setting in &self.settings {
             config.insert(setting.field.into(), setting.value.clone());
         }
+        // Whatever is sent again must be known again. No stream remembers longer than it keeps.
+        let window = DUPLICATES.max(2 * self.patience).as_nanos();
+        let window = i64::try_from(window).unwrap_or(i64::MAX);
+        let window = window.min(config.get("max_age").map_or(i64::MAX, limit));
+        config.entry("duplicate_window").or_insert(json!(window));
         Value::Object(config)
     }
 
@@ -238,8 +249,25 @@ impl<'a> Wanted<'a> {
                 )),
             }
         }
+        // Who asks for ids of every record counts on it.
+        if self.topic.options.assign_ids {
+            wrong.extend(self.forgets_early(config));
+        }
         let (stream, topic) = (&self.topic.stream, &self.topic.name);
         refuse(&format!("stream \"{stream}\" is not as topic \"{topic}\" needs it"), &wrong)
+    }
+
+    /// Whether the stream forgets an id while its record may still be sent again, which would be stored twice then.
+    fn forgets_early(&self, config: &Value) -> Option<String> {
+        let nanos = config["duplicate_window"].as_u64().filter(|nanos| *nanos > 0)?;
+        let (window, patience) = (Duration::from_nanos(nanos), self.patience);
+        (window <= patience).then(|| {
+            format!(
+                "its duplicate_window is {window:?} and `publish_patience` is {patience:?}, so that a record that is sent \
+                 again may be stored twice: set `duplicate_window` to more than that (its max_age is to be no shorter), \
+                 or `publish_patience` to less than {window:?}"
+            )
+        })
     }
 
     /// The topic's subjects that none of the stream's covers.
@@ -384,94 +412,4 @@ fn filters(config: &consumer::Config) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::topic_options::TopicOptions;
-    use super::*;
-
-    fn wanted<'a>(topic: &'a Topic, set: &[(&str, &str)]) -> Wanted<'a> {
-        let mut options = NatsOptions::default();
-        for (name, value) in set {
-            options.set(name, value).unwrap();
-        }
-        Wanted::new(&options, topic)
-    }
-
-    #[test]
-    fn a_pattern_covers_what_it_matches_all_of() {
-        for (pattern, subject) in [
-            ("a.b", "a.b"),
-            ("a.*", "a.b"),
-            ("a.*", "a.*"),
-            ("a.>", "a.b.c"),
-            ("a.>", "a.*"),
-            (">", "a.>"),
-        ] {
-            assert!(covers(pattern, subject), "{pattern} {subject}");
-        }
-        for (pattern, subject) in [
-            ("a.b", "a.*"),
-            ("a.*", "a.>"),
-            ("a.*", "a"),
-            ("a.>", "a"),
-            ("a.b", "a"),
-            ("a", "a.b"),
-            ("a.*", "a.b.c"),
-        ] {
-            assert!(!covers(pattern, subject), "{pattern} {subject}");
-        }
-    }
-
-    #[test]
-    fn what_the_server_dropped_is_told() {
-        let topic = Topic::with("orders", TopicOptions::default()).unwrap();
-        let set = [("max_age", "1h"), ("duplicate_window", "1m"), ("discard", "new")];
-        let wanted = wanted(&topic, &set);
-        let mut got = wanted.new_config();
-        assert!(wanted.check(&got).is_ok());
-        for (field, told) in [
-            ("max_age", "its max_age is not set and `max_age` asks for 3600s"),
-            ("duplicate_window", "its duplicate_window is not set"),
-            ("discard", "its discard is not set and `discard` asks for new"),
-            ("subjects", "lacks the subject \"orders\""),
-        ] {
-            let taken = got.as_object_mut().and_then(|got| got.remove(field)).unwrap();
-            let error = wanted.check(&got).unwrap_err();
-            assert_eq!(error.kind(), BrokerErrorKind::Mismatch);
-            assert!(error.to_string().contains(told), "{error}");
-            got[field] = taken;
-        }
-    }
-
-    #[test]
-    fn growing_changes_what_is_less_and_nothing_else() {
-        let topic = Topic::with("orders", TopicOptions::default()).unwrap();
-        let there = json!({
-            "name": "STREAM_orders", "subjects": ["x"], "max_msgs": 100, "max_age": 0, "num_replicas": 3,
-            "discard": "new", "storage": "file", "of the future": {"stays": true},
-        });
-        let set =
-            [("max_messages", "200"), ("max_age", "1h"), ("replicas", "1"), ("discard", "old")];
-        let grown = wanted(&topic, &set).grown(&there).unwrap();
-        let mut expected = there.clone();
-        expected["subjects"] = json!(["x", "orders"]);
-        expected["max_msgs"] = json!(200);
-        assert_eq!(grown, expected);
-        assert_eq!(wanted(&topic, &[("max_messages", "0")]).grown(&grown).unwrap()["max_msgs"], -1);
-        assert_eq!(wanted(&topic, &[("storage", "memory")]).grown(&grown), None);
-    }
-
-    #[test]
-    fn what_can_lose_records_is_noted() {
-        let noted = |config: Value| notes(&config).join("|");
-        assert_eq!(
-            noted(json!({"discard": "old", "max_age": 0, "max_msgs": -1, "storage": "file"})),
-            ""
-        );
-        assert!(
-            noted(json!({"discard": "old", "max_bytes": 5})).contains("its max_bytes may delete")
-        );
-        assert_eq!(noted(json!({"discard": "new", "max_bytes": 5})), "");
-        assert!(noted(json!({"discard": "new", "max_age": 5})).contains("its max_age may delete"));
-        assert!(noted(json!({"storage": "memory", "retention": "interest"})).contains("|"));
-    }
-}
+mod tests;

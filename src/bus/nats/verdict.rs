@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
+use super::refusal::without_room;
+
 /// An answer, as far as the publisher acts on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Stored, under this sequence of the stream; or there already.
     Stored(u64),
-    /// Nobody who could store it was there: it is not stored, and may be soon.
+    /// It could not be stored, and may be soon: why, with what to do.
     NotReady(Box<str>),
     /// Another record of the subject came first: the sequence of the last one, if it is said.
     WrongLast(Option<u64>),
@@ -39,19 +41,27 @@ impl Verdict {
         };
         let number = |name| error.get(name).and_then(Value::as_u64).unwrap_or(0);
         let text = error.get("description").and_then(Value::as_str).unwrap_or("no reason given");
-        match number("err_code") {
+        let code = number("err_code");
+        if let Some(text) = without_room(code, text) {
+            return Self::NotReady(text.into());
+        }
+        match code {
             // "wrong last sequence: 7"
             10_071 => Self::WrongLast(text.rsplit(' ').next().and_then(|last| last.parse().ok())),
             10_164 => Self::Busy,
             10_054 => Self::TooLarge,
             // Temporarily unavailable; no quorum; raft not ready.
-            10_008 | 10_009 | 10_118 => Self::NotReady(text.into()),
+            10_008 | 10_009 | 10_118 => Self::NotReady(nobody(text)),
             10_174 | 10_175 | 10_179 => Self::NoBatches(text.into()),
             10_077 if text.contains("maximum") => Self::Full,
-            _ if number("code") == 503 => Self::NotReady(text.into()),
+            _ if number("code") == 503 => Self::NotReady(nobody(text)),
             code => Self::Refused(format!("{text} ({code})").into()),
         }
     }
+}
+
+fn nobody(text: &str) -> Box<str> {
+    format!("no stream was there to store it: {text}").into()
 }
 
 /// The sequence in an answer as servers write it: `{"stream":"S","seq":7` and whatever follows.
