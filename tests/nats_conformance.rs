@@ -55,8 +55,8 @@ impl Opened for Open {
     }
 
     fn progress(&self, subscription: &BusSubscription) -> Result<Vec<Progress>, Failed> {
-        let (committed, end) = self.0.progress(subscription.subscriber().name()).unwrap();
-        Ok(vec![Progress { partition: 0, committed, end }])
+        let progress = self.0.progress(subscription.subscriber().name()).into_iter();
+        Ok(progress.map(|(committed, end)| Progress { partition: 0, committed, end }).collect())
     }
 }
 

@@ -148,7 +148,8 @@ impl<D: Deliveries> Consumer<D> {
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch());
+            .with_epoch(self.epoch())
+            .with_topic_index(self.plan.place);
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         self.pending = numbers.pending;
