@@ -101,7 +101,10 @@ impl fmt::Display for InvalidTopics {
                 write!(f, "a subscription has 1 to {MOST} topics, and {given} are given")
             }
             Self::Overlap(one, other) if one == other => {
-                write!(f, "the topic {one:?} is given twice: a subscription has each of its topics once")
+                write!(
+                    f,
+                    "the topic {one:?} is given twice: a subscription has each of its topics once"
+                )
             }
             Self::Overlap(one, other) => write!(
                 f,

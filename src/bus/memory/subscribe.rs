@@ -48,7 +48,8 @@ impl Shared {
                 partition.join(group, &of, start);
                 let standing = Arc::<Standing>::default();
                 let known = standing.clone();
-                let feed = Feed::new(&topic, place, number, &subscriber, key_in, &self.health, known);
+                let feed =
+                    Feed::new(&topic, place, number, &subscriber, key_in, &self.health, known);
                 feeds.push(feed);
                 standings.push(standing);
             }

@@ -150,6 +150,7 @@ impl CoreConsumer {
                     }
                     // There is nothing to begin anew: what is not here is gone.
                     Command::Restart(_, answer) => answer.give(Ok(())),
+                    Command::Looked(_) => {}
                 }
             }
             if self.is_over() {
@@ -293,7 +294,7 @@ impl CoreConsumer {
         };
         let late = late.into_iter().filter_map(|command| match command {
             Command::Close(_, answer) => Some(answer),
-            Command::Restart(..) => None,
+            Command::Restart(..) | Command::Looked(_) => None,
         });
         let waiting = self.closing.take().into_iter().flat_map(|(_, answers)| answers);
         waiting.chain(late).for_each(|answer| answer.give(report));

@@ -54,6 +54,7 @@ mod topology;
 mod url;
 mod verdict;
 mod version;
+mod watch;
 mod window;
 
 pub use batch::{AtomicError, AtomicPublishing};

@@ -29,6 +29,8 @@ pub(super) enum Why {
     Restarted,
     /// Somebody has deleted it.
     Gone,
+    /// What it was not sent yet is gone from the stream.
+    Truncated,
     /// Nobody answers for it.
     NoResponders,
 }
@@ -42,6 +44,7 @@ impl Why {
             Self::Foreign => "deliveries are missing",
             Self::Restarted => "the consumer's numbers began anew",
             Self::Gone => "the consumer was deleted",
+            Self::Truncated => "records are gone that were not delivered",
             Self::NoResponders => "nobody leads the consumer",
         }
     }

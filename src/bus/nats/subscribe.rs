@@ -177,9 +177,8 @@ impl Shared {
             let topic = plan.topic.name.clone();
             let (subscriber, own) = (subscriber.clone(), desk.clone());
             let name = subscriber.name().to_owned();
-            let consumer =
-                Consumer::new(self, plan, subscriber, own, puller, checkpoint, begun)
-                    .map_err(|error| (topic.clone(), error))?;
+            let consumer = Consumer::new(self, plan, subscriber, own, puller, checkpoint, begun)
+                .map_err(|error| (topic.clone(), error))?;
             beginnings.push((topic, beginning));
             self.join(Member { name, desk });
             self.links.consume.io.spawn(consumer.run());
