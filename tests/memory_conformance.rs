@@ -184,6 +184,7 @@ conforms![
     parked_keys_are_parked_where_the_group_goes_on,
     a_lost_position_stops_the_source,
     a_lost_position_may_be_passed_over,
+    a_position_that_is_lost_while_nothing_is_read_is_noticed,
     a_topic_made_anew_is_a_lost_position,
     several_topics_feed_one_subscription,
     several_topics_are_restarted_together,

@@ -365,10 +365,11 @@ impl BusSubscription {
         self.subscriber.core.wake_loops();
     }
 
-    /// The failure that stopped it, if one did. A failure of one partition is seen in the bus' view of that
-    /// partition.
+    /// The failure that stopped it, or one of its sources (a partition of a topic), for as long as that is stopped and the
+    /// bus open. Other partitions may go on: the runtime's [`snapshot`](Runtime::snapshot) tells them apart.
     pub fn stopped_by(&self) -> Option<Failure> {
-        self.subscriber.stopped_by()
+        let subscriber = &self.subscriber;
+        subscriber.stopped_by().or_else(|| subscriber.source_stopped_by())
     }
 }
 

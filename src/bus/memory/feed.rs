@@ -198,11 +198,10 @@ impl Feed {
                 let record = record.with_topic_index(self.place);
                 return Some(record.with_epoch(u64::from(source.epoch())));
             }
-            if source.is_paused() {
-                return None;
-            }
+            // While it is paused it is only looked whether the position is still there.
+            let most = if source.is_paused() { 0 } else { TURN };
             let partition = &self.topic.partitions[self.partition as usize];
-            match partition.read(self.next, self.made, TURN, &mut self.read) {
+            match partition.read(self.next, self.made, most, &mut self.read) {
                 Ok(next) => self.next = next,
                 Err(lost) => self.lose(lost)?,
             }
