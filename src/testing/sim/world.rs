@@ -11,7 +11,7 @@ use super::coverage::{Coverage, Fault};
 use super::feed::Feed;
 use super::judge::Judge;
 use super::random::{Random, mix};
-use super::script::{KEYLESS, PARTITIONS, Post, SUBSCRIPTIONS, Script};
+use super::script::{Item, KEYLESS, PARTITIONS, Post, SUBSCRIPTIONS, Script};
 use super::stage::{Flag, Node};
 use crate::clock::Time;
 use crate::close::{Removal, Swap};
@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) timed: RefCell<Vec<Timed>>,
     pub(super) next_timed: Cell<u64>,
     pub(super) posts: RefCell<VecDeque<Post>>,
+    /// What handlers submit: to where, and what.
+    pub(super) within: RefCell<VecDeque<(usize, Item)>>,
     /// Receipts and the like that the runtime's end settles.
     pub(super) closing: Cell<bool>,
     /// Faults have stopped.
@@ -118,6 +120,7 @@ impl World {
             timed: RefCell::default(),
             next_timed: Cell::new(0),
             posts: RefCell::default(),
+            within: RefCell::default(),
             closing: Cell::new(false),
             healed: Cell::new(false),
             depth: Cell::new(0),
