@@ -63,7 +63,7 @@ impl Opened for Open {
         if loss != Loss::Purged {
             return Err(Failed::Unsupported("streams are made anew in tests of their own"));
         }
-        let executor = tokio::runtime::Builder::new_current_thread().build()?;
+        let executor = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let purge = format!("$JS.API.STREAM.PURGE.STREAM_{topic}");
         let answer = executor.block_on(self.0.control().request(purge, "".into()))?;
         let answer = String::from_utf8_lossy(&answer.payload).into_owned();
