@@ -1,6 +1,7 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
 mod arrival;
+mod asking;
 mod auth;
 mod barrier;
 mod batch;

@@ -10,14 +10,7 @@ use std::time::Duration;
 use async_nats::datetime::DateTime;
 
 use super::arrival::Numbers;
-use super::consumer::Consumer;
-use super::desk::Command;
-use super::durable::stream_info;
-use super::pull::Deliveries;
-use super::recovery::Why;
-use crate::bus::BusEvent;
 use crate::clock::Time;
-use crate::subscription::OnLost;
 
 /// How often it is asked while nothing is asked for.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -48,11 +41,11 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     /// When the stream was made.
-    made: DateTime,
+    pub(super) made: DateTime,
     /// Its first place.
-    first: u64,
+    pub(super) first: u64,
     /// The number of the consumer's last delivery, if it is there.
-    delivered: Option<u64>,
+    pub(super) delivered: Option<u64>,
 }
 
 impl Watch {
@@ -98,7 +91,7 @@ impl Watch {
     }
 
     /// Whether the server is to be asked now.
-    fn is_due(&self, now: Time, idle: bool) -> bool {
+    pub(super) fn is_due(&self, now: Time, idle: bool) -> bool {
         let due = match self.hole {
             Some(_) => self.is_apart(now),
             None => idle && now.since(self.at) >= AGAIN,
@@ -106,7 +99,7 @@ impl Watch {
         self.asked.is_none() && self.whole && due
     }
 
-    fn ask(&mut self, now: Time) {
+    pub(super) fn ask(&mut self, now: Time) {
         let about_hole = self.hole.is_some();
         (self.asked, self.at) = (Some(about_hole), now);
         if about_hole {
@@ -115,7 +108,7 @@ impl Watch {
     }
 
     /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come.
-    fn answered(&mut self, look: Look, taken: bool) -> Option<u64> {
+    pub(super) fn answered(&mut self, look: Look, taken: bool) -> Option<u64> {
         let about_hole = self.asked.take()?;
         let from = match self.hole {
             Some(hole) if about_hole => {
@@ -128,61 +121,112 @@ impl Watch {
         };
         from.filter(|from| *from < look.first)
     }
-}
 
-impl<D: Deliveries> Consumer<D> {
-    /// Asks the server whether something is lost, if there is a reason to.
-    pub(super) fn watch(&mut self) {
-        let reads = !self.recovery.is_under_way() && !self.source.is_stopped();
-        let idle = self.deliveries.expected(self.now) == 0;
-        if !reads || !self.watch.is_due(self.now, idle) || !self.deliveries.is_connected() {
-            return;
-        }
-        self.watch.ask(self.now);
-        let (shared, durable) = (self.shared.clone(), self.plan.durable.clone());
-        let desk = self.desk.clone();
-        self.shared.links.control.io.spawn(async move {
-            let control = &shared.links.control;
-            let look = async {
-                // The stream first: what is delivered meanwhile is taken for delivered before.
-                let stream = stream_info(control, &durable.stream).await.ok()?;
-                let info = durable.info(control).await.ok()?;
-                Some(Look {
-                    made: stream.created,
-                    first: stream.state.first_sequence,
-                    delivered: info.map(|info| info.delivered.consumer_sequence),
-                })
-            };
-            let _ = desk.tell(Command::Looked(look.await));
-        });
+    /// The question was not answered: what waits goes on, and a hole is asked about again.
+    pub(super) fn unanswered(&mut self) {
+        (self.asked, self.waits) = (None, false);
     }
 
-    /// Takes the server's answer; `None`: there was none.
-    pub(super) fn looked(&mut self, look: Option<Look>) {
-        let Some(look) = look else {
-            // What waits goes on; a hole is asked about again.
-            (self.watch.asked, self.watch.waits) = (None, false);
-            return;
-        };
-        let taken = self.kept.is_empty()
-            && look.delivered.is_none_or(|last| last + 1 == self.sequence.next());
-        let lost = self.watch.answered(look, taken);
-        if self.recovery.is_under_way() || self.source.is_stopped() {
-            return;
+    /// What is lost from this place on leads to a barrier.
+    pub(super) fn lose(&mut self, lost: u64) {
+        self.lost = Some(lost);
+    }
+
+    /// What is lost is passed over: the stream begins at `first`.
+    pub(super) fn pass(&mut self, first: u64) {
+        self.next = self.next.max(Some(first));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(stream: u64) -> Numbers {
+        Numbers { stream, consumer: 1, delivered: 1, timestamp: 1, pending: 0 }
+    }
+
+    fn look(first: u64) -> Look {
+        let made = async_nats::datetime::from_nanos(0).unwrap();
+        Look { made, first, delivered: None }
+    }
+
+    fn at(millis: u64) -> Time {
+        Time::ZERO.after(Duration::from_millis(millis))
+    }
+
+    fn watch(next: u64) -> Watch {
+        let mut watch = Watch::default();
+        watch.begin(true, Some(next));
+        watch
+    }
+
+    #[test]
+    fn a_hole_is_lost_if_the_stream_begins_behind_it() {
+        for (first, lost) in [(8, Some(5)), (6, Some(5)), (5, None), (1, None)] {
+            let mut watch = watch(4);
+            assert!(!watch.follow(&numbers(4), at(0)) && !watch.is_due(at(9_000), false));
+            assert!(watch.follow(&numbers(8), at(9_000)) && watch.waits());
+            assert!(watch.is_due(at(9_000), false));
+            watch.ask(at(9_000));
+            assert!(!watch.is_due(at(9_500), true), "one question at a time");
+            assert_eq!(watch.answered(look(first), false), lost);
+            assert!(!watch.waits());
         }
-        if self.plan.made.is_some_and(|made| made != look.made) {
-            return self.recovery.begin(Why::Gone, self.now);
+    }
+
+    #[test]
+    fn what_comes_again_is_no_hole_and_hides_none() {
+        let mut watch = watch(1);
+        for stream in [1, 2, 3, 1, 3, 4] {
+            assert!(!watch.follow(&numbers(stream), at(0)), "{stream}");
         }
-        let Some(lost) = lost else { return };
-        if self.plan.on_lost != OnLost::Earliest {
-            self.watch.lost = Some(lost);
-            return self.recovery.begin(Why::Truncated, self.now);
-        }
-        // The server goes on at the oldest by itself, and what is under way ends as it would have.
-        self.watch.next = self.watch.next.max(Some(look.first));
-        let source = self.plan.label();
-        let error = self.plan.gone(lost, look.first);
-        log::warn!("{source}: {error}");
-        self.shared.health.say(BusEvent::PositionLost { source, error });
+        assert!(watch.follow(&numbers(6), at(0)));
+    }
+
+    #[test]
+    fn while_nothing_is_asked_for_what_was_all_taken_tells() {
+        let mut watch = watch(4);
+        assert!(watch.is_due(at(5_000), true) && !watch.is_due(at(5_000), false));
+        watch.ask(at(5_000));
+        assert_eq!(watch.answered(look(9), false), None, "something is on the way");
+        assert!(!watch.is_due(at(9_999), true) && watch.is_due(at(10_000), true));
+        watch.ask(at(10_000));
+        assert_eq!(watch.answered(look(9), true), Some(4));
+        watch.pass(9);
+        watch.ask(at(15_000));
+        assert_eq!(watch.answered(look(9), true), None);
+    }
+
+    #[test]
+    fn an_answer_of_before_a_hole_says_nothing_of_it() {
+        let mut watch = watch(4);
+        watch.ask(at(5_000));
+        assert!(watch.follow(&numbers(8), at(5_000)));
+        assert_eq!(watch.answered(look(4), true), None);
+        assert!(watch.waits() && watch.is_due(at(5_000), false));
+        watch.ask(at(5_000));
+        assert_eq!(watch.answered(look(7), true), Some(4));
+    }
+
+    #[test]
+    fn holes_that_come_fast_are_not_waited_for_and_asked_about_later() {
+        let mut watch = watch(1);
+        assert!(watch.follow(&numbers(2), at(1_000)));
+        watch.ask(at(1_000));
+        assert_eq!(watch.answered(look(1), true), None);
+        assert!(!watch.follow(&numbers(4), at(1_050)), "the next goes on");
+        assert!(!watch.is_due(at(1_099), true) && watch.is_due(at(1_100), true));
+        watch.ask(at(1_100));
+        assert_eq!(watch.answered(look(4), true), Some(3));
+        watch.unanswered();
+        assert!(!watch.waits());
+    }
+
+    #[test]
+    fn of_a_stream_that_is_not_whole_nothing_is_asked() {
+        let mut watch = Watch::default();
+        watch.begin(false, Some(1));
+        assert!(!watch.follow(&numbers(9), at(9_000)) && !watch.is_due(at(9_000), true));
     }
 }
