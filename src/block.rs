@@ -58,6 +58,8 @@ pub(crate) struct Rest {
     /// Nanoseconds since the Unix epoch.
     pub(crate) timestamp: Option<i64>,
     pub(crate) epoch: u64,
+    /// Which of its subscription's topics it came from.
+    pub(crate) topic: u32,
     /// The payload, if it is a caller's counted bytes.
     pub(crate) shared: Option<Bytes>,
     /// The envelope in the payload, if it had to be decoded for its key.
@@ -203,7 +205,7 @@ impl Block {
         let rest = &mut self.rest;
         rest.headers.clear();
         rest.header_bytes.clear();
-        (rest.position, rest.timestamp, rest.epoch) = (None, None, 0);
+        (rest.position, rest.timestamp, rest.epoch, rest.topic) = (None, None, 0, 0);
         (rest.shared, rest.decoded, rest.refusal) = (None, None, None);
         self.large.capacity() + rest.header_bytes.capacity() <= KEEP
     }

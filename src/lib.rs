@@ -172,8 +172,9 @@ pub use bus::nats;
 pub use bus::nats::NatsBus;
 pub use bus::{
     BrokerError, BrokerErrorKind, Bus, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
-    Connecting, Events, Health, InvalidGroup, InvalidTopic, KeyMismatch, NextEvent, PublishError,
-    PublishErrorKind, PublishFuture, Publishing, Reason, ReasonKind, Subscribing, Transport,
+    Connecting, Events, Health, InvalidGroup, InvalidTopic, InvalidTopics, KeyMismatch, NextEvent,
+    PublishError, PublishErrorKind, PublishFuture, Publishing, Reason, ReasonKind, Subscribing,
+    Topics, Transport,
 };
 pub use clock::{Clock, SystemClock, Time};
 pub use close::{Removal, Swap, SwapError};

@@ -134,6 +134,13 @@ impl Record {
         self
     }
 
+    /// Sets which of its subscription's topics it comes from.
+    #[must_use]
+    pub(crate) fn with_topic_index(mut self, place: u32) -> Self {
+        self.rest_mut().topic = place;
+        self
+    }
+
     /// A record of its own with the same content, as a bus needs one for each subscription.
     #[must_use]
     pub fn copy(&self) -> Self {
@@ -183,7 +190,7 @@ impl Record {
             rest.headers.extend_from_slice(&own.headers);
             rest.header_bytes.extend_from_slice(&own.header_bytes);
             (rest.position, rest.timestamp) = (own.position, own.timestamp);
-            rest.epoch = own.epoch;
+            (rest.epoch, rest.topic) = (own.epoch, own.topic);
         }
         copy
     }
@@ -246,6 +253,11 @@ impl Record {
     /// The fencing token of the assignment it was delivered under; 0 in process.
     pub fn epoch(&self) -> u64 {
         self.0.rest.epoch
+    }
+
+    /// Which of its subscription's topics it came from: the place among those that were given, from 0. 0 in process, too.
+    pub fn topic_index(&self) -> usize {
+        self.0.rest.topic as usize
     }
 
     /// Which attempt at it this is, from 1; 0 before the first.

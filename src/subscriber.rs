@@ -172,6 +172,14 @@ impl Subscriber {
         self.entry.state.stopped_by()
     }
 
+    /// The failure that stopped a source of it, if one did.
+    pub(crate) fn source_stopped_by(&self) -> Option<Failure> {
+        let table = self.core.registry.load();
+        let mut own =
+            table.sources.iter().flatten().filter(|source| source.subscription == self.entry.name);
+        own.find_map(|source| source.state.stopped_by())
+    }
+
     /// The keys that are parked, at most [`parked_keys`](crate::Config::parked_keys). Those of other
     /// subscriptions are not among them.
     pub fn parked(&self) -> Vec<ParkedKey> {

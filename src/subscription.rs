@@ -95,7 +95,13 @@ pub enum Start {
 }
 
 /// What a group does whose position is there no more: after retention, a purge, a truncation, or when the topic was
-/// made anew.
+/// made anew. A source that runs notices it when it reads on, and within seconds while it reads nothing.
+///
+/// Lost is what nobody meant to go: records that were not delivered yet, from the oldest on. A single record that
+/// somebody has deleted is not, nor one whose place a newer record of its key or subject has taken (compaction, a
+/// limit for each subject, a roll-up). On NATS, what has gone from a stream's beginning is called lost only for a consumer
+/// that takes all of the stream's subjects, of a stream that keeps what is acknowledged: of any other nobody can tell
+/// whose records they were. There, too, a purge moves the position of a durable that does not run, and is not lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -27,7 +27,10 @@ const LAYERS: &[(u8, &str)] = &[
         5,
         "submit batch source subscriber close shutdown holder source_snapshot snapshot runtime builder export",
     ),
-    (6, "bus bus/letter bus/error bus/group bus/health bus/keyed bus/pending bus/publishing"),
+    (
+        6,
+        "bus bus/letter bus/error bus/group bus/health bus/keyed bus/pending bus/publishing bus/topics",
+    ),
     (7, "bus/memory bus/memory/ bus/nats bus/nats/"),
     (8, "connect testing/"),
     (9, "lib"),

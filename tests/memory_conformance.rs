@@ -8,7 +8,7 @@ use keylane::testing::conformance::{
 };
 use keylane::{
     Bus, BusClosing, BusSubscription, Handler, Publishing, Record, Runtime, Start, Subscribing,
-    Subscription, Transport,
+    Subscription, Topics, Transport,
 };
 use std::sync::Mutex;
 use std::time::Duration;
@@ -184,7 +184,13 @@ conforms![
     parked_keys_are_parked_where_the_group_goes_on,
     a_lost_position_stops_the_source,
     a_lost_position_may_be_passed_over,
+    a_position_that_is_lost_while_nothing_is_read_is_noticed,
     a_topic_made_anew_is_a_lost_position,
+    several_topics_feed_one_subscription,
+    several_topics_are_restarted_together,
+    several_topics_are_refused_as_a_whole,
+    another_set_of_topics_loses_and_repeats_nothing,
+    dead_letters_of_several_topics_say_which,
     bytes_under_way_are_bounded,
     a_paused_subscription_reads_nothing,
     lag_and_ages_are_seen,
@@ -352,7 +358,7 @@ impl Transport for Twisted {
 
     fn subscribe(
         &self,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         _envelope: bool,
@@ -362,7 +368,7 @@ impl Transport for Twisted {
             Lie::SkipsTheOld => subscription.start(Start::Latest),
             _ => subscription,
         };
-        self.inner.subscribe_handler(topic, subscription, handler)
+        self.inner.subscribe_handler(topics, subscription, handler)
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {

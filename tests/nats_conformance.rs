@@ -8,7 +8,7 @@ mod broker;
 use broker::Server;
 use keylane::nats::{AckMode, NatsBus};
 use keylane::testing::conformance::{
-    Conformance, Ended, Failed, Fixture, Opened, Progress, Restart, Shape,
+    Conformance, Ended, Failed, Fixture, Loss, Opened, Progress, Restart, Shape,
 };
 use keylane::{Bus, BusSubscription, Runtime};
 
@@ -55,8 +55,19 @@ impl Opened for Open {
     }
 
     fn progress(&self, subscription: &BusSubscription) -> Result<Vec<Progress>, Failed> {
-        let (committed, end) = self.0.progress(subscription.subscriber().name()).unwrap();
-        Ok(vec![Progress { partition: 0, committed, end }])
+        let progress = self.0.progress(subscription.subscriber().name()).into_iter();
+        Ok(progress.map(|(committed, end)| Progress { partition: 0, committed, end }).collect())
+    }
+
+    fn lose(&self, topic: &str, loss: Loss) -> Result<(), Failed> {
+        if loss != Loss::Purged {
+            return Err(Failed::Unsupported("streams are made anew in tests of their own"));
+        }
+        let executor = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let purge = format!("$JS.API.STREAM.PURGE.STREAM_{topic}");
+        let answer = executor.block_on(self.0.control().request(purge, "".into()))?;
+        let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+        if answer.contains(r#""success":true"#) { Ok(()) } else { Err(Failed::Broken(answer)) }
     }
 }
 

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use broker::Server;
 use keylane::nats::{AckMode, NatsBuilder, Retention, TopicOptions};
-use keylane::{BrokerErrorKind, BusError, Health, OnLost, ReasonKind, Start, Subscription};
+use keylane::{
+    BrokerErrorKind, BusError, BusEvent, Health, OnLost, ReasonKind, Start, Subscription,
+};
 use service::{Notes, Service};
 use wire::{HANG, Wire};
 
@@ -388,6 +390,176 @@ fn lost_while_running(mode: AckMode, loss: Loss, on_lost: OnLost) {
     scene.notes.assert_order();
 }
 
+/// Waits until it is said that a place is lost.
+fn wait_lost(service: &Service, what: &str) {
+    let (mut events, deadline) = (service.bus.events(), std::time::Instant::now() + HANG);
+    loop {
+        let lost = |event| matches!(event, BusEvent::PositionLost { .. });
+        if std::iter::from_fn(|| events.try_next()).any(lost) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{what}: {:?}", service.bus.health());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What was not delivered yet goes while nothing is read: that is noticed meanwhile.
+fn lost_while_paused(mode: AckMode, loss: Loss, on_lost: OnLost) {
+    let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+    let what = format!("{mode:?} {loss:?} {on_lost:?}");
+    let policy = |policy: Subscription| policy.on_lost_position(on_lost);
+    let service = scene.try_start(|builder| builder, policy).unwrap();
+    scene.publish(1..3);
+    let handled = 2 * KEYS as usize;
+    scene.notes.wait(handled, SOON);
+    service.subscription.pause();
+    // A pull that is out brings what it was asked for.
+    let idle = |info: &serde_json::Value| info["num_waiting"].as_u64() == Some(0);
+    if mode != AckMode::Checkpoint {
+        scene.wire.wait_consumer(STREAM, DURABLE, "nothing is asked for", idle);
+    } else {
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    scene.publish(3..5);
+    lose(&mut scene, loss);
+    if on_lost == OnLost::Stop {
+        let why = service.wait_stopped();
+        assert!(why.contains("gone") && why.contains(STREAM), "{what}: {why}");
+        assert_eq!(scene.handled(), handled, "{what}");
+        return service.crash();
+    }
+    wait_lost(&service, &what);
+    if on_lost == OnLost::Latest {
+        // Whoever publishes now, does so behind the place that it has gone to.
+        while matches!(service.bus.health(), Health::Degraded(_)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    service.subscription.resume();
+    scene.publish(5..6);
+    // Retention goes on: of what is published now it may leave the last two.
+    let last = |key: &str| scene.notes.handled().contains(&(key.to_owned(), 5));
+    let deadline = std::time::Instant::now() + HANG;
+    while !(last("k2") && last("k3")) {
+        assert!(std::time::Instant::now() < deadline, "{what}: {:?}", service.bus.health());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let between = scene.notes.handled().iter().filter(|(_, number)| *number == 4).count();
+    let left = if matches!(loss, Loss::Retention) && on_lost == OnLost::Earliest { 2 } else { 0 };
+    assert!(between <= left, "{what}: {:?}", scene.notes.handled());
+    assert_eq!(service.stopped(), None, "{what}");
+    service.close();
+    scene.notes.assert_order();
+}
+
+/// Retention takes what a full window holds back: what is under way ends as it would have, and what comes behind what is
+/// lost is handled only where that is wanted.
+fn overtaken_by_retention(mode: AckMode, on_lost: OnLost, freed: bool) {
+    const WINDOW: usize = 8;
+    let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+    let what = format!("{mode:?} {on_lost:?} freed: {freed}");
+    let policy = |policy: Subscription| policy.on_lost_position(on_lost);
+    let service = scene.try_start(|builder| builder.window(WINDOW), policy).unwrap();
+    scene.publish(1..3);
+    let handled = 2 * KEYS as usize;
+    scene.notes.wait(handled, SOON);
+    (0..KEYS).for_each(|key| scene.notes.stick(&format!("k{key}")));
+    scene.publish(3..20);
+    let deadline = std::time::Instant::now() + HANG;
+    while service.runtime.snapshot().in_flight < WINDOW {
+        assert!(std::time::Instant::now() < deadline, "{what}: the window is not full");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    lose(&mut scene, Loss::Retention);
+    if freed {
+        scene.notes.free();
+    }
+    match on_lost {
+        OnLost::Stop => {
+            let why = service.wait_stopped();
+            assert!(why.contains("gone") && why.contains(STREAM), "{what}: {why}");
+            assert!(scene.handled() <= handled + WINDOW, "{what}: {:?}", scene.notes.handled());
+            service.crash();
+        }
+        OnLost::Earliest => {
+            wait_lost(&service, &what);
+            scene.notes.free();
+            scene.notes.wait(handled + WINDOW + 2, SOON);
+            assert_eq!(service.stopped(), None, "{what}");
+            service.close();
+            assert_eq!(scene.handled(), handled + WINDOW + 2, "{what}: nothing comes twice");
+        }
+        _ => {
+            wait_lost(&service, &what);
+            scene.notes.free();
+            let (deadline, mut number) = (std::time::Instant::now() + HANG, 20);
+            while !scene.notes.handled().iter().any(|(_, number)| *number >= 20) {
+                assert!(std::time::Instant::now() < deadline, "{what}: it does not go on");
+                scene.publish(number..number + 1);
+                number += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert_eq!(service.stopped(), None, "{what}");
+            service.close();
+        }
+    }
+    scene.notes.assert_order();
+}
+
+/// What somebody has deleted, and what a newer record has taken the place of, is not lost.
+#[test]
+fn holes_that_are_meant_are_not_lost() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let service = scene.start();
+        scene.publish(1..3);
+        scene.notes.wait(2 * KEYS as usize, SOON);
+        for round in 3..6 {
+            service.subscription.pause();
+            // The first time for so long that nothing is asked for, and the server is asked.
+            std::thread::sleep(Duration::from_secs(if round == 3 { 12 } else { 0 }));
+            let mut record = |key: &str| scene.wire.record(TOPIC, key, round);
+            let places = ["k0", "k1", "k2", "k3"].map(&mut record);
+            for place in [places[0], places[2]] {
+                let delete = format!(r#"{{"seq":{place}}}"#);
+                scene.wire.request(&format!("STREAM.MSG.DELETE.{STREAM}"), &delete);
+            }
+            std::thread::sleep(Duration::from_secs(if round == 3 { 7 } else { 0 }));
+            service.subscription.resume();
+        }
+        let handled = |key: &str, number| {
+            let deadline = std::time::Instant::now() + HANG;
+            while !scene.notes.handled().contains(&(key.to_owned(), number)) {
+                assert!(std::time::Instant::now() < deadline, "{mode:?}: {key} {number}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        handled("k1", 3);
+        handled("k3", 5);
+        service.subscription.pause();
+        let mut info = scene.wire.request(&format!("STREAM.INFO.{STREAM}"), "");
+        info["config"]["max_msgs_per_subject"] = 2.into();
+        service.close();
+        // From here on a newer record takes an older one's place.
+        let config = info["config"].to_string();
+        let updated = scene.wire.request(&format!("STREAM.UPDATE.{STREAM}"), &config);
+        assert!(updated.get("error").is_none(), "{updated}");
+        (6..10).for_each(|number| _ = scene.wire.record(TOPIC, "k0", number));
+        let service = scene.start();
+        let mut events = service.bus.events();
+        let deadline = std::time::Instant::now() + HANG;
+        while !scene.notes.handled().contains(&("k0".to_owned(), 9)) {
+            assert!(std::time::Instant::now() < deadline, "{mode:?}: {:?}", service.bus.health());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let lost = |event| matches!(event, BusEvent::PositionLost { .. });
+        assert!(!std::iter::from_fn(|| events.try_next()).any(lost), "{mode:?}");
+        assert_eq!(service.stopped(), None, "{mode:?}");
+        service.close();
+        scene.notes.assert_order();
+    }
+}
+
 macro_rules! losses {
     ($($mode:ident $name:ident)*) => {$(
         mod $name {
@@ -403,6 +575,15 @@ macro_rules! losses {
             #[test] fn purge_at_start() { all(Loss::Purge, lost_at_start); }
             #[test] fn made_anew_at_start() { all(Loss::MadeAnew, lost_at_start); }
             #[test] fn made_anew_while_running() { all(Loss::MadeAnew, lost_while_running); }
+            #[test] fn purge_while_paused() { all(Loss::Purge, lost_while_paused); }
+            #[test] fn retention_while_paused() { all(Loss::Retention, lost_while_paused); }
+            #[test] fn overtaken_by_retention() {
+                for on_lost in [OnLost::Stop, OnLost::Earliest, OnLost::Latest] {
+                    for freed in [false, true] {
+                        super::overtaken_by_retention(AckMode::$mode, on_lost, freed);
+                    }
+                }
+            }
         }
     )*};
 }

@@ -1,5 +1,6 @@
 //! Why something was not done on a bus.
 
+use crate::bus::topics::InvalidTopics;
 use crate::error::ConfigError;
 use crate::runtime::BuildError;
 use crate::runtime::SubscribeError;
@@ -37,6 +38,8 @@ pub enum BusError {
     },
     /// A topic's name is not allowed.
     InvalidTopic(InvalidTopic),
+    /// These topics cannot be those of one subscription.
+    InvalidTopics(InvalidTopics),
     /// A group's name is not allowed.
     InvalidGroup(InvalidGroup),
     /// The bus has a subscription that reads this topic for this group.
@@ -80,6 +83,7 @@ impl fmt::Display for BusError {
                 write!(f, "the {part} of a `{scheme}:` URL is wrong: {allowed}")
             }
             Self::InvalidTopic(error) => error.fmt(f),
+            Self::InvalidTopics(error) => error.fmt(f),
             Self::InvalidGroup(error) => error.fmt(f),
             Self::AlreadyInGroup { group, topic } => write!(
                 f,
@@ -101,6 +105,7 @@ impl std::error::Error for BusError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::InvalidTopic(error) => Some(error),
+            Self::InvalidTopics(error) => Some(error),
             Self::InvalidGroup(error) => Some(error),
             Self::Subscribe(error) => Some(error),
             Self::Config(error) => Some(error),

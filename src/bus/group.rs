@@ -2,6 +2,7 @@
 
 use crate::bus::error::{BusError, InvalidGroup};
 use crate::bus::health::BusHealth;
+use crate::bus::topics::Topics;
 use crate::handler::Handler;
 use crate::runtime::Runtime;
 use crate::subscriber::Subscriber;
@@ -30,11 +31,11 @@ impl Groups {
         Self { members: Mutex::default(), health: health.clone() }
     }
 
-    /// Subscribes in the runtime what reads `topic` for its group. Refused, nothing is left of it.
+    /// Subscribes in the runtime what reads `topics` for its group. Refused, nothing is left of it.
     pub(crate) fn subscribe(
         &self,
         runtime: &Runtime,
-        topic: &str,
+        topics: &Topics,
         subscription: Subscription,
         handler: Handler,
         dead_letter: Option<Arc<dyn DeadLetter>>,
@@ -51,7 +52,7 @@ impl Groups {
             config.validate().map_err(BusError::Config)?;
         }
         let subscriber = runtime.subscribe_with(subscription, handler, dead_letter)?;
-        match self.join(group, topic, &subscriber.entry.state) {
+        match self.join(&group, topics, &subscriber.entry.state) {
             Ok(()) => {
                 let (name, health) = (subscriber.entry.name.clone(), self.health.clone());
                 let told = move |error: Option<&str>| health.letters(&name, error);
@@ -67,16 +68,22 @@ impl Groups {
 
     fn join(
         &self,
-        group: String,
-        topic: &str,
+        group: &str,
+        topics: &Topics,
         state: &Arc<SubscriptionState>,
     ) -> Result<(), BusError> {
         let mut members = self.members.lock();
         members.retain(|member| !member.state.is_removed());
-        if members.iter().any(|member| (&*member.group, &*member.topic) == (&*group, topic)) {
-            return Err(BusError::AlreadyInGroup { group, topic: topic.to_owned() });
+        for topic in topics.names() {
+            if members.iter().any(|member| (&*member.group, &*member.topic) == (group, topic)) {
+                let (group, topic) = (group.to_owned(), topic.to_owned());
+                return Err(BusError::AlreadyInGroup { group, topic });
+            }
         }
-        members.push(Member { group, topic: topic.to_owned(), state: state.clone() });
+        members.extend(topics.names().map(|topic| {
+            let (group, topic) = (group.to_owned(), topic.to_owned());
+            Member { group, topic, state: state.clone() }
+        }));
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod nats;
 pub(crate) mod pending;
 mod publishing;
+mod topics;
 
 use std::fmt;
 use std::future::Future;
@@ -26,6 +27,7 @@ pub(crate) use health::BusHealth;
 pub use health::{BusEvent, Events, Health, NextEvent, Reason, ReasonKind};
 pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
+pub use topics::{InvalidTopics, Topics};
 
 use crate::envelope::Envelope;
 use crate::error::HandlerError;
@@ -77,10 +79,11 @@ pub trait Transport: Send + Sync + 'static {
         self.publish(topic, record)
     }
 
-    /// Subscribes. `envelope`: the records hold envelopes, whose key counts where the record has none.
+    /// Subscribes to all of these topics, or to none of them: each is read by itself, and all feed the one subscription.
+    /// `envelope`: the records hold envelopes, whose key counts where the record has none.
     fn subscribe(
         &self,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
@@ -139,26 +142,51 @@ impl Bus {
         }
     }
 
-    /// Subscribes a sync handler to a topic; see [`Runtime::subscribe`].
+    /// Subscribes a sync handler to a topic, or to several at once; see [`Runtime::subscribe`].
+    ///
+    /// Of several topics the records of one key are handled one at a time, each topic's in their order; which topic's is
+    /// next is not said. [`Record::topic_index`] tells which topic a record came from. It is all of them or none: where
+    /// one cannot be subscribed to, the error says which, and nothing more is read of the others; what was handled of
+    /// them by then stays handled.
+    ///
+    /// ```
+    /// use keylane::{Bus, Record, Runtime, Subscription};
+    /// use std::time::Duration;
+    ///
+    /// let runtime = Runtime::builder().workers(1).build()?;
+    /// let bus = Bus::connect(&runtime, "memory:").wait()?;
+    /// let topics = ["orders", "payments"];
+    /// let billing = bus.subscribe(topics, Subscription::new("billing"), |record: &Record| {
+    ///     let topic = ["orders", "payments"][record.topic_index()];
+    ///     assert_eq!(record.payload(), topic.as_bytes());
+    ///     Ok(())
+    /// });
+    /// assert_eq!(billing.wait()?.topics().collect::<Vec<_>>(), topics);
+    /// bus.publish("orders", Record::new("order-42", "orders")).wait()?;
+    /// bus.publish("payments", Record::new("order-42", "payments")).wait()?;
+    /// assert!(bus.close(Duration::from_secs(5)).wait()?.drained);
+    /// # runtime.close(Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: impl Fn(&Record) -> Handled + Send + Sync + 'static,
     ) -> Subscribing {
-        self.subscribe_handler(topic, subscription, Handler::sync(handler))
+        self.subscribe_handler(topics, subscription, Handler::sync(handler))
     }
 
-    /// Subscribes an async handler to a topic; see [`Runtime::subscribe_async`].
+    /// Subscribes an async handler to a topic, or several; see [`Runtime::subscribe_async`].
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_async<F, Fut>(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: F,
     ) -> Subscribing
@@ -166,57 +194,57 @@ impl Bus {
         F: Fn(RecordRef) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Handled> + Send + 'static,
     {
-        self.subscribe_handler(topic, subscription, Handler::future(handler))
+        self.subscribe_handler(topics, subscription, Handler::future(handler))
     }
 
-    /// Subscribes a blocking handler to a topic; see [`Runtime::subscribe_blocking`].
+    /// Subscribes a blocking handler to a topic, or several; see [`Runtime::subscribe_blocking`].
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_blocking(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: impl Fn(RecordRef) -> Handled + Send + Sync + 'static,
     ) -> Subscribing {
-        self.subscribe_handler(topic, subscription, Handler::blocking(handler))
+        self.subscribe_handler(topics, subscription, Handler::blocking(handler))
     }
 
-    /// Subscribes a handler of any kind to a topic.
+    /// Subscribes a handler of any kind to a topic, or several.
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_handler(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: Handler,
     ) -> Subscribing {
-        self.0.subscribe(topic, subscription, handler, false)
+        self.0.subscribe(topics.into(), subscription, handler, false)
     }
 
-    /// Subscribes a sync handler of envelopes to a topic. What is no envelope, or one of another key than its
+    /// Subscribes a sync handler of envelopes to a topic, or several. What is no envelope, or one of another key than its
     /// record's, fails for good without an attempt.
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_envelope(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: impl Fn(&Envelope<'_>) -> Handled + Send + Sync + 'static,
     ) -> Subscribing {
         let handler = Handler::sync(move |record| with_envelope(record, &handler));
-        self.0.subscribe(topic, subscription, handler, true)
+        self.0.subscribe(topics.into(), subscription, handler, true)
     }
 
-    /// Subscribes an async handler of envelopes to a topic.
+    /// Subscribes an async handler of envelopes to a topic, or several.
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_envelope_async<F, Fut>(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: F,
     ) -> Subscribing
@@ -230,21 +258,21 @@ impl Bus {
             });
             async move { started?.await }
         });
-        self.0.subscribe(topic, subscription, handler, true)
+        self.0.subscribe(topics.into(), subscription, handler, true)
     }
 
-    /// Subscribes a blocking handler of envelopes to a topic.
+    /// Subscribes a blocking handler of envelopes to a topic, or several.
     ///
     /// # Errors
     /// The result's; see [`BusError`].
     pub fn subscribe_envelope_blocking(
         &self,
-        topic: &str,
+        topics: impl Into<Topics>,
         subscription: Subscription,
         handler: impl Fn(&Envelope<'_>) -> Handled + Send + Sync + 'static,
     ) -> Subscribing {
         let handler = Handler::blocking(move |record: RecordRef| with_envelope(&record, &handler));
-        self.0.subscribe(topic, subscription, handler, true)
+        self.0.subscribe(topics.into(), subscription, handler, true)
     }
 
     /// How the bus is, and why it is not healthy if it is not: as its threads know, without asking the broker.
@@ -292,13 +320,13 @@ fn with_envelope<R>(
 #[derive(Clone, Debug)]
 pub struct BusSubscription {
     pub(crate) subscriber: Subscriber,
-    pub(crate) topic: Arc<str>,
+    pub(crate) topics: Topics,
 }
 
 impl BusSubscription {
-    /// The topic.
-    pub fn topic(&self) -> &str {
-        &self.topic
+    /// Its topics, in the order in which they were given.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.topics.names()
     }
 
     /// The subscription in the runtime: its name, its parked keys, swapping its handler.
@@ -311,12 +339,12 @@ impl BusSubscription {
         self.subscriber.swap(handler)
     }
 
-    /// Its group: what its position in the topic belongs to.
+    /// Its group: what its positions in its topics belong to.
     pub fn group(&self) -> &str {
         self.subscriber.entry.policy.group_name()
     }
 
-    /// Reads nothing more of the topic until it is [resumed](Self::resume). What was read is handled; of a broker
+    /// Reads nothing more of its topics until it is [resumed](Self::resume). What was read is handled; of a broker
     /// that does not wait for ever, others of the group may get what is not read.
     pub fn pause(&self) {
         self.set_paused(true);
@@ -337,10 +365,11 @@ impl BusSubscription {
         self.subscriber.core.wake_loops();
     }
 
-    /// The failure that stopped it, if one did. A failure of one partition is seen in the bus' view of that
-    /// partition.
+    /// The failure that stopped it, or one of its sources (a partition of a topic), for as long as that is stopped and the
+    /// bus open. Other partitions may go on: the runtime's [`snapshot`](Runtime::snapshot) tells them apart.
     pub fn stopped_by(&self) -> Option<Failure> {
-        self.subscriber.stopped_by()
+        let subscriber = &self.subscriber;
+        subscriber.stopped_by().or_else(|| subscriber.source_stopped_by())
     }
 }
 

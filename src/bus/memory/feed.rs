@@ -47,6 +47,8 @@ pub(super) enum Command {
 /// One subscription's way through one partition.
 pub(super) struct Feed {
     pub(super) topic: Arc<Topic>,
+    /// Which of the subscription's topics that is.
+    pub(super) place: u32,
     pub(super) partition: u32,
     pub(super) group: u32,
     pub(super) subscriber: Subscriber,
@@ -94,6 +96,7 @@ impl Standing {
 impl Feed {
     pub(super) fn new(
         topic: &Arc<Topic>,
+        place: u32,
         partition: u32,
         subscriber: &Subscriber,
         key_in: KeyIn,
@@ -108,6 +111,7 @@ impl Feed {
             health: health.clone(),
             waker: Waker::noop().clone(),
             topic: topic.clone(),
+            place,
             partition,
             group: subscriber.entry.generation,
             subscriber: subscriber.clone(),
@@ -191,13 +195,13 @@ impl Feed {
         loop {
             let source = self.source.as_ref().filter(|source| !source.is_stopped())?;
             if let Some(record) = self.read.pop_front() {
+                let record = record.with_topic_index(self.place);
                 return Some(record.with_epoch(u64::from(source.epoch())));
             }
-            if source.is_paused() {
-                return None;
-            }
+            // While it is paused it is only looked whether the position is still there.
+            let most = if source.is_paused() { 0 } else { TURN };
             let partition = &self.topic.partitions[self.partition as usize];
-            match partition.read(self.next, self.made, TURN, &mut self.read) {
+            match partition.read(self.next, self.made, most, &mut self.read) {
                 Ok(next) => self.next = next,
                 Err(lost) => self.lose(lost)?,
             }

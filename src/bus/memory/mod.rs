@@ -21,7 +21,7 @@ use self::room::Publisher;
 use self::shared::Shared;
 use crate::bus::{
     Bus, BusClosing, BusError, BusHealth, BusReport, BusSubscription, Events, Groups, Health,
-    PublishErrorKind, Publishing, Subscribing, Transport,
+    PublishErrorKind, Publishing, Subscribing, Topics, Transport,
 };
 use crate::error::ConfigError;
 use crate::handler::Handler;
@@ -88,10 +88,12 @@ pub struct MemoryBuilder {
     on_publish: Option<OnPublish>,
 }
 
-/// How far a subscription is in one partition.
+/// How far a subscription is in one partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionProgress {
+    /// The topic.
+    pub topic: Arc<str>,
     /// The partition.
     pub partition: u32,
     /// Everything below this offset is finished.
@@ -162,17 +164,19 @@ impl MemoryBus {
         MemoryCounts { published: shared.published.get(), failed: shared.failed.get() }
     }
 
-    /// How far the subscription `name` is in each partition; empty if there is none.
+    /// How far the subscription `name` is in each partition of each of its topics; empty if there is none.
     pub fn progress(&self, name: &str) -> Vec<PartitionProgress> {
         let subscriptions = self.memory.shared.subscriptions.lock();
-        let Some(member) = subscriptions.iter().find(|member| member.name == name) else {
-            return Vec::new();
-        };
-        let partitions = (0..).zip(member.topic.partitions.iter()).zip(&member.standings);
+        let own = subscriptions.iter().filter(|member| member.name == name);
+        let partitions = own.flat_map(|member| {
+            let partitions = (0..).zip(member.topic.partitions.iter()).zip(&member.standings);
+            partitions.map(move |partition| (member, partition))
+        });
         partitions
-            .filter_map(|((number, partition), standing)| {
+            .filter_map(|(member, ((number, partition), standing))| {
                 let (progress, seen) = (partition.progress(member.group)?, standing.seen());
                 Some(PartitionProgress {
+                    topic: member.topic.name.clone(),
                     partition: number,
                     frontier: progress.frontier,
                     end: progress.end,
@@ -374,13 +378,13 @@ impl Transport for Memory {
 
     fn subscribe(
         &self,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
     ) -> Subscribing {
         let shared = &self.shared;
-        let subscribed = shared.subscribe(topic, subscription, handler, envelope);
+        let subscribed = shared.subscribe(&topics, subscription, handler, envelope);
         match subscribed {
             Ok(subscription) => Subscribing::ready(&shared.runtime, Ok(subscription)),
             Err(error) => Subscribing::ready(&shared.runtime, Err(error)),

@@ -8,6 +8,7 @@ use crate::bus::PublishError;
 use crate::bus::PublishErrorKind;
 use crate::bus::PublishFuture;
 use crate::bus::Publishing;
+use crate::bus::Topics;
 use crate::bus::letter;
 use crate::clock::Time;
 use crate::record::MAX_KEY;
@@ -190,7 +191,7 @@ impl Drop for Room {
 /// Dead letters to a topic of the same bus: the record as it was, and how it failed in headers.
 pub(super) struct ToTopic {
     pub(super) shared: Weak<Shared>,
-    pub(super) from: String,
+    pub(super) from: Topics,
     pub(super) to: String,
 }
 
@@ -199,7 +200,7 @@ impl DeadLetter for ToTopic {
         let Some(shared) = self.shared.upgrade() else {
             return Box::pin(std::future::ready(Err("the bus is gone".into())));
         };
-        let record = letter::record(&letter, &self.from);
+        let record = letter::record(&letter, self.from.name(letter.record.topic_index()));
         let publishing = shared.publish(&self.to, record, Publisher::Letter);
         letter::sending(publishing)
     }

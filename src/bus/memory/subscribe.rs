@@ -1,10 +1,10 @@
-//! Subscribing to a topic of a memory bus.
+//! Subscribing to topics of a memory bus.
 
 use super::feed::{Command, Feed, Standing};
 use super::room::ToTopic;
 use super::shared::{Member, Shared};
 use crate::bus::keyed::KeyIn;
-use crate::bus::{BusError, BusSubscription, InvalidTopic};
+use crate::bus::{BusError, BusSubscription, InvalidTopic, Topics};
 use crate::handler::Handler;
 use crate::subscription::{DeadLetter, DeadLetterTo, Subscription};
 use crate::sync::Arc;
@@ -12,12 +12,15 @@ use crate::sync::Arc;
 impl Shared {
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        topic: &str,
+        topics: &Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        InvalidTopic::check(topic).map_err(BusError::InvalidTopic)?;
+        topics.check().map_err(BusError::InvalidTopics)?;
+        for topic in topics.names() {
+            InvalidTopic::check(topic).map_err(BusError::InvalidTopic)?;
+        }
         if self.is_closed() {
             return Err(BusError::Closed);
         }
@@ -27,7 +30,7 @@ impl Shared {
             DeadLetterTo::Topic(to) => {
                 InvalidTopic::check(to).map_err(BusError::InvalidTopic)?;
                 self.topic(to).keep();
-                let from = topic.into();
+                let from = topics.clone();
                 Some(Arc::new(ToTopic { shared: Arc::downgrade(self), from, to: to.clone() }))
             }
         };
@@ -35,25 +38,33 @@ impl Shared {
         let of: Arc<str> = subscription.group_name().into();
         let key_in = if envelope { KeyIn::Envelope } else { KeyIn::Headers };
         let subscriber =
-            self.groups.subscribe(&self.runtime, topic, subscription, handler, dead_letter)?;
-        let topic = self.topic(topic);
+            self.groups.subscribe(&self.runtime, topics, subscription, handler, dead_letter)?;
         let group = subscriber.entry.generation;
-        let (mut feeds, mut standings) = (Vec::new(), Vec::new());
-        for (number, partition) in (0..).zip(topic.partitions.iter()) {
-            partition.join(group, &of, start);
-            let standing = Arc::<Standing>::default();
-            let known = standing.clone();
-            feeds.push(Feed::new(&topic, number, &subscriber, key_in, &self.health, known));
-            standings.push(standing);
+        let mut feeds = Vec::new();
+        for (place, topic) in (0..).zip(topics.names()) {
+            let topic = self.topic(topic);
+            let mut standings = Vec::new();
+            for (number, partition) in (0..).zip(topic.partitions.iter()) {
+                partition.join(group, &of, start);
+                let standing = Arc::<Standing>::default();
+                let known = standing.clone();
+                let feed =
+                    Feed::new(&topic, place, number, &subscriber, key_in, &self.health, known);
+                feeds.push(feed);
+                standings.push(standing);
+            }
+            let name = name.clone();
+            self.subscriptions.lock().push(Member { name, topic, group, standings });
         }
-        self.subscriptions.lock().push(Member { name, topic: topic.clone(), group, standings });
         let added = self.ask(|answer| Command::Add { feeds, answer }).and_then(|added| added);
         if let Err(error) = added {
             self.subscriptions.lock().retain(|member| member.group != group);
-            topic.partitions.iter().for_each(|partition| partition.leave(group));
+            for topic in topics.names().map(|topic| self.topic(topic)) {
+                topic.partitions.iter().for_each(|partition| partition.leave(group));
+            }
             drop(subscriber.remove());
             return Err(error);
         }
-        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+        Ok(BusSubscription { subscriber, topics: topics.clone() })
     }
 }

@@ -103,6 +103,8 @@ impl<D: Deliveries> Consumer<D> {
         let Some(info) = info else { return self.replace_missing(&stream).await };
         let floor = floor(&info);
         let next = self.next().max((floor > 0).then_some(floor + 1));
+        // A purge moves the floor as well.
+        let next = self.watch.lost().or(next);
         if let Some(from) = self.begin_elsewhere(next, &stream)? {
             return self.make(from).await;
         }
@@ -133,7 +135,9 @@ impl<D: Deliveries> Consumer<D> {
         next: Option<u64>,
         stream: &stream::Info,
     ) -> Result<Option<DeliverPolicy>, BrokerError> {
+        let whole = self.plan.has_whole(&stream.config);
         let Some(lost) = next.and_then(|next| self.plan.lost(next, stream)) else {
+            self.watch.begin(whole, next);
             return Ok(None);
         };
         let source = self.plan.label();
@@ -145,6 +149,7 @@ impl<D: Deliveries> Consumer<D> {
         // Numbers begin anew: another assignment.
         self.plan.resume = None;
         self.plan.made_anew = false;
+        self.watch.begin(whole, None);
         self.open()
             .map_err(|error| BrokerError::new(BrokerErrorKind::Failed, error.to_string()))?;
         Ok(Some(from))
@@ -161,7 +166,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Of a consumer that is not acknowledged nothing comes again: another begins after what was delivered last.
     async fn order_anew(&mut self, stream: &stream::Info, look: usize) -> Result<u64, BrokerError> {
         let resumed = self.plan.resume.as_ref().map(Stored::frontier);
-        let next = self.next().or(resumed).or(self.plan.place());
+        let next = self.watch.lost().or(self.next()).or(resumed).or(self.plan.place());
         let from = match (self.begin_elsewhere(next, stream)?, next) {
             (Some(from), _) => from,
             (None, Some(next)) => {

@@ -20,6 +20,7 @@ use super::pull::Deliveries;
 use super::recovery::{Recovery, Why};
 use super::sequence::Sequence;
 use super::shared::Shared;
+use super::watch::Watch;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, ReasonKind};
 use crate::clock::Time;
 use crate::outcome::Failure;
@@ -50,6 +51,7 @@ pub(super) struct Consumer<D> {
     pub(super) sequence: Sequence,
     pub(super) recovery: Recovery,
     pub(super) poisons: Poisons,
+    pub(super) watch: Watch,
     /// Where progress is kept that is not acknowledged.
     pub(super) checkpoint: Option<Checkpoint>,
     /// Taken from the server and not yet by the source, in order.
@@ -100,6 +102,7 @@ impl<D: Deliveries> Consumer<D> {
             sequence: Sequence::from(1),
             recovery: Recovery::new(),
             poisons: Poisons::default(),
+            watch: Watch::default(),
             checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
@@ -132,6 +135,7 @@ impl<D: Deliveries> Consumer<D> {
             self.recover().await;
             self.deliver();
             self.pull().await;
+            self.watch();
             self.stay_in_progress().await;
             self.wait().await;
         }
@@ -155,6 +159,7 @@ impl<D: Deliveries> Consumer<D> {
                 }
                 answer.give(self.begin_anew().await);
             }
+            Command::Looked(look) => self.looked(look),
         }
     }
 
@@ -166,6 +171,7 @@ impl<D: Deliveries> Consumer<D> {
             (self.checkpoint, self.plan.resume) = (Some(checkpoint), resume);
         }
         self.open()?;
+        self.watch.begin(false, None);
         self.recovery.begin(Why::Begun, self.now);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use crate::metrics::Counter;
 
-/// What a subscription to a topic of core NATS has counted. Every message that reached this process is in `received` or
+/// What a subscription to topics of core NATS has counted, of all of them together. Every message that reached this process is in `received` or
 /// in `dropped_by_client`, and every received one in `taken`, `dropped_when_full` or `refused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -36,6 +36,21 @@ pub(super) struct CoreCounters {
     pub(super) dropped_by_client: Counter,
     pub(super) missing: Counter,
     pub(super) gaps_possible: Counter,
+}
+
+impl CoreCounts {
+    /// Those of two topics together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            taken: self.taken + other.taken,
+            dropped_when_full: self.dropped_when_full + other.dropped_when_full,
+            refused: self.refused + other.refused,
+            dropped_by_client: self.dropped_by_client + other.dropped_by_client,
+            missing: self.missing + other.missing,
+            gaps_possible: self.gaps_possible + other.gaps_possible,
+        }
+    }
 }
 
 impl CoreCounters {

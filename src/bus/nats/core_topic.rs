@@ -20,14 +20,12 @@ use super::shared::{Member, Shared};
 use super::topic::Topic;
 use super::topic_options::WhenFull;
 use crate::bus::keyed::{KeyIn, keyed};
-use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, BusSubscription};
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport};
 use crate::clock::Time;
-use crate::handler::Handler;
 use crate::record::{Position, Record};
 use crate::reply::Answer;
 use crate::submit::{Refusal, SubmitError};
 use crate::subscriber::Subscriber;
-use crate::subscription::{DeadLetter, Subscription as Policy};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -43,29 +41,29 @@ const GRACE: Duration = Duration::from_millis(100);
 const ROUND_TRIPS: u64 = 2;
 
 impl Shared {
-    /// Subscribes to a topic of core NATS, on a connection of its own: so what that drops is of this subscription.
+    /// Subscribes to a topic of core NATS, on a connection of its own: so what that drops is of this topic. `place`: which
+    /// of the subscription's it is.
     pub(super) async fn begin_core(
         self: &Arc<Self>,
         topic: Arc<Topic>,
-        policy: Policy,
-        handler: Handler,
-        envelope: bool,
-        dead_letter: Option<Arc<dyn DeadLetter>>,
-    ) -> Result<BusSubscription, BusError> {
+        place: u32,
+        subscriber: &Subscriber,
+        key_in: KeyIn,
+        counters: Arc<CoreCounters>,
+    ) -> Result<(), BusError> {
+        let policy = &subscriber.entry.policy;
         let (name, group) = (policy.name().to_owned(), policy.group_name().to_owned());
         let spawner = &self.runtime.core().spawner;
         let link =
             Links::another(spawner, &self.options, &self.health, "core", "nats-core").await?;
         let (messages, others) = subscribe(&link, &topic, group).await?;
-        let subscriber =
-            self.groups.subscribe(&self.runtime, &topic.name, policy, handler, dead_letter)?;
-        let (desk, counters) = (Arc::<Desk>::default(), Arc::<CoreCounters>::default());
-        self.join(Member { name: name.clone(), desk: desk.clone() });
-        self.count_core(name, &counters);
+        let desk = Arc::<Desk>::default();
+        self.join(Member { name, desk: desk.clone() });
         let consumer = CoreConsumer {
             shared: self.clone(),
-            topic: topic.clone(),
-            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            topic,
+            place,
+            key_in,
             subscriber: subscriber.clone(),
             desk,
             messages,
@@ -81,7 +79,7 @@ impl Shared {
         // It runs beside the connections of the bus; its own thread ends with it.
         let io = consumer.link.io.handle();
         drop(io.spawn(consumer.run()));
-        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+        Ok(())
     }
 }
 
@@ -117,6 +115,8 @@ async fn subscribe(
 struct CoreConsumer {
     shared: Arc<Shared>,
     topic: Arc<Topic>,
+    /// Which of the subscription's topics that is.
+    place: u32,
     key_in: KeyIn,
     subscriber: Subscriber,
     desk: Arc<Desk>,
@@ -150,6 +150,7 @@ impl CoreConsumer {
                     }
                     // There is nothing to begin anew: what is not here is gone.
                     Command::Restart(_, answer) => answer.give(Ok(())),
+                    Command::Looked(_) => {}
                 }
             }
             if self.is_over() {
@@ -231,7 +232,8 @@ impl CoreConsumer {
         let partition = self.topic.partition_in(&message.subject);
         let record = headers::record(&self.topic, &message.subject, wire, &message.payload)
             .with_position(Position { partition, offset })
-            .with_timestamp(self.timestamp());
+            .with_timestamp(self.timestamp())
+            .with_topic_index(self.place);
         let record = keyed(record, self.key_in);
         let refused = match self.subscriber.try_submit(record) {
             Err(SubmitError::Full(record)) => self.wait(record).await,
@@ -292,7 +294,7 @@ impl CoreConsumer {
         };
         let late = late.into_iter().filter_map(|command| match command {
             Command::Close(_, answer) => Some(answer),
-            Command::Restart(..) => None,
+            Command::Restart(..) | Command::Looked(_) => None,
         });
         let waiting = self.closing.take().into_iter().flat_map(|(_, answers)| answers);
         waiting.chain(late).for_each(|answer| answer.give(report));

@@ -4,6 +4,7 @@ use std::task::{Wake, Waker};
 
 use tokio::sync::Notify;
 
+use super::watch::Look;
 use crate::bus::{BusError, BusReport};
 use crate::clock::Time;
 use crate::outcome::Failure;
@@ -17,6 +18,8 @@ pub(super) enum Command {
     Close(Time, Answer<BusReport>),
     /// Begins a new assignment, as after a crash, or (true) with what is finished acknowledged first.
     Restart(bool, Answer<Result<(), BusError>>),
+    /// The server's answer to whether something is lost, if there was one.
+    Looked(Option<Look>),
 }
 
 /// How others reach the loop, and what they may know of it.

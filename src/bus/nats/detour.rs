@@ -124,7 +124,8 @@ impl<D: Deliveries> Consumer<D> {
             .record(&self.plan.topic)
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch());
+            .with_epoch(self.epoch())
+            .with_topic_index(self.plan.place);
         let why = raw.complaint().unwrap_or("it cut the connection");
         let record =
             keyed(record, self.plan.key_in).with_refusal(format!("{why}: it cannot be read"));

@@ -41,7 +41,9 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Delivers what is kept, as far as there is room.
     pub(super) fn deliver(&mut self) {
-        while let Some(kept) = self.kept.pop_front() {
+        while !self.watch.waits()
+            && let Some(kept) = self.kept.pop_front()
+        {
             if let Err(kept) = self.offer(kept) {
                 self.kept.push_front(kept);
                 return;
@@ -119,8 +121,10 @@ impl<D: Deliveries> Consumer<D> {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
                 Step::Next => {
+                    let waits = self.watch.follow(&delivery.numbers, self.now);
                     let kept = self.read(*delivery);
-                    if let Err(kept) = self.offer(kept) {
+                    let offered = if waits { Err(kept) } else { self.offer(kept) };
+                    if let Err(kept) = offered {
                         self.kept.push_back(kept);
                     }
                 }
@@ -148,7 +152,8 @@ impl<D: Deliveries> Consumer<D> {
         let record = record
             .with_position(Position { partition, offset: numbers.stream })
             .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch());
+            .with_epoch(self.epoch())
+            .with_topic_index(self.plan.place);
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         self.pending = numbers.pending;

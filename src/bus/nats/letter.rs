@@ -6,10 +6,10 @@ use super::publisher::Wish;
 use super::shared::Shared;
 use super::topology;
 use crate::bus::letter;
-use crate::bus::{BrokerError, BrokerErrorKind, BusError, InvalidTopic};
+use crate::bus::{BrokerError, BrokerErrorKind, BusError, InvalidTopic, Topics};
 use crate::record::Position;
 use crate::subscription::{DeadLetter, Letter, Sending};
-use crate::sync::{Arc, Weak};
+use crate::sync::Weak;
 
 /// What a letter's own headers take at most, in bytes: an error of 1 KiB escaped, names of topic and subscription.
 const OWN_HEADERS: usize = 5 << 10;
@@ -26,7 +26,7 @@ const OWN_HEADERS: usize = 5 << 10;
 /// What would command the server anew, `Nats-…`, comes as `kl-original-Nats-…`.
 pub(super) struct ToTopic {
     pub(super) shared: Weak<Shared>,
-    pub(super) from: Arc<str>,
+    pub(super) from: Topics,
     pub(super) to: String,
 }
 
@@ -35,12 +35,13 @@ impl DeadLetter for ToTopic {
         let Some(shared) = self.shared.upgrade() else {
             return Box::pin(std::future::ready(Err("the bus is gone".into())));
         };
-        let record = letter::record(&letter, &self.from);
+        let from = self.from.name(letter.record.topic_index());
+        let record = letter::record(&letter, from);
         let mut id = None;
         if let Some(Position { offset, .. }) = letter.record.position() {
             // With the time: a stream that is made anew counts from 1 again.
             let stored = letter.record.timestamp().unwrap_or(0);
-            let (subscription, from) = (&letter.subscription, &self.from);
+            let subscription = &letter.subscription;
             id = Some(format!("kl-letter:{subscription}:{from}:{offset}:{stored}"));
         }
         let wish = Wish { letter: true, id: id.as_deref(), ..Wish::default() };

@@ -1,6 +1,7 @@
 //! The bus over NATS: JetStream with order per key, publishing, and core NATS.
 
 mod arrival;
+mod asking;
 mod auth;
 mod barrier;
 mod batch;
@@ -54,6 +55,7 @@ mod topology;
 mod url;
 mod verdict;
 mod version;
+mod watch;
 mod window;
 
 pub use batch::{AtomicError, AtomicPublishing};

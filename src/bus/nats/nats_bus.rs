@@ -12,7 +12,9 @@ use super::publisher::Wish;
 use super::shared::Shared;
 use super::topology;
 use crate::bus::pending::pending;
-use crate::bus::{Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Transport};
+use crate::bus::{
+    Bus, BusClosing, BusError, Events, Health, Publishing, Subscribing, Topics, Transport,
+};
 use crate::handler::Handler;
 use crate::record::Record;
 #[cfg(feature = "testing")]
@@ -82,7 +84,7 @@ impl NatsBus {
         self.bus.clone()
     }
 
-    /// What a subscription to a topic of core NATS has counted; `None` if there is none of this name.
+    /// What a subscription to topics of core NATS has counted; `None` if there is none of this name.
     pub fn core_counts(&self, subscription: &str) -> Option<CoreCounts> {
         self.nats.0.core_counts(subscription)
     }
@@ -132,25 +134,30 @@ impl NatsBus {
 
 #[cfg(feature = "testing")]
 impl NatsBus {
-    /// Restarts the consumer of a subscription, as after the death of its process, or with what is finished acknowledged
+    /// Restarts the consumers of a subscription, as after the death of its process, or with what is finished acknowledged
     /// first. For tests.
     ///
     /// # Errors
     /// [`BusError::NotSubscribed`] if there is none.
     pub fn restart_consumer(&self, name: &str, finished: bool) -> Result<(), BusError> {
         let unknown = || BusError::NotSubscribed(name.to_owned());
-        let desk = self.nats.0.member(name).ok_or_else(unknown)?;
-        let (answer, mut reply) = reply();
-        desk.tell(Command::Restart(finished, answer)).map_err(|_| unknown())?;
+        let own = self.nats.0.members_of(name);
+        if own.is_empty() {
+            return Err(unknown());
+        }
         let clock = self.nats.0.runtime.clock();
-        block_on(&mut reply, &**clock, None).flatten().unwrap_or(Err(BusError::Closed))
+        own.into_iter().try_for_each(|desk| {
+            let (answer, mut reply) = reply();
+            desk.tell(Command::Restart(finished, answer)).map_err(|_| unknown())?;
+            block_on(&mut reply, &**clock, None).flatten().unwrap_or(Err(BusError::Closed))
+        })
     }
 
-    /// Below which offset everything of a subscription is acknowledged, and the offset after the newest record, as far as
-    /// its consumer knows. For tests.
-    pub fn progress(&self, name: &str) -> Option<(u64, u64)> {
-        let seen = self.nats.0.member(name)?.seen();
-        Some((seen.committed, seen.end))
+    /// Of each consumer of a subscription, in the order of its topics and partitions: below which offset everything is
+    /// acknowledged, and the offset after the newest record, as far as it knows. For tests.
+    pub fn progress(&self, name: &str) -> Vec<(u64, u64)> {
+        let seen = self.nats.0.members_of(name).into_iter().map(|desk| desk.seen());
+        seen.map(|seen| (seen.committed, seen.end)).collect()
     }
 }
 
@@ -177,12 +184,12 @@ impl Transport for Nats {
 
     fn subscribe(
         &self,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
     ) -> Subscribing {
-        self.0.subscribe(topic, subscription, handler, envelope)
+        self.0.subscribe(topics, subscription, handler, envelope)
     }
 
     fn close(&self, timeout: Duration) -> BusClosing {

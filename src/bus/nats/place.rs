@@ -76,7 +76,7 @@ impl Plan {
     /// What is lost of a stream for one that goes on at `next`, in words.
     ///
     /// That something is missing at the stream's beginning is said only where that would have been ours: where the consumer
-    /// takes all subjects of a stream that nobody's acknowledgement empties.
+    /// [has the whole of it](Self::has_whole).
     pub(super) fn lost(&self, next: u64, stream: &stream::Info) -> Option<String> {
         let (first, last) = (stream.state.first_sequence, stream.state.last_sequence);
         let name = &stream.config.name;
@@ -90,18 +90,28 @@ impl Plan {
                 "the position {next} is not in stream {name} any more, which ends at {last}: it was made anew, or cut"
             ));
         }
+        let gone = self.has_whole(&stream.config) && next > 0 && next < first;
+        gone.then(|| self.gone(next, first))
+    }
+
+    /// Whether every record of the stream is the consumer's to handle, and goes of it for no other reason than retention or
+    /// somebody's hand: not since it was acknowledged, nor since a newer one has taken its place.
+    pub(super) fn has_whole(&self, stream: &stream::Config) -> bool {
         let config = &self.durable.config;
         let ours = |subject: &String| {
             config.filter_subject == *subject || config.filter_subjects.contains(subject)
         };
-        let whole = stream.config.subjects.iter().all(ours);
-        if whole && self.retention == RetentionPolicy::Limits && next > 0 && next < first {
-            return Some(format!(
-                "records {next} to {} of stream {name} are gone, and were not handled: the stream begins at {first}",
-                first - 1
-            ));
-        }
-        None
+        let replaces = stream.max_messages_per_subject > 0 || stream.allow_rollup;
+        stream.subjects.iter().all(ours) && self.retention == RetentionPolicy::Limits && !replaces
+    }
+
+    /// That the records from `next` on are gone of a stream that begins at `first`, in words.
+    pub(super) fn gone(&self, next: u64, first: u64) -> String {
+        format!(
+            "records {next} to {} of stream {} are gone, and were not handled: the stream begins at {first}",
+            first.saturating_sub(1),
+            self.durable.stream
+        )
     }
 }
 

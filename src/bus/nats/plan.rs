@@ -17,6 +17,8 @@ pub(super) struct Plan {
     /// The subscription's name.
     pub(super) subscription: String,
     pub(super) topic: Topic,
+    /// Which of the subscription's topics that is.
+    pub(super) place: u32,
     pub(super) partition: Option<u32>,
     pub(super) durable: Durable,
     pub(super) retention: RetentionPolicy,

@@ -32,6 +32,8 @@ pub(super) enum Why {
     Restarted,
     /// Somebody has deleted it.
     Gone,
+    /// What it was not sent yet is gone from the stream.
+    Truncated,
     /// Nobody answers for it.
     NoResponders,
 }
@@ -46,6 +48,7 @@ impl Why {
             Self::Dropped => "the client had no room for deliveries",
             Self::Restarted => "the consumer's numbers began anew",
             Self::Gone => "the consumer was deleted",
+            Self::Truncated => "records are gone that were not delivered",
             Self::NoResponders => "nobody leads the consumer",
         }
     }

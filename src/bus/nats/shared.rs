@@ -22,7 +22,7 @@ pub(super) struct Shared {
     pub(super) links: Links,
     members: Mutex<Vec<Member>>,
     /// What subscriptions to core NATS count, by name.
-    cores: Mutex<Vec<(String, Arc<CoreCounters>)>>,
+    cores: Mutex<Vec<(String, Vec<Arc<CoreCounters>>)>>,
     pub(super) streams: Streams,
     pub(super) groups: Groups,
     pub(super) health: BusHealth,
@@ -80,20 +80,26 @@ impl Shared {
     }
 
     /// Shows what a subscription to core NATS counts, for as long as there is no other of its name.
-    pub(super) fn count_core(&self, name: String, counters: &Arc<CoreCounters>) {
+    pub(super) fn count_core(&self, name: String, counters: Vec<Arc<CoreCounters>>) {
         let mut cores = self.cores.lock();
         // What only this list holds is of a subscription that has ended: the newest few are kept.
-        while cores.len() >= KEPT && cores.iter().any(|(_, kept)| Arc::strong_count(kept) == 1) {
-            let first = cores.iter().position(|(_, kept)| Arc::strong_count(kept) == 1);
-            first.map(|at| cores.remove(at));
+        let ended = |(_, kept): &(String, Vec<Arc<CoreCounters>>)| {
+            kept.iter().all(|counters| Arc::strong_count(counters) == 1)
+        };
+        while cores.len() >= KEPT
+            && let Some(first) = cores.iter().position(ended)
+        {
+            cores.remove(first);
         }
         cores.retain(|(other, _)| *other != name);
-        cores.push((name, counters.clone()));
+        cores.push((name, counters));
     }
 
     pub(super) fn core_counts(&self, name: &str) -> Option<CoreCounts> {
         let cores = self.cores.lock();
-        cores.iter().find(|(other, _)| other == name).map(|(_, counters)| counters.read())
+        let (_, counters) = cores.iter().find(|(other, _)| other == name)?;
+        let each = counters.iter().map(|counters| counters.read());
+        each.reduce(CoreCounts::and)
     }
 
     pub(super) fn leave(&self, desk: &Arc<Desk>) {
@@ -104,9 +110,11 @@ impl Shared {
         self.members.lock().iter().map(|member| member.desk.clone()).collect()
     }
 
-    pub(super) fn member(&self, name: &str) -> Option<Arc<Desk>> {
+    /// The consumers of a subscription, in the order in which they began.
+    pub(super) fn members_of(&self, name: &str) -> Vec<Arc<Desk>> {
         let members = self.members.lock();
-        members.iter().find(|member| member.name == name).map(|member| member.desk.clone())
+        let own = members.iter().filter(|member| member.name == name);
+        own.map(|member| member.desk.clone()).collect()
     }
 
     /// The last handle is gone: loops end without waiting for anything.

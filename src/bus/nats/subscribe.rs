@@ -1,4 +1,4 @@
-//! Subscribing: from a topic and a policy to a consumer that runs.
+//! Subscribing: from topics and a policy to consumers that run.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::RetentionPolicy;
 use super::checkpoint::{Checkpoint, Found};
 use super::choice::AckMode;
 use super::consumer::Consumer;
+use super::core_counts::CoreCounters;
 use super::desk::{Command, Desk};
 use super::durable::{self, Durable};
 use super::floors::Floors;
@@ -21,12 +22,13 @@ use super::topology;
 use crate::bus::keyed::KeyIn;
 use crate::bus::{
     BrokerError, BrokerErrorKind, BusClosing, BusError, BusEvent, BusReport, BusSubscription,
-    Subscribing,
+    InvalidTopics, Subscribing, Topics,
 };
 use crate::clock::Time;
 use crate::handler::Handler;
 use crate::position::Stored;
 use crate::reply::reply;
+use crate::subscriber::Subscriber;
 use crate::subscription::{DeadLetter, DeadLetterTo, Start, Subscription};
 use crate::sync::Arc;
 
@@ -41,7 +43,7 @@ const REQUESTS: u32 = 8;
 impl Shared {
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
@@ -51,57 +53,118 @@ impl Shared {
         }
         let (answer, reply) = reply();
         let runtime = self.runtime.clone();
-        let (shared, topic) = (self.clone(), topic.to_owned());
+        let shared = self.clone();
         self.links.control.io.spawn(async move {
-            answer.give(shared.begin(&topic, subscription, handler, envelope).await);
+            answer.give(shared.begin(topics, subscription, handler, envelope).await);
         });
         Subscribing::later(&runtime, reply)
     }
 
     async fn begin(
         self: &Arc<Self>,
-        topic: &str,
+        topics: Topics,
         subscription: Subscription,
         handler: Handler,
         envelope: bool,
     ) -> Result<BusSubscription, BusError> {
-        let topic = self.options.topics.find(topic).map_err(BusError::InvalidTopic)?;
+        let found = self.find_all(&topics)?;
         let dead_letter: Option<Arc<dyn DeadLetter>> = match &subscription.dead_letter {
             DeadLetterTo::Nowhere => None,
             DeadLetterTo::Sink(sink) => Some(sink.clone()),
-            DeadLetterTo::Topic(to) => Some(Arc::new(ToTopic {
-                shared: Arc::downgrade(self),
-                from: topic.name.clone(),
-                to: to.clone(),
-            })),
-        };
-        let letters_to = match &subscription.dead_letter {
-            DeadLetterTo::Topic(to) => Some(to.clone()),
-            DeadLetterTo::Nowhere | DeadLetterTo::Sink(_) => None,
-        };
-        if topic.options.at_most_once {
-            if let Some(to) = &letters_to {
-                self.letters_fit(to, None).await?;
+            DeadLetterTo::Topic(to) => {
+                let (shared, from) = (Arc::downgrade(self), topics.clone());
+                Some(Arc::new(ToTopic { shared, from, to: to.clone() }))
             }
-            return self.begin_core(topic, subscription, handler, envelope, dead_letter).await;
+        };
+        // First of all: what it would be refused for must not disturb who reads for the group.
+        let runtime = &self.runtime;
+        let subscriber =
+            self.groups.subscribe(runtime, &topics, subscription, handler, dead_letter)?;
+        match self.begin_all(found, &subscriber, envelope).await {
+            Ok(()) => Ok(BusSubscription { subscriber, topics }),
+            Err(error) => {
+                // The loops that have begun end with it.
+                drop(subscriber.remove());
+                self.members().iter().for_each(|desk| desk.nudge());
+                Err(error)
+            }
         }
-        let stream = topology::ensure(&self.links.control, &self.options, &topic).await?;
-        if let Some(to) = &letters_to {
-            self.letters_fit(to, Some(&stream.config)).await?;
+    }
+
+    /// The topics of these names, if they can be those of one subscription.
+    fn find_all(&self, topics: &Topics) -> Result<Vec<Arc<Topic>>, BusError> {
+        topics.check().map_err(BusError::InvalidTopics)?;
+        let found = topics.names().map(|name| self.options.topics.find(name));
+        let found: Vec<_> = found.collect::<Result<_, _>>().map_err(BusError::InvalidTopic)?;
+        for (place, one) in found.iter().enumerate() {
+            if let Some(other) = found[place + 1..].iter().find(|other| one.overlaps(other)) {
+                let names = (one.name.to_string(), other.name.to_string());
+                return Err(BusError::InvalidTopics(InvalidTopics::Overlap(names.0, names.1)));
+            }
         }
+        Ok(found)
+    }
+
+    /// Begins to read all topics, once all of them were looked at; the error says which one it is about.
+    async fn begin_all(
+        self: &Arc<Self>,
+        topics: Vec<Arc<Topic>>,
+        subscriber: &Subscriber,
+        envelope: bool,
+    ) -> Result<(), BusError> {
+        let several = topics.len() > 1;
+        let about = |topic: &str, error| if several { named(topic, error) } else { error };
+        let key_in = if envelope { KeyIn::Envelope } else { KeyIn::Headers };
+        let (mut plans, mut cores) = (Vec::new(), Vec::new());
+        for (place, topic) in (0..).zip(topics) {
+            let planned = self.plan_topic(&topic, place, &subscriber.entry.policy, key_in).await;
+            plans.extend(planned.map_err(|error| about(&topic.name, error))?);
+            if topic.options.at_most_once {
+                cores.push((place, topic, Arc::<CoreCounters>::default()));
+            }
+        }
+        if !cores.is_empty() {
+            let counters = cores.iter().map(|(_, _, counters)| counters.clone()).collect();
+            self.count_core(subscriber.name().to_owned(), counters);
+        }
+        for (place, topic, counters) in cores {
+            let name = topic.name.clone();
+            let begun = self.begin_core(topic, place, subscriber, key_in, counters).await;
+            begun.map_err(|error| about(&name, error))?;
+        }
+        self.begin_streams(plans, subscriber).await.map_err(|(topic, error)| about(&topic, error))
+    }
+
+    /// Looks at a topic, and plans its consumers. A topic of core NATS has none.
+    async fn plan_topic(
+        &self,
+        topic: &Topic,
+        place: u32,
+        policy: &Subscription,
+        key_in: KeyIn,
+    ) -> Result<Vec<(Plan, Option<Checkpoint>)>, BusError> {
+        let stream = match topic.options.at_most_once {
+            true => None,
+            false => Some(topology::ensure(&self.links.control, &self.options, topic).await?),
+        };
+        if let DeadLetterTo::Topic(to) = &policy.dead_letter {
+            self.letters_fit(to, stream.as_ref().map(|stream| &stream.config)).await?;
+        }
+        let Some(stream) = stream else { return Ok(Vec::new()) };
         let mut plans = Vec::new();
         for partition in topic.partitions() {
-            let plan = self.plan(&topic, partition, &subscription, envelope, &stream.config)?;
-            plans.push(self.look(plan).await?);
+            let plan = self.plan(topic, partition, policy, key_in, &stream.config)?;
+            plans.push(self.look(Plan { place, ..plan }).await?);
         }
-        let name = subscription.name().to_owned();
-        let subscriber = self.groups.subscribe(
-            &self.runtime,
-            &topic.name,
-            subscription,
-            handler,
-            dead_letter,
-        )?;
+        Ok(plans)
+    }
+
+    /// Begins the consumers as planned, and waits until all have begun. An error comes with its topic's name.
+    async fn begin_streams(
+        self: &Arc<Self>,
+        plans: Vec<(Plan, Option<Checkpoint>)>,
+        subscriber: &Subscriber,
+    ) -> Result<(), (Arc<str>, BusError)> {
         let mut beginnings = Vec::new();
         // Each asks the server a few times, and on some old ones waits until it delivers again by itself.
         let waits = plans.iter().map(|(plan, _)| plan.ack_wait).max().unwrap_or_default();
@@ -111,30 +174,23 @@ impl Shared {
             let pulls = plan.durable.pulls(&self.links.consume);
             let puller = Puller::new(self.links.consume.client.clone(), pulls);
             let (begun, beginning) = reply();
-            beginnings.push(beginning);
-            let consumer = Consumer::new(
-                self,
-                plan,
-                subscriber.clone(),
-                desk.clone(),
-                puller,
-                checkpoint,
-                begun,
-            )?;
-            self.join(Member { name: name.clone(), desk });
+            let topic = plan.topic.name.clone();
+            let (subscriber, own) = (subscriber.clone(), desk.clone());
+            let name = subscriber.name().to_owned();
+            let consumer = Consumer::new(self, plan, subscriber, own, puller, checkpoint, begun)
+                .map_err(|error| (topic.clone(), error))?;
+            beginnings.push((topic, beginning));
+            self.join(Member { name, desk });
             self.links.consume.io.spawn(consumer.run());
         }
-        for beginning in beginnings {
+        for (topic, beginning) in beginnings {
             let begun = tokio::time::timeout(patience, beginning).await;
             let begun = begun.unwrap_or_else(|_| Some(Err(silent())));
             if let Err(error) = begun.unwrap_or_else(|| Err(gone())) {
-                // The others' loops end with it.
-                drop(subscriber.remove());
-                self.members().iter().for_each(|desk| desk.nudge());
-                return Err(error.into());
+                return Err((topic, error.into()));
             }
         }
-        Ok(BusSubscription { subscriber, topic: topic.name.clone() })
+        Ok(())
     }
 
     /// Looks whether a consumer can begin as planned, before anything is begun.
@@ -210,7 +266,7 @@ impl Shared {
         topic: &Topic,
         partition: Option<u32>,
         subscription: &Subscription,
-        envelope: bool,
+        key_in: KeyIn,
         stream: &async_nats::jetstream::stream::Config,
     ) -> Result<Plan, BusError> {
         let acks = self.options.ack_mode;
@@ -246,6 +302,7 @@ impl Shared {
         Ok(Plan {
             subscription: subscription.name().to_owned(),
             topic: topic.clone(),
+            place: 0,
             partition,
             durable: Durable { stream: stream.name.clone(), config },
             retention: stream.retention,
@@ -253,7 +310,7 @@ impl Shared {
             ack_wait,
             window,
             start: subscription.start,
-            key_in: if envelope { KeyIn::Envelope } else { KeyIn::Headers },
+            key_in,
             on_lost: subscription.on_lost,
             kept_as,
             made: None,
@@ -315,6 +372,16 @@ impl Shared {
             report.unfinished += one.unfinished;
         }
         report
+    }
+}
+
+/// The error with the topic that it is about, where that is one of several.
+fn named(topic: &str, error: BusError) -> BusError {
+    match error {
+        BusError::Broker(error) => {
+            BrokerError::new(error.kind(), format!("topic {topic:?}: {error}")).into()
+        }
+        other => other,
     }
 }
 

@@ -150,6 +150,12 @@ impl Topic {
         }]
     }
 
+    /// Whether records may be of both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let others = other.filters(None);
+        self.filters(None).iter().any(|own| others.iter().any(|other| overlap(own, other)))
+    }
+
     /// Whether a set of partitions can be told from the others by their subjects.
     pub(super) fn has_partitions(&self) -> bool {
         self.options.form != Form::Plain && !self.name.ends_with('>')
@@ -250,6 +256,18 @@ fn covers(pattern: &str, topic: &str) -> bool {
     tokens.next().is_none()
 }
 
+/// Whether there is a subject that two patterns cover.
+fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +326,28 @@ mod tests {
         assert_eq!(topic("orders.*", TopicOptions::keyed(4)).filters(Some(2)), ["orders.*.2.*"]);
         assert!(topics.tell("x", TopicOptions::keyed(0)).is_err());
         assert!(topics.tell("x", TopicOptions::plain().stream("a.b")).is_err());
+    }
+
+    #[test]
+    fn topics_that_share_records_are_found() {
+        let plain = |name: &str| topic(name, TopicOptions::plain());
+        for (one, other, wanted) in [
+            ("a.b", "a.b", true),
+            ("a.*", "a.b", true),
+            ("a.*", "*.b", true),
+            ("a.>", "a.b.c", true),
+            ("a.>", "*.*", true),
+            (">", "x", true),
+            ("a.>", "a", false),
+            ("a.*", "a.b.c", false),
+            ("a.b", "a.c", false),
+            ("a.*.c", "a.b.d", false),
+        ] {
+            assert_eq!(plain(one).overlaps(&plain(other)), wanted, "{one} {other}");
+            assert_eq!(plain(other).overlaps(&plain(one)), wanted, "{other} {one}");
+        }
+        assert!(topic("a", TopicOptions::keyed(2)).overlaps(&plain("a.x.y")));
+        assert!(!topic("a", TopicOptions::keyed(2)).overlaps(&plain("a")));
     }
 
     #[test]

@@ -101,7 +101,9 @@ fn a_stop_stops_its_partition_alone(stager: &Stager<'_>) -> Result<(), Failed> {
         stage.pass(Duration::from_secs(1));
         equal("of the bad key", notes.texts_of(&bad), ["bad 1", "bad 2"].map(String::from).into())?;
         equal("what stopped", stage.stopped(), vec![(Some(stopped), "out of\\npaper".to_owned())])?;
-        ensure(subscription.stopped_by().is_none(), "the subscription itself goes on")?;
+        ensure(subscription.subscriber().stopped_by().is_none(), "the subscription goes on")?;
+        let why = subscription.stopped_by().map(|failure| failure.error);
+        equal("why it has stopped", why.as_deref(), Some("out of\\npaper"))?;
         match stage.committed(&subscription, stopped) {
             Ok(committed) => equal("what the stopped partition committed", committed, 1),
             Err(Failed::Unsupported(_)) => Ok(()),

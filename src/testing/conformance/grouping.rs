@@ -18,6 +18,7 @@ cases![
     parked_keys_are_parked_where_the_group_goes_on,
     a_lost_position_stops_the_source,
     a_lost_position_may_be_passed_over,
+    a_position_that_is_lost_while_nothing_is_read_is_noticed,
     a_topic_made_anew_is_a_lost_position,
 ];
 
@@ -235,6 +236,37 @@ fn a_lost_position_may_be_passed_over(stager: &Stager<'_>) -> Result<(), Failed>
         equal("health", stage.bus.health(), Health::Healthy)?;
     }
     Ok(())
+}
+
+fn a_position_that_is_lost_while_nothing_is_read_is_noticed(
+    stager: &Stager<'_>,
+) -> Result<(), Failed> {
+    let stage = stager.open()?;
+    let (topic, mut events) = (stage.name("topic"), stage.bus.events());
+    let (stops, notes) = follow(&stage, &topic, stage.policy("stops"))?;
+    let policy = stage.policy("goes-on").on_lost_position(OnLost::Earliest);
+    let (goes_on, others) = follow(&stage, &topic, policy)?;
+    stage.publish(&topic, Record::new("key", "1"))?;
+    stage.until("the first is handled", || notes.len() == 1 && others.len() == 1)?;
+    stops.pause();
+    goes_on.pause();
+    // What was asked for before comes.
+    stage.pass(Duration::from_secs(7));
+    stage.publish(&topic, Record::new("key", "2"))?;
+    stage.lose(&topic, Loss::Purged)?;
+    stage.until("one of them has stopped", || stops.stopped_by().is_some())?;
+    let mut losses = 0;
+    stage.until("both have noticed it", || {
+        losses += std::iter::from_fn(|| events.try_next()).filter(is_loss).count();
+        losses == 2
+    })?;
+    ensure(goes_on.stopped_by().is_none(), "the other goes on")?;
+    goes_on.resume();
+    stage.publish(&topic, Record::new("key", "3"))?;
+    stage.until("it goes on", || others.len() == 2)?;
+    equal("what it has", others.texts(), texts(&["1", "3"]))?;
+    equal("what the other has", notes.texts(), texts(&["1"]))?;
+    stage.until_committed(&goes_on)
 }
 
 fn a_topic_made_anew_is_a_lost_position(stager: &Stager<'_>) -> Result<(), Failed> {

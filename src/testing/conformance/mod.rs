@@ -44,6 +44,7 @@ mod publishing;
 mod refusing;
 mod restarting;
 mod seeing;
+mod several;
 mod stage;
 mod tools;
 mod waiting;
@@ -68,6 +69,7 @@ fn all() -> impl Iterator<Item = Case> {
         envelopes::CASES,
         keys::CASES,
         grouping::CASES,
+        several::CASES,
         seeing::CASES,
         restarting::CASES,
         closing::CASES,

@@ -32,7 +32,7 @@ fn topics_that_cannot_be_are_refused(stager: &Stager<'_>) -> Result<(), Failed> 
         let error = refused(topic, stage.finish("the subscribe", subscribed)?)?;
         ensure(matches!(error, BusError::InvalidTopic(_)), &format!("no topic, not {error:?}"))?;
         let policy = stage.policy("s").dead_letter(topic);
-        let subscribed = stage.bus.subscribe(&stage.name("topic"), policy, notes.taker());
+        let subscribed = stage.bus.subscribe(stage.name("topic"), policy, notes.taker());
         let error = refused(topic, stage.finish("the subscribe", subscribed)?)?;
         ensure(
             matches!(error, BusError::InvalidTopic(_)),
@@ -40,7 +40,7 @@ fn topics_that_cannot_be_are_refused(stager: &Stager<'_>) -> Result<(), Failed> 
         )?;
     }
     // Nothing of what was refused is left behind: the name is free.
-    let subscribed = stage.bus.subscribe(&stage.name("topic"), stage.policy("s"), notes.taker());
+    let subscribed = stage.bus.subscribe(stage.name("topic"), stage.policy("s"), notes.taker());
     stage.finish("the subscribe", subscribed)??;
     Ok(())
 }

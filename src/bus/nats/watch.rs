@@ -1,0 +1,232 @@
+//! Whether a stream has lost what its consumer was not sent yet, noticed while that runs.
+//!
+//! The server passes over what is gone without a word. Where every record of the stream is the consumer's, a place that is
+//! passed over is a hole in the stream, and the server is asked what it was: a record that somebody has deleted, or the
+//! stream's beginning, which has come this far. While nothing is asked for, nobody is sent anything that would show it:
+//! then it is asked once in a while.
+
+use std::time::Duration;
+
+use async_nats::datetime::DateTime;
+
+use super::arrival::Numbers;
+use crate::clock::Time;
+
+/// How often it is asked while nothing is asked for.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Between two questions about holes: those that come faster are not waited for.
+const APART: Duration = Duration::from_millis(100);
+
+/// What is watched of one consumer.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Whether all of the stream is the consumer's, and nothing goes of it but by retention, a purge, or by hand.
+    whole: bool,
+    /// The place behind what was sent last, once something was.
+    next: Option<u64>,
+    /// The first place of a hole, until it is known what that is.
+    hole: Option<u64>,
+    /// Whether what came behind it waits for the answer.
+    waits: bool,
+    /// Whether a question is under way, and whether it was asked about the hole.
+    asked: Option<bool>,
+    /// When it was asked last, and when about a hole.
+    at: Time,
+    hole_at: Option<Time>,
+    /// The first place that is lost: for a barrier, which has somewhere else to begin.
+    lost: Option<u64>,
+}
+
+/// The server's answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// When the stream was made.
+    pub(super) made: DateTime,
+    /// Its first place.
+    pub(super) first: u64,
+    /// The number of the consumer's last delivery, if it is there.
+    pub(super) delivered: Option<u64>,
+}
+
+impl Watch {
+    /// A barrier is over: deliveries go on at this place.
+    pub(super) fn begin(&mut self, whole: bool, next: Option<u64>) {
+        let (asked, at, hole_at) = (self.asked.map(|_| false), self.at, self.hole_at);
+        *self = Self { whole, next, asked, at, hole_at, ..Self::default() };
+    }
+
+    /// Follows a delivery. True if it has to wait until it is known what is missing before it.
+    pub(super) fn follow(&mut self, numbers: &Numbers, now: Time) -> bool {
+        let next = self.next.replace(numbers.stream + 1);
+        match next {
+            Some(next) if next < numbers.stream && self.whole => self.found(next, now),
+            // What comes again is behind.
+            Some(next) if next > numbers.stream => {
+                self.next = Some(next);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    #[cold]
+    fn found(&mut self, hole: u64, now: Time) -> bool {
+        self.hole.get_or_insert(hole);
+        self.waits |= self.is_apart(now);
+        self.waits
+    }
+
+    fn is_apart(&self, now: Time) -> bool {
+        self.hole_at.is_none_or(|then| now.since(then) >= APART)
+    }
+
+    /// Whether what came last has to wait.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// The first place that is lost, if that has led to a barrier.
+    pub(super) fn lost(&self) -> Option<u64> {
+        self.lost
+    }
+
+    /// Whether the server is to be asked now.
+    pub(super) fn is_due(&self, now: Time, idle: bool) -> bool {
+        let due = match self.hole {
+            Some(_) => self.is_apart(now),
+            None => idle && now.since(self.at) >= AGAIN,
+        };
+        self.asked.is_none() && self.whole && due
+    }
+
+    pub(super) fn ask(&mut self, now: Time) {
+        let about_hole = self.hole.is_some();
+        (self.asked, self.at) = (Some(about_hole), now);
+        if about_hole {
+            self.hole_at = Some(now);
+        }
+    }
+
+    /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come.
+    pub(super) fn answered(&mut self, look: Look, taken: bool) -> Option<u64> {
+        let about_hole = self.asked.take()?;
+        let from = match self.hole {
+            Some(hole) if about_hole => {
+                (self.hole, self.waits) = (None, false);
+                Some(hole)
+            }
+            // It is asked anew.
+            Some(_) => None,
+            None => self.next.filter(|_| taken),
+        };
+        from.filter(|from| *from < look.first)
+    }
+
+    /// The question was not answered: what waits goes on, and a hole is asked about again.
+    pub(super) fn unanswered(&mut self) {
+        (self.asked, self.waits) = (None, false);
+    }
+
+    /// What is lost from this place on leads to a barrier.
+    pub(super) fn lose(&mut self, lost: u64) {
+        self.lost = Some(lost);
+    }
+
+    /// What is lost is passed over: the stream begins at `first`.
+    pub(super) fn pass(&mut self, first: u64) {
+        self.next = self.next.max(Some(first));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(stream: u64) -> Numbers {
+        Numbers { stream, consumer: 1, delivered: 1, timestamp: 1, pending: 0 }
+    }
+
+    fn look(first: u64) -> Look {
+        let made = async_nats::datetime::from_nanos(0).unwrap();
+        Look { made, first, delivered: None }
+    }
+
+    fn at(millis: u64) -> Time {
+        Time::ZERO.after(Duration::from_millis(millis))
+    }
+
+    fn watch(next: u64) -> Watch {
+        let mut watch = Watch::default();
+        watch.begin(true, Some(next));
+        watch
+    }
+
+    #[test]
+    fn a_hole_is_lost_if_the_stream_begins_behind_it() {
+        for (first, lost) in [(8, Some(5)), (6, Some(5)), (5, None), (1, None)] {
+            let mut watch = watch(4);
+            assert!(!watch.follow(&numbers(4), at(0)) && !watch.is_due(at(9_000), false));
+            assert!(watch.follow(&numbers(8), at(9_000)) && watch.waits());
+            assert!(watch.is_due(at(9_000), false));
+            watch.ask(at(9_000));
+            assert!(!watch.is_due(at(9_500), true), "one question at a time");
+            assert_eq!(watch.answered(look(first), false), lost);
+            assert!(!watch.waits());
+        }
+    }
+
+    #[test]
+    fn what_comes_again_is_no_hole_and_hides_none() {
+        let mut watch = watch(1);
+        for stream in [1, 2, 3, 1, 3, 4] {
+            assert!(!watch.follow(&numbers(stream), at(0)), "{stream}");
+        }
+        assert!(watch.follow(&numbers(6), at(0)));
+    }
+
+    #[test]
+    fn while_nothing_is_asked_for_what_was_all_taken_tells() {
+        let mut watch = watch(4);
+        assert!(watch.is_due(at(5_000), true) && !watch.is_due(at(5_000), false));
+        watch.ask(at(5_000));
+        assert_eq!(watch.answered(look(9), false), None, "something is on the way");
+        assert!(!watch.is_due(at(9_999), true) && watch.is_due(at(10_000), true));
+        watch.ask(at(10_000));
+        assert_eq!(watch.answered(look(9), true), Some(4));
+        watch.pass(9);
+        watch.ask(at(15_000));
+        assert_eq!(watch.answered(look(9), true), None);
+    }
+
+    #[test]
+    fn an_answer_of_before_a_hole_says_nothing_of_it() {
+        let mut watch = watch(4);
+        watch.ask(at(5_000));
+        assert!(watch.follow(&numbers(8), at(5_000)));
+        assert_eq!(watch.answered(look(4), true), None);
+        assert!(watch.waits() && watch.is_due(at(5_000), false));
+        watch.ask(at(5_000));
+        assert_eq!(watch.answered(look(7), true), Some(4));
+    }
+
+    #[test]
+    fn holes_that_come_fast_are_not_waited_for_and_asked_about_later() {
+        let mut watch = watch(1);
+        assert!(watch.follow(&numbers(2), at(1_000)));
+        watch.ask(at(1_000));
+        assert_eq!(watch.answered(look(1), true), None);
+        assert!(!watch.follow(&numbers(4), at(1_050)), "the next goes on");
+        assert!(!watch.is_due(at(1_099), true) && watch.is_due(at(1_100), true));
+        watch.ask(at(1_100));
+        assert_eq!(watch.answered(look(4), true), Some(3));
+        watch.unanswered();
+        assert!(!watch.waits());
+    }
+
+    #[test]
+    fn of_a_stream_that_is_not_whole_nothing_is_asked() {
+        let mut watch = Watch::default();
+        watch.begin(false, Some(1));
+        assert!(!watch.follow(&numbers(9), at(9_000)) && !watch.is_due(at(9_000), true));
+    }
+}
