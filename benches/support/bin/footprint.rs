@@ -96,7 +96,8 @@ fn lanes() -> Option<[u64; 2]> {
         config.lane_waiting,
     );
     let after = anonymous()?;
-    let slab = (config.slots.next_power_of_two() * config.lanes * 64) as u64;
+    // Rings of a thousand slots lie 17 slots apart.
+    let slab = ((config.slots.next_power_of_two() + 17) * config.lanes * 64) as u64;
     let resident = match mappings_of(slab)? {
         (0, _) => return None,
         (_, resident) => resident,
