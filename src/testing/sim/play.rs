@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::act;
 use super::coverage::Fault;
 use super::judge::Ended;
 use super::script::{KEYLESS, Kind, Play, Policy, Post};
@@ -103,7 +102,7 @@ fn run(life: u32, version: u32, kind: Kind, record: &Record) -> Handled {
         Play::Never => 40,
         Play::Ok | Play::Error | Play::Fatal | Play::Panic => 0,
     };
-    act::submit_within(&world);
+    (world.submit_within)(&world);
     for _ in 0..steps {
         if !(world.nest)(&world) {
             break;
@@ -158,7 +157,7 @@ impl Future for Playing {
             return Poll::Ready(Ok(()));
         };
         if this.timed.is_none() {
-            act::submit_within(&world);
+            (world.submit_within)(&world);
         }
         let after = match this.play {
             Play::Pending(us) | Play::PendingError(us) | Play::PendingPanic(us) => {

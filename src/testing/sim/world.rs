@@ -83,6 +83,8 @@ pub(super) struct World {
     pub(super) coverage: RefCell<Coverage>,
     /// What makes a step while a handler is slow.
     pub(super) nest: fn(&Rc<Self>) -> bool,
+    /// What submits from within a handler.
+    pub(super) submit_within: fn(&Rc<Self>),
 }
 
 thread_local! {
@@ -103,7 +105,12 @@ pub(super) fn enter(world: Option<Rc<World>>) {
 }
 
 impl World {
-    pub(super) fn new(script: Script, traces: bool, nest: fn(&Rc<Self>) -> bool) -> Rc<Self> {
+    pub(super) fn new(
+        script: Script,
+        traces: bool,
+        nest: fn(&Rc<Self>) -> bool,
+        submit_within: fn(&Rc<Self>),
+    ) -> Rc<Self> {
         let now = Arc::new(AtomicU64::new(1_000_000));
         let node = Node::build(0, script.seed, &script.setup, &now);
         let mut judge = Judge::new();
@@ -132,6 +139,7 @@ impl World {
             coverage: RefCell::default(),
             script,
             nest,
+            submit_within,
         })
     }
 
