@@ -119,7 +119,7 @@ impl<D: Deliveries> Consumer<D> {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
                 Step::Next => {
-                    let kept = self.read(*delivery);
+                    let kept = self.read(delivery);
                     if let Err(kept) = self.offer(kept) {
                         self.kept.push_back(kept);
                     }
@@ -145,10 +145,8 @@ impl<D: Deliveries> Consumer<D> {
         let (wire, payload) = (message.headers.as_ref(), &message.payload);
         let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
-        let record = record
-            .with_position(Position { partition, offset: numbers.stream })
-            .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch());
+        let position = Position { partition, offset: numbers.stream };
+        let record = record.delivered(position, numbers.timestamp, self.epoch());
         let record = keyed(record, self.plan.key_in);
         self.end = self.end.max(numbers.stream + 1 + numbers.pending);
         self.pending = numbers.pending;
