@@ -3,7 +3,9 @@
 
 use std::task::{Context, Poll};
 
-use super::arrival::{Arrival, Delivery};
+use async_nats::Subject;
+
+use super::arrival::{Arrival, Delivery, Numbers};
 use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
 use super::consumer::{Consumer, Kept};
@@ -118,6 +120,9 @@ impl<D: Deliveries> Consumer<D> {
     fn take(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
+                Step::Next if !self.plan.takes(&delivery.message.subject) => {
+                    self.leave_out(delivery);
+                }
                 Step::Next => {
                     let kept = self.read(delivery);
                     if let Err(kept) = self.offer(kept) {
@@ -131,6 +136,26 @@ impl<D: Deliveries> Consumer<D> {
             Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
             Arrival::Heartbeat | Arrival::Ended { .. } | Arrival::Foreign => {}
         }
+    }
+
+    /// Passes by what the consumer is given and is not its own.
+    #[cold]
+    fn leave_out(&mut self, delivery: Delivery) {
+        let Delivery { numbers, reply, .. } = delivery;
+        self.follow(&numbers, &reply);
+        match self.plan.acks {
+            AckMode::Each => self.to_ack.push(reply),
+            // By the next that is acknowledged, or once nothing is left.
+            AckMode::Floor => self.held.come_again(reply),
+            AckMode::Checkpoint => {}
+        }
+    }
+
+    /// Notes how far the server is with this delivery.
+    fn follow(&mut self, numbers: &Numbers, reply: &Subject) {
+        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
+        self.pending = numbers.pending;
+        self.poisons.took(numbers.stream, reply);
     }
 
     /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
@@ -148,9 +173,7 @@ impl<D: Deliveries> Consumer<D> {
         let position = Position { partition, offset: numbers.stream };
         let record = record.delivered(position, numbers.timestamp, self.epoch());
         let record = keyed(record, self.plan.key_in);
-        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
-        self.pending = numbers.pending;
-        self.poisons.took(numbers.stream, &reply);
+        self.follow(&numbers, &reply);
         Kept { numbers, reply, record }
     }
 }
