@@ -239,7 +239,11 @@ impl<'a> Visit<'a> {
                 let call = || drop(guard(call));
                 let attempts = &self.counters().attempts;
                 attempts.add(1);
-                match self.core.blocking.call(Box::new(call)) {
+                let arrived = match self.private.gate.get(slot) {
+                    Some(key) => key.arrived,
+                    None => self.now(),
+                };
+                match self.core.blocking.call(arrived, Box::new(call)) {
                     Ok(()) => {
                         let deadline = None;
                         Step::Busy(Busy::Blocking { reply, running, work, number, deadline })

@@ -1,8 +1,9 @@
 //! Threads for handlers that block: started when needed, ended when idle, bounded.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::clock::Time;
 use crate::sync::{Arc, Condvar, Mutex, wait, weak};
 use crate::unwind::guard;
 
@@ -39,8 +40,9 @@ pub struct Listed<'a> {
 struct State {
     /// The calls that run.
     running: Vec<(u64, About)>,
-    /// With the number of each.
-    calls: VecDeque<(u64, Call)>,
+    /// Those whose records arrived first come first, whatever became ready first: a key with a long queue is
+    /// not put behind all that is new each time.
+    calls: BTreeMap<(Time, u64), Call>,
     next: u64,
     threads: usize,
     /// Of these, threads that the system was asked for and has not given yet.
@@ -67,15 +69,15 @@ impl Blocking {
         })
     }
 
-    /// Has the call run on one of the threads, now or once one is free.
+    /// Has the call run on one of the threads, now or once one is free. `arrived`: when its record did.
     ///
     /// # Errors
     /// If the call waits and no thread could be started, not even one.
-    pub fn call(self: &Arc<Self>, call: Call) -> Result<(), std::io::Error> {
+    pub fn call(self: &Arc<Self>, arrived: Time, call: Call) -> Result<(), std::io::Error> {
         let mut state = self.state.lock();
-        let number = state.next;
+        let place = (arrived, state.next);
         state.next += 1;
-        state.calls.push_back((number, call));
+        state.calls.insert(place, call);
         let spoken_for = if weak!("blocking_called") { 0 } else { state.called };
         if state.idle > spoken_for {
             state.called += 1;
@@ -100,13 +102,13 @@ impl Blocking {
             return Ok(());
         }
         // Nobody would run it; or, once there is a thread again, run it beside what comes of the error.
-        let Some(place) = state.calls.iter().position(|call| call.0 == number) else {
+        if !state.calls.contains_key(&place) {
             return Ok(());
-        };
+        }
         if weak!("blocking_refused") {
             return Err(error);
         }
-        let call = state.calls.remove(place);
+        let call = state.calls.remove(&place);
         drop(state);
         drop(call);
         Err(error)
@@ -152,7 +154,7 @@ impl Blocking {
     #[cfg(all(feature = "internals", feature = "testing"))]
     pub fn step(&self) -> bool {
         let mut state = self.state.lock();
-        let Some((_, call)) = state.calls.pop_front() else {
+        let Some((_, call)) = state.calls.pop_first() else {
             state.threads -= 1;
             return false;
         };
@@ -164,7 +166,7 @@ impl Blocking {
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((_, call)) = state.calls.pop_front() {
+            if let Some((_, call)) = state.calls.pop_first() {
                 drop(state);
                 // What a call leaves behind is a caller's to drop: a panic there must not take the thread.
                 let _ = guard(call);

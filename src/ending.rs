@@ -179,8 +179,9 @@ impl Visit<'_> {
             Completion::Untracked => {}
             Completion::Receipt(promise) if sabotage!(ReceiptUnfilled) => std::mem::forget(promise),
             Completion::Receipt(promise) => {
+                let waited = if outcome.is_done() { promise.done() } else { Err(promise) };
                 // Whoever waits for it is woken by a waker of the caller's.
-                let _ = guard(|| promise.fulfil(outcome));
+                let _ = waited.map_err(|promise| guard(|| promise.fulfil(outcome)));
             }
             Completion::Source(token) => match self.table.source(token.source, token.epoch) {
                 Some(source) => source.finished.finish(token.slot),

@@ -54,13 +54,15 @@ pub struct Key<B, P, D> {
     pub parked: Option<P>,
     /// When what keeps it busy began, as far as the holder has said.
     pub since: Time,
-    waiting: VecDeque<D>,
+    /// When what keeps it busy came to the lane, as far as the holder has said.
+    pub arrived: Time,
+    waiting: VecDeque<(Time, D)>,
 }
 
 impl<B, P, D> Key<B, P, D> {
     /// The records that wait for it, oldest first.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = &D> {
-        self.waiting.iter()
+        self.waiting.iter().map(|(_, record)| record)
     }
 }
 
@@ -113,7 +115,8 @@ impl<B, P, D> Gate<B, P, D> {
         debug_assert!(!self.index.contains_key(&hash), "a busy key is not free");
         self.held += usize::from(busy.is_some());
         let slot = self.next_slot();
-        let key = Some(Key { hash, busy, parked, since: Time::ZERO, waiting: VecDeque::new() });
+        let (since, arrived) = (Time::ZERO, Time::ZERO);
+        let key = Some(Key { hash, busy, parked, since, arrived, waiting: VecDeque::new() });
         match self.free.pop() {
             Some(_) => self.slots[slot as usize] = key,
             None => self.slots.push(key),
@@ -134,11 +137,14 @@ impl<B, P, D> Gate<B, P, D> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    /// Lets a record wait behind the key in `slot`; gives it back if no key is there.
-    pub fn wait(&mut self, slot: u32, record: D) -> Result<(), D> {
+    /// Lets a record that arrived at `at` wait behind the key in `slot`; gives it back if no key is there.
+    ///
+    /// # Errors
+    /// If no key is there.
+    pub fn wait(&mut self, slot: u32, at: Time, record: D) -> Result<(), D> {
         match self.slots.get_mut(slot as usize) {
             Some(Some(key)) => {
-                key.waiting.push_back(record);
+                key.waiting.push_back((at, record));
                 self.held += 1;
                 Ok(())
             }
@@ -166,6 +172,9 @@ impl<B, P, D> Gate<B, P, D> {
     pub fn stamp(&mut self, slot: u32, since: Time) {
         if let Some(Some(key)) = self.slots.get_mut(slot as usize) {
             key.since = since;
+            if key.arrived == Time::ZERO {
+                key.arrived = since;
+            }
         }
     }
 
@@ -179,17 +188,19 @@ impl<B, P, D> Gate<B, P, D> {
 
     /// The next record that waits for the key.
     pub fn next(&mut self, slot: u32) -> Option<D> {
-        let waiting = &mut self.slots.get_mut(slot as usize)?.as_mut()?.waiting;
+        let key = self.slots.get_mut(slot as usize)?.as_mut()?;
         let last = sabotage!(SuccessorOutOfTurn);
-        let record = if last { waiting.pop_back() } else { waiting.pop_front() };
-        self.held -= usize::from(record.is_some());
-        record
+        let next = if last { key.waiting.pop_back() } else { key.waiting.pop_front() };
+        let (arrived, record) = next?;
+        key.arrived = arrived;
+        self.held -= 1;
+        Some(record)
     }
 
     /// Puts a record back in front of those that wait for the key in `slot`.
     pub fn put_back(&mut self, slot: u32, record: D) {
         if let Some(Some(key)) = self.slots.get_mut(slot as usize) {
-            key.waiting.push_front(record);
+            key.waiting.push_front((key.arrived, record));
             self.held += 1;
         }
     }
@@ -359,12 +370,12 @@ mod tests {
         let mut gate: Gate<&str, (), &str> = Gate::new(Bounds { key: 2, lane: 8 });
         let slot = gate.hold(7, Some("a-1"), None);
         assert_eq!(gate.admit(7), Admit::Wait(slot));
-        gate.wait(slot, "b-1").unwrap();
+        gate.wait(slot, Time::ZERO, "b-1").unwrap();
         assert_eq!(gate.admit(8), Admit::Free, "a third key is not held up");
         assert_eq!(gate.take_busy(slot), Some("a-1"));
         assert_eq!(gate.next(slot), Some("b-1"));
         gate.set_busy(slot, "b-1");
-        gate.wait(slot, "a-2").unwrap();
+        gate.wait(slot, Time::ZERO, "a-2").unwrap();
         assert_eq!((gate.take_busy(slot), gate.next(slot)), (Some("b-1"), Some("a-2")));
         assert!(gate.open(slot));
         assert_eq!(gate.admit(7), Admit::Free);
@@ -394,7 +405,7 @@ mod tests {
                         }
                         Admit::Wait(slot) => {
                             assert!(model[&hash].1.len() < bounds.key);
-                            gate.wait(slot, id).unwrap();
+                            gate.wait(slot, Time::from_nanos(id.into()), id).unwrap();
                             model.get_mut(&hash).unwrap().1.push_back(id);
                         }
                         Admit::KeyFull(_) => assert_eq!(model[&hash].1.len(), bounds.key),
@@ -408,6 +419,8 @@ mod tests {
                     match waiting.pop_front() {
                         Some(next) => {
                             assert_eq!(gate.next(slot), Some(next));
+                            let arrived = gate.get(slot).map(|key| key.arrived);
+                            assert_eq!(arrived, Some(Time::from_nanos(next.into())));
                             gate.set_busy(slot, next);
                             *busy = Some(next);
                         }

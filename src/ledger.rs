@@ -131,6 +131,8 @@ impl Ledger {
             Status::Unknown if position == u64::MAX => Err(DeliverError::TooLarge),
             Status::Unknown if self.is_newest(position) => self.append(position),
             Status::Unknown => self.deliver_again(position),
+            Status::Unfinished if sabotage!(DuplicateCounts) => Err(DeliverError::AlreadyFinished),
+            Status::Unfinished if sabotage!(DuplicateTaken) => self.append(position),
             Status::Unfinished => {
                 self.pass(position);
                 Err(DeliverError::InFlight)

@@ -10,8 +10,8 @@ use crate::clock::{Clock, Time};
 use crate::context::in_handler;
 use crate::outcome::Outcome;
 use crate::parker::with_current;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, Mutex, weak};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{Arc, Mutex, unless, weak};
 use crate::wait_list::{Place, WaitList, Waiting, wake};
 
 /// The end of a runtime, as those see it who wait for something of it.
@@ -80,8 +80,8 @@ impl End {
 /// ```
 #[must_use = "a receipt that is dropped tells nobody how the record ended"]
 pub struct Receipt {
-    cell: Arc<Cell>,
-    end: Arc<End>,
+    /// Taken when it is dropped.
+    cell: Option<Shared<Cell>>,
     /// Where it waits as a future: with its cell, and with the runtime's end.
     places: Option<(Place, Place)>,
 }
@@ -109,27 +109,58 @@ impl std::error::Error for WaitError {}
 
 /// The other end of a receipt. Dropped without an outcome, it says `Abandoned`.
 #[derive(Debug)]
-pub struct Promise(Option<Arc<Cell>>);
+pub struct Promise(Option<Shared<Cell>>);
+
+/// Without weak references, so that whoever is alone with a cell knows it without a locked instruction.
+#[cfg(not(keylane_loom))]
+type Shared<T> = triomphe::Arc<T>;
+#[cfg(keylane_loom)]
+type Shared<T> = Arc<T>;
+
+/// What both ends share. Most records are handled before anybody waits: that is one exchange of `word`.
+#[derive(Debug)]
+struct Cell {
+    word: AtomicU32,
+    end: Arc<End>,
+    rest: Mutex<Rest>,
+}
+
+/// The outcome is `Outcome::Done`: for good.
+const DONE: u32 = 1;
+/// Another outcome is in `rest`: for good. Set under its lock.
+const SET: u32 = 2;
+/// Somebody waits, or did. Set under the lock of `rest`.
+const WATCHED: u32 = 4;
 
 #[derive(Debug, Default)]
-struct Cell(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
+struct Rest {
     outcome: Option<Outcome>,
     waiting: Waiting,
 }
 
 /// A receipt and the promise that fills it.
+#[inline]
 pub fn receipt(end: &Arc<End>) -> (Promise, Receipt) {
-    let cell = Arc::new(Cell::default());
-    (Promise(Some(cell.clone())), Receipt { cell, end: end.clone(), places: None })
+    let cell = kept::take(end);
+    (Promise(Some(cell.clone())), Receipt { cell: Some(cell), places: None })
 }
 
 impl Promise {
     /// Gives the outcome. False if the receipt had one already: the runtime ended before.
     pub fn fulfil(mut self, outcome: Outcome) -> bool {
         self.0.take().is_some_and(|cell| cell.set(outcome))
+    }
+
+    /// Says that the record is handled, if nobody waits for that yet.
+    ///
+    /// # Errors
+    /// Gives the promise back if somebody does: `fulfil` tells them.
+    #[inline]
+    pub fn done(mut self) -> Result<(), Self> {
+        let Some(cell) = self.0.take() else { return Ok(()) };
+        // Nothing is left to be dropped: said so, since it would be looked for.
+        std::mem::forget(self);
+        if cell.done() { Ok(()) } else { Err(Self(Some(cell))) }
     }
 }
 
@@ -142,31 +173,86 @@ impl Drop for Promise {
 }
 
 impl Cell {
+    fn new(end: &Arc<End>) -> Self {
+        Self { word: AtomicU32::new(0), end: end.clone(), rest: Mutex::new(Rest::default()) }
+    }
+
+    /// False if somebody waits, or there is an outcome.
+    #[inline]
+    fn done(&self) -> bool {
+        // Release pairs with the acquire in `Receipt::outcome`: what the handler did is seen.
+        let order = unless(weak!("receipt_done"), Ordering::Release);
+        self.word.compare_exchange(0, DONE, order, Ordering::Relaxed).is_ok()
+    }
+
     /// Sets the outcome unless there is one, and wakes who waits for it.
+    #[cold]
     fn set(&self, outcome: Outcome) -> bool {
-        let mut state = self.0.lock();
-        if state.outcome.is_some() && !weak!("receipt_outcome") {
+        let mut rest = self.rest.lock();
+        let said = if outcome == Outcome::Done { DONE } else { SET };
+        // Only `done` writes it without the lock, and only where nothing is set. Acquire and release pair with it
+        // and with the looks at it.
+        let before = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            (word & (DONE | SET) == 0 || weak!("receipt_outcome")).then_some(word | said)
+        });
+        if before.is_err() {
             return false;
         }
-        state.outcome = Some(outcome);
-        let mut woken = state.waiting.take();
-        drop(state);
+        rest.outcome = Some(outcome);
+        let mut woken = rest.waiting.take();
+        drop(rest);
         if weak!("receipt_wake") {
             woken.pop_last();
         }
         wake(woken);
         true
     }
+
+    /// The outcome, if there is one.
+    #[inline]
+    fn outcome(&self) -> Option<Outcome> {
+        // Acquire pairs with the releases in `done` and `set`.
+        match self.word.load(Ordering::Acquire) {
+            word if word & SET != 0 => self.rest.lock().outcome.clone(),
+            word if word & DONE != 0 => Some(Outcome::Done),
+            _ => None,
+        }
+    }
+
+    /// Registers a waiter; the caller looks once more after this.
+    fn join(&self, place: Option<Place>, waker: Waker) -> Place {
+        let mut rest = self.rest.lock();
+        // Before the caller's look, in one order with `done`'s exchange: either that fails, or the look sees it.
+        if !weak!("receipt_watched") {
+            self.word.fetch_or(WATCHED, Ordering::AcqRel);
+        }
+        let (place, replaced) = rest.waiting.join(place, waker);
+        drop(rest);
+        drop(replaced);
+        place
+    }
 }
 
 impl Receipt {
-    /// The outcome, if there is one by now. Once there is, it never changes.
-    pub fn outcome(&self) -> Option<Outcome> {
-        if self.end.has_ended() {
-            // Whoever finishes the record later finds that it has an outcome.
-            self.cell.set(Outcome::Abandoned);
+    fn cell(&self) -> &Cell {
+        match &self.cell {
+            Some(cell) => cell,
+            None => unreachable!("only the drop takes it"),
         }
-        self.cell.0.lock().outcome.clone()
+    }
+
+    /// The outcome, if there is one by now. Once there is, it never changes.
+    #[inline]
+    pub fn outcome(&self) -> Option<Outcome> {
+        let cell = self.cell();
+        cell.outcome().or_else(|| {
+            if !cell.end.has_ended() {
+                return None;
+            }
+            // Whoever finishes the record later finds that it has an outcome.
+            cell.set(Outcome::Abandoned);
+            cell.outcome()
+        })
     }
 
     /// Waits for the outcome.
@@ -182,7 +268,7 @@ impl Receipt {
     /// # Errors
     /// [`WaitError::TimedOut`], or [`WaitError::WouldDeadlock`] inside a handler, if there is none yet.
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Outcome, WaitError> {
-        self.wait_until(Some(self.end.clock.now().after(timeout)))
+        self.wait_until(Some(self.cell().end.clock.now().after(timeout)))
     }
 
     fn wait_until(&self, deadline: Option<Time>) -> Result<Outcome, WaitError> {
@@ -192,9 +278,10 @@ impl Receipt {
         if in_handler() {
             return Err(WaitError::WouldDeadlock);
         }
+        let clock = &*self.cell().end.clock;
         with_current(|parker| {
             let mut places = None;
-            let is_over = || deadline.is_some_and(|deadline| self.end.clock.now() >= deadline);
+            let is_over = || deadline.is_some_and(|deadline| clock.now() >= deadline);
             let result = loop {
                 places = Some(self.join(places, parker.waker()));
                 // The time before the outcome: one that came in time is not missed.
@@ -205,7 +292,7 @@ impl Receipt {
                 if over.unwrap_or_else(is_over) {
                     break Err(WaitError::TimedOut);
                 }
-                parker.park_until(&*self.end.clock, deadline);
+                parker.park_until(clock, deadline);
             };
             self.leave(places);
             result
@@ -215,22 +302,76 @@ impl Receipt {
     /// Registers with the record and with the runtime's end; the caller looks once more after this.
     fn join(&self, places: Option<(Place, Place)>, waker: &Waker) -> (Place, Place) {
         let (own, end) = places.unzip();
-        let waiting = waker.clone();
-        let mut state = self.cell.0.lock();
-        let (own, replaced) = state.waiting.join(own, waiting);
-        drop(state);
-        drop(replaced);
-        (own, self.end.waiting.join(end, waker))
+        let own = self.cell().join(own, waker.clone());
+        (own, self.cell().end.waiting.join(end, waker))
     }
 
+    #[cold]
     fn leave(&self, places: Option<(Place, Place)>) {
         let Some((own, end)) = places else { return };
-        let left = self.cell.0.lock().waiting.leave(own);
+        let left = self.cell().rest.lock().waiting.leave(own);
         drop(left);
         if weak!("receipt_leave") {
             return;
         }
-        self.end.waiting.leave(end);
+        self.cell().end.waiting.leave(end);
+    }
+}
+
+/// Cells that a thread keeps for its next receipts.
+#[cfg(not(keylane_loom))]
+mod kept {
+    use std::cell::RefCell;
+
+    use super::{Arc, Cell, End, Ordering, Rest, Shared};
+
+    /// Cells that a thread keeps at most, of some 100 bytes each.
+    const MOST: usize = 4_096;
+
+    thread_local! {
+        static KEPT: RefCell<Vec<Shared<Cell>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A cell that nobody else has.
+    #[inline]
+    pub(super) fn take(end: &Arc<End>) -> Shared<Cell> {
+        // A thread that is ending keeps none any more.
+        let kept = KEPT.try_with(|kept| kept.try_borrow_mut().ok()?.pop()).ok().flatten();
+        match kept {
+            Some(cell) if Arc::ptr_eq(&cell.end, end) => cell,
+            _ => Shared::new(Cell::new(end)),
+        }
+    }
+
+    /// Keeps a cell for later if nobody else has it.
+    #[inline]
+    pub(super) fn put(mut cell: Shared<Cell>) {
+        let Some(own) = Shared::get_mut(&mut cell) else { return };
+        if own.word.load(Ordering::Relaxed) != super::DONE {
+            *own.rest.get_mut() = Rest::default();
+        }
+        *own.word.get_mut() = 0;
+        let _ = KEPT.try_with(|kept| {
+            if let Ok(mut kept) = kept.try_borrow_mut()
+                && kept.len() < MOST
+            {
+                kept.push(cell);
+            }
+        });
+    }
+}
+
+/// A model's cells do not outlive its run.
+#[cfg(keylane_loom)]
+mod kept {
+    use super::{Arc, Cell, End, Shared};
+
+    pub(super) fn take(end: &Arc<End>) -> Shared<Cell> {
+        Shared::new(Cell::new(end))
+    }
+
+    pub(super) fn put(cell: Shared<Cell>) {
+        drop(cell);
     }
 }
 
@@ -247,8 +388,12 @@ impl Future for Receipt {
 }
 
 impl Drop for Receipt {
+    #[inline]
     fn drop(&mut self) {
-        self.leave(self.places);
+        if self.places.is_some() {
+            self.leave(self.places);
+        }
+        self.cell.take().into_iter().for_each(kept::put);
     }
 }
 

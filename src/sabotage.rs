@@ -35,6 +35,8 @@ bugs! {
     ReleasedIsFinished: "a record that is released unfinished is marked finished", I2;
     RedeliverySkipped: "what lies below a finished run counts as finished", I2;
     FinishedAgain: "the finished runs of a stored position are not looked at", I6;
+    DuplicateCounts: "a record that comes again while it is held counts as finished", I2;
+    DuplicateTaken: "a record that comes again while it is held is taken again", I6;
     EpochNotFenced: "a record of an assignment that is over is started", I4;
     RetryPassed: "a failed record goes to the end of its lane", I3;
     SuccessorOutOfTurn: "of the records that wait for a key the last is next", I3;

@@ -147,7 +147,8 @@ impl Visit<'_> {
 
     /// A record whose key is in the gate.
     fn behind(&mut self, slot: u32, work: Work) {
-        if let Err(work) = self.private.gate.wait(slot, work) {
+        let now = self.now();
+        if let Err(work) = self.private.gate.wait(slot, now, work) {
             debug_assert!(false, "admitted to a slot with no key");
             return self.fresh_slow(Unhandled::New(work));
         }

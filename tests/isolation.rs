@@ -236,6 +236,49 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
     });
 }
 
+/// Of the calls that wait for a thread the one whose record arrived first is next, though it became ready last.
+// convict: whole_lane_waits
+#[test]
+fn blocking_handlers_start_in_the_order_of_arrival() {
+    each_shape(|shape| {
+        let clock = VirtualClock::new();
+        let config = shape.config().blocking_threads(2);
+        let runtime = Runtime::builder().config(config).clock(clock.clone()).build().unwrap();
+        let keys = shape.keys_of(0, 4);
+        let (holds, log) = (Holds::new(&["a-1", "b", "other"]), Log::default());
+        let (hold, seen) = (holds.handle(), log.clone());
+        let orders = runtime
+            .subscribe_blocking(Subscription::new("o"), move |record: RecordRef| {
+                seen.add(name_of(&record));
+                hold.block(&name_of(&record));
+                Ok(())
+            })
+            .unwrap();
+        let first = [(0, "other"), (1, "a-1"), (1, "a-2")];
+        let mut receipts: Vec<_> =
+            first.into_iter().map(|(key, name)| submit(&orders, &keys[key], name)).collect();
+        until("both threads are in use", || log.len() == 2);
+        settle(&runtime);
+        clock.advance(Duration::from_millis(1));
+        for (key, name) in [(2, "b"), (3, "c")] {
+            receipts.push(submit(&orders, &keys[key], name));
+        }
+        settle(&runtime);
+        holds.open("a-1");
+        all_done([&receipts[1]]);
+        // The second of `a` is called for once its lane knows: mostly after `c`, which is younger.
+        until("the free thread has gone on, and the lane knows", || {
+            log.has("b") && (log.has("a-2") || runtime.snapshot().blocking == (2, 2))
+        });
+        holds.open("other");
+        until("the next call has begun", || log.len() >= 4);
+        holds.open("b");
+        all_done(&receipts);
+        let place = |name| log.all().iter().position(|seen| seen == name);
+        assert!(place("a-2") < place("c"), "{:?}", log.all());
+    });
+}
+
 /// The bound of `key_waiting`.
 // convict: whole_lane_waits
 #[test]

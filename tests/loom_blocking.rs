@@ -15,6 +15,7 @@ mod model;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keylane::Time;
 use keylane::internals::{Blocking, Parker, Reply};
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
@@ -43,12 +44,12 @@ fn blocking_idle_a_thread_that_gives_up_leaves_no_call_behind() {
         let (pool, started) = pool(1);
         let bed = Parker::new();
         let done = bed.unparker();
-        pool.call(Box::new(move || done.unpark())).unwrap();
+        pool.call(Time::ZERO, Box::new(move || done.unpark())).unwrap();
         bed.park(None);
         let there = pool.clone();
         let time = thread::spawn(move || there.expire());
         let done = bed.unparker();
-        pool.call(Box::new(move || done.unpark())).unwrap();
+        pool.call(Time::ZERO, Box::new(move || done.unpark())).unwrap();
         bed.park(None);
         time.join().unwrap();
         match started.load(Ordering::Relaxed) {
@@ -72,22 +73,25 @@ fn blocking_called_two_calls_do_not_count_on_one_idle_thread() {
         let (pool, started) = pool(2);
         let bed = Arc::new(Parker::new());
         let done = bed.unparker();
-        pool.call(Box::new(move || done.unpark())).unwrap();
+        pool.call(Time::ZERO, Box::new(move || done.unpark())).unwrap();
         bed.park(None);
         let second = Parker::new();
         let tells = second.unparker();
         let done = bed.unparker();
-        pool.call(Box::new(move || {
-            second.park(None);
-            done.unpark();
-        }))
+        pool.call(
+            Time::ZERO,
+            Box::new(move || {
+                second.park(None);
+                done.unpark();
+            }),
+        )
         .unwrap();
         if started.load(Ordering::Relaxed) == 1 {
             IDLE.here()
         } else {
             NONE.here()
         }
-        pool.call(Box::new(move || tells.unpark())).unwrap();
+        pool.call(Time::ZERO, Box::new(move || tells.unpark())).unwrap();
         bed.park(None);
         pool.end();
     });
@@ -105,7 +109,7 @@ fn blocking_end_lets_no_thread_and_no_call_wait() {
         let (pool, started) = pool(1);
         let bed = Parker::new();
         let done = bed.unparker();
-        pool.call(Box::new(move || done.unpark())).unwrap();
+        pool.call(Time::ZERO, Box::new(move || done.unpark())).unwrap();
         if pool.load().1 > 0 {
             QUEUED.here()
         } else {
@@ -141,7 +145,7 @@ fn blocking_refused_a_call_is_run_or_refused() {
             let count = move || {
                 ran.fetch_add(number, Ordering::AcqRel);
             };
-            move || pool.call(Box::new(count)).map_or(0, |()| number)
+            move || pool.call(Time::ZERO, Box::new(count)).map_or(0, |()| number)
         });
         let second = thread::spawn(second);
         let taken = first() + second.join().unwrap();
@@ -168,15 +172,18 @@ fn reply_start_a_call_that_was_given_up_does_not_start() {
         let reply = Arc::new(Reply::default());
         let over = Arc::new(AtomicUsize::new(0));
         let (call, seen) = (reply.clone(), over.clone());
-        pool.call(Box::new(move || {
-            let given_up = seen.load(Ordering::Acquire) == 1;
-            if call.start() {
-                assert!(!given_up, "it was given up before");
-                STARTED.here();
-            } else {
-                GIVEN_UP.here();
-            }
-        }))
+        pool.call(
+            Time::ZERO,
+            Box::new(move || {
+                let given_up = seen.load(Ordering::Acquire) == 1;
+                if call.start() {
+                    assert!(!given_up, "it was given up before");
+                    STARTED.here();
+                } else {
+                    GIVEN_UP.here();
+                }
+            }),
+        )
         .unwrap();
         reply.give_up();
         over.store(1, Ordering::Release);

@@ -78,6 +78,59 @@ fn receipt_end_wakes_who_waits() {
     DONE.assert();
 }
 
+/// A record is handled while somebody comes to wait: he is told, be it by the look after he has joined.
+// convict: receipt_watched
+#[test]
+fn receipt_watched_a_waiter_that_comes_late_is_told() {
+    static QUICK: Reached = Reached::new("nobody waited yet");
+    static WAITED: Reached = Reached::new("somebody waited");
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let handles = thread::spawn(move || match promise.done() {
+            Ok(()) => QUICK.here(),
+            Err(promise) => {
+                WAITED.here();
+                assert!(promise.fulfil(Outcome::Done));
+            }
+        });
+        assert_eq!(receipt.wait(), Ok(Outcome::Done));
+        handles.join().unwrap();
+    });
+    QUICK.assert();
+    WAITED.assert();
+}
+
+/// Who sees that a record is handled sees what its handler did; and the end of the runtime changes nothing then.
+// convict: receipt_done
+#[test]
+#[allow(unsafe_code)]
+fn receipt_done_publishes_what_the_handler_did() {
+    static SEEN: Reached = Reached::new("it was seen to be handled");
+    check(|| {
+        let end = End::new(Arc::new(Still));
+        let (promise, receipt) = receipt(&end);
+        let effect = Arc::new(loom::cell::UnsafeCell::new(0));
+        let there = effect.clone();
+        let handles = thread::spawn(move || {
+            // SAFETY: nobody looks before the record is seen to be handled, which is what the model checks.
+            there.with_mut(|effect| unsafe { *effect = 1 });
+            if let Err(promise) = promise.done() {
+                assert!(!promise.fulfil(Outcome::Done));
+            }
+            end.end();
+        });
+        if receipt.outcome() == Some(Outcome::Done) {
+            SEEN.here();
+            // SAFETY: as above.
+            assert_eq!(effect.with(|effect| unsafe { *effect }), 1);
+        }
+        handles.join().unwrap();
+        assert!(receipt.outcome().is_some());
+    });
+    SEEN.assert();
+}
+
 /// Two wait for one receipt while its promise is kept or dropped: both get the outcome.
 // convict: receipt_wake
 #[test]

@@ -69,7 +69,7 @@ const WAYS: [Way; 10] = [
     way("batch", 256, RECORDS, In::Batches(32)),
     way("grouped", 8, RECORDS, In::Batches(500)),
     Way { kind: Kind::Ready, ..way("ready", 256, RECORDS, In::OneByOne) },
-    Way { may: 1.0, ..way("receipt", 256, RECORDS, In::Tracked) },
+    way("receipt", 256, RECORDS, In::Tracked),
     // A new table and a new handler.
     Way { may: 0.02, ..way("swap", 1, SINGLE, In::Swapped) },
     Way { may: 1.0, ..way("deep", 256, DEEP, In::OneByOne) },

@@ -57,6 +57,10 @@ fn act(world: &Rc<World>, action: Action) {
             broker::revoke(world, partition, commits);
             broker::assign(world, partition);
         }
+        Action::Redeliver { partition, back } => {
+            world.meets(Fault::Redeliver);
+            broker::redeliver(world, partition, back as usize);
+        }
         Action::Crash => {
             world.meets(Fault::Crash);
             world.node().crash();
@@ -94,6 +98,7 @@ fn act(world: &Rc<World>, action: Action) {
         Action::HoldFeed { partition, steps } => {
             world.feeds.borrow_mut()[partition].held = held(steps);
         }
+        Action::Within { to, item } => world.within.borrow_mut().push_back((to, item)),
         Action::GiveUpSubmit => give_up(world),
         Action::Letters { posts } => world.posts.borrow_mut().extend(posts),
     }
@@ -102,6 +107,15 @@ fn act(world: &Rc<World>, action: Action) {
 fn command(world: &World, of: usize, order: impl FnOnce(&Subscribed)) {
     if let Some(own) = &world.subscribed.borrow()[of] {
         order(own);
+    }
+}
+
+/// Inside a handler: submits what the script has for the next one that runs.
+pub(super) fn submit_within(world: &Rc<World>) {
+    let next = world.within.borrow_mut().pop_front();
+    if let Some((to, item)) = next {
+        let record = world.judge.borrow_mut().know(item, to, None);
+        submit(world, record, Via::Within);
     }
 }
 
@@ -122,6 +136,16 @@ pub(super) fn submit(world: &Rc<World>, record: u32, via: Via) {
             Ok(()) => world.judge.borrow_mut().taken(number),
             Err(refused) => back(world, number, refused),
         },
+        Via::Within => {
+            world.meets(Fault::Within);
+            let inside = InHandler::enter();
+            let said = subscriber.submit(made);
+            drop(inside);
+            match said {
+                Ok(()) => world.judge.borrow_mut().taken(number),
+                Err(refused) => back(world, number, refused),
+            }
+        }
         Via::Tracked => {
             // As inside a handler: it does not wait.
             let inside = InHandler::enter();

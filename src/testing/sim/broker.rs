@@ -101,6 +101,22 @@ pub(super) fn pump(world: &Rc<World>, partition: usize) {
     }
 }
 
+/// What was delivered last comes again, as after a recovery that keeps its assignment.
+pub(super) fn redeliver(world: &World, partition: usize, back: usize) {
+    let mut feeds = world.feeds.borrow_mut();
+    let feed = &mut feeds[partition];
+    if feed.source.is_none() {
+        return;
+    }
+    feed.next = feed.next.saturating_sub(back);
+    feed.flag.raise();
+    let next = feed.next;
+    drop(feeds);
+    world.note(24, next as u64, || {
+        format!("partition {partition} is delivered again from {next} on")
+    });
+}
+
 fn with_source<R>(world: &World, partition: usize, f: impl FnOnce(&mut Source) -> R) -> Option<R> {
     world.feeds.borrow_mut()[partition].source.as_mut().map(f)
 }
@@ -133,6 +149,7 @@ fn deliver(world: &World, partition: usize) -> bool {
         let Some(own) = &subscribed[FED[partition]] else { return false };
         (own.generation, lane_of(world, record, &own.subscriber))
     };
+    let before = world.judge.borrow().taken_in(record, epoch);
     let number = world.judge.borrow_mut().offer(record, generation, lane, Some(epoch));
     let made = world.record(record, number);
     let said = with_source(world, partition, |source| source.deliver(made));
@@ -143,6 +160,9 @@ fn deliver(world: &World, partition: usize) -> bool {
     let mut passed = false;
     let back = match said {
         Some(Ok(())) => {
+            judge.demand(before.is_none(), Invariant::I6, || {
+                format!("{offset} of {partition} is taken twice in one assignment")
+            });
             judge.taken(number);
             feed.next += 1;
             drop((judge, feeds));
@@ -156,9 +176,21 @@ fn deliver(world: &World, partition: usize) -> bool {
             feed.full = (back.key().is_some()).then_some(lane);
             back
         }
-        Some(Err(Undelivered::Ledger(DeliverError::AlreadyFinished, back))) => {
+        Some(Err(Undelivered::Ledger(DeliverError::InFlight, back))) => {
+            judge.demand(before.is_some(), Invariant::I1, || {
+                format!("{offset} of {partition} was never taken and counts as taken")
+            });
+            feed.next += 1;
+            passed = true;
+            back
+        }
+        Some(Err(Undelivered::Ledger(
+            DeliverError::AlreadyFinished | DeliverError::Passed,
+            back,
+        ))) => {
             let known = &judge.known[record as usize];
-            let may = known.terminal || known.unsure || feed.stored.is_finished(offset);
+            let skipped = before.is_some_and(|before| judge.deliveries[before as usize].skipped);
+            let may = known.terminal || known.unsure || skipped || feed.stored.is_finished(offset);
             judge.demand(may, Invariant::I2, || {
                 format!("{offset} of {partition} counts as finished")
             });
@@ -187,7 +219,12 @@ fn deliver(world: &World, partition: usize) -> bool {
         world.meets(Fault::Full);
     }
     let whole = world.is_whole(record, &back);
-    world.judge.borrow_mut().refused(number, whole);
+    let mut judge = world.judge.borrow_mut();
+    judge.refused(number, whole);
+    if before.is_some() {
+        // The one that was taken goes on.
+        judge.known[record as usize].delivery = before;
+    }
     passed
 }
 

@@ -12,6 +12,9 @@ pub(super) enum Fault {
     Close,
     StopNow,
     Reassign,
+    Redeliver,
+    /// A handler submits.
+    Within,
     Swap,
     Remove,
     Jump,
@@ -22,11 +25,13 @@ pub(super) enum Fault {
     Panic,
 }
 
-const FAULTS: [(Fault, &str); 12] = [
+const FAULTS: [(Fault, &str); 14] = [
     (Fault::Crash, "crash"),
     (Fault::Close, "close"),
     (Fault::StopNow, "stop_now"),
     (Fault::Reassign, "reassign"),
+    (Fault::Redeliver, "redelivery"),
+    (Fault::Within, "submit within"),
     (Fault::Swap, "swap"),
     (Fault::Remove, "remove"),
     (Fault::Jump, "clock jump"),

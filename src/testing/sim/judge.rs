@@ -120,6 +120,14 @@ impl Judge {
         number
     }
 
+    /// The delivery of a record that was taken in this assignment.
+    pub(super) fn taken_in(&self, record: u32, epoch: u32) -> Option<u32> {
+        self.known[record as usize].delivery.filter(|&number| {
+            let delivery = &self.deliveries[number as usize];
+            delivery.epoch == Some(epoch) && delivery.state != State::Refused
+        })
+    }
+
     /// It was taken.
     pub(super) fn taken(&mut self, number: u32) {
         let delivery = &mut self.deliveries[number as usize];

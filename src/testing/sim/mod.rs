@@ -59,7 +59,7 @@ pub fn simulate(seed: u64, traces: bool) -> Simulated {
 fn play_script(script: Script, traces: bool) -> Simulated {
     let seed = script.seed;
     stage::SLEEP.set(Some(schedule::sleep));
-    let world = World::new(script, traces, schedule::step);
+    let world = World::new(script, traces, schedule::step, act::submit_within);
     world::enter(Some(world.clone()));
     heal::run(&world);
     act::put_away(&world);

@@ -102,6 +102,7 @@ fn run(life: u32, version: u32, kind: Kind, record: &Record) -> Handled {
         Play::Never => 40,
         Play::Ok | Play::Error | Play::Fatal | Play::Panic => 0,
     };
+    (world.submit_within)(&world);
     for _ in 0..steps {
         if !(world.nest)(&world) {
             break;
@@ -155,6 +156,9 @@ impl Future for Playing {
             this.over = true;
             return Poll::Ready(Ok(()));
         };
+        if this.timed.is_none() {
+            (world.submit_within)(&world);
+        }
         let after = match this.play {
             Play::Pending(us) | Play::PendingError(us) | Play::PendingPanic(us) => {
                 Some(world.now().after(Duration::from_micros(us.into())))

@@ -74,6 +74,8 @@ pub(super) struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Via {
     Try,
+    /// By a handler.
+    Within,
     Tracked,
     Async,
 }
@@ -88,26 +90,82 @@ pub(super) struct Item {
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    Submit { to: usize, via: Via, item: Item },
-    Batch { to: usize, items: Vec<Item> },
-    Publish { partition: usize, item: Item },
-    Swap { of: usize, kind: Kind },
-    Remove { of: usize },
-    CloseOne { of: usize, ms: u32 },
-    Resume { of: usize, key: u32 },
-    Park { of: usize, key: u32 },
-    Skip { of: usize, key: u32 },
-    Reassign { partition: usize, commits: bool },
+    Submit {
+        to: usize,
+        via: Via,
+        item: Item,
+    },
+    Batch {
+        to: usize,
+        items: Vec<Item>,
+    },
+    Publish {
+        partition: usize,
+        item: Item,
+    },
+    Swap {
+        of: usize,
+        kind: Kind,
+    },
+    Remove {
+        of: usize,
+    },
+    CloseOne {
+        of: usize,
+        ms: u32,
+    },
+    Resume {
+        of: usize,
+        key: u32,
+    },
+    Park {
+        of: usize,
+        key: u32,
+    },
+    Skip {
+        of: usize,
+        key: u32,
+    },
+    Reassign {
+        partition: usize,
+        commits: bool,
+    },
+    /// The broker delivers its last records again, so many.
+    Redeliver {
+        partition: usize,
+        back: u32,
+    },
     Crash,
-    Close { ms: u32 },
+    Close {
+        ms: u32,
+    },
     StopNow,
-    Jump { ms: u32 },
-    HoldWorker { worker: usize, steps: u32 },
-    HoldMonitor { steps: u32 },
-    HoldBlocking { steps: u32 },
-    HoldFeed { partition: usize, steps: u32 },
+    Jump {
+        ms: u32,
+    },
+    HoldWorker {
+        worker: usize,
+        steps: u32,
+    },
+    HoldMonitor {
+        steps: u32,
+    },
+    HoldBlocking {
+        steps: u32,
+    },
+    HoldFeed {
+        partition: usize,
+        steps: u32,
+    },
+    /// The next handler that runs submits this.
+    Within {
+        to: usize,
+        item: Item,
+    },
     GiveUpSubmit,
-    Letters { posts: [Post; 2] },
+    Letters {
+        posts: [Post; 2],
+    },
 }
 
 /// The runtime's options that matter here.
@@ -149,6 +207,8 @@ struct Rates {
     slow: u64,
     pending: u64,
     never: u64,
+    /// Handlers submit.
+    within: bool,
     faults: Vec<(u64, Fault)>,
 }
 
@@ -161,6 +221,7 @@ enum Fault {
     Park,
     Skip,
     Reassign,
+    Redeliver,
     Crash,
     Close,
     StopNow,
@@ -173,7 +234,7 @@ enum Fault {
     Letters,
 }
 
-const FAULTS: [(u64, Fault); 17] = [
+const FAULTS: [(u64, Fault); 18] = [
     (20, Fault::Swap),
     (8, Fault::Remove),
     (8, Fault::CloseOne),
@@ -181,6 +242,7 @@ const FAULTS: [(u64, Fault); 17] = [
     (8, Fault::Park),
     (15, Fault::Skip),
     (10, Fault::Reassign),
+    (12, Fault::Redeliver),
     (4, Fault::Crash),
     (3, Fault::Close),
     (2, Fault::StopNow),
@@ -229,6 +291,9 @@ impl Script {
                 made += count;
                 let items = (0..count).map(|_| item(&mut random)).collect();
                 actions.push(Action::Batch { to, items });
+            } else if rates.within && random.percent(10) {
+                actions.push(Action::Within { to, item: item(&mut random) });
+                made += 1;
             } else {
                 let via = random.pick(&[Via::Try, Via::Try, Via::Tracked, Via::Async]);
                 actions.push(Action::Submit { to, via, item: item(&mut random) });
@@ -276,7 +341,7 @@ fn rates(random: &mut Random) -> Rates {
     while faults.len() < 3 {
         faults = FAULTS.into_iter().filter(|_| random.percent(50)).collect();
     }
-    Rates { error, panic, slow, pending, never, faults }
+    Rates { error, panic, slow, pending, never, within: random.percent(65), faults }
 }
 
 fn play(random: &mut Random, rates: &Rates) -> Play {
@@ -332,6 +397,7 @@ fn fault(random: &mut Random, rates: &Rates) -> Action {
         Fault::Park => Action::Park { of, key },
         Fault::Skip => Action::Skip { of, key },
         Fault::Reassign => Action::Reassign { partition, commits: random.percent(50) },
+        Fault::Redeliver => Action::Redeliver { partition, back: steps },
         Fault::Crash => Action::Crash,
         Fault::Close => Action::Close { ms },
         Fault::StopNow => Action::StopNow,

@@ -11,7 +11,7 @@ use super::coverage::{Coverage, Fault};
 use super::feed::Feed;
 use super::judge::Judge;
 use super::random::{Random, mix};
-use super::script::{KEYLESS, PARTITIONS, Post, SUBSCRIPTIONS, Script};
+use super::script::{Item, KEYLESS, PARTITIONS, Post, SUBSCRIPTIONS, Script};
 use super::stage::{Flag, Node};
 use crate::clock::Time;
 use crate::close::{Removal, Swap};
@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) timed: RefCell<Vec<Timed>>,
     pub(super) next_timed: Cell<u64>,
     pub(super) posts: RefCell<VecDeque<Post>>,
+    /// What handlers submit: to where, and what.
+    pub(super) within: RefCell<VecDeque<(usize, Item)>>,
     /// Receipts and the like that the runtime's end settles.
     pub(super) closing: Cell<bool>,
     /// Faults have stopped.
@@ -81,6 +83,8 @@ pub(super) struct World {
     pub(super) coverage: RefCell<Coverage>,
     /// What makes a step while a handler is slow.
     pub(super) nest: fn(&Rc<Self>) -> bool,
+    /// What submits from within a handler.
+    pub(super) submit_within: fn(&Rc<Self>),
 }
 
 thread_local! {
@@ -101,7 +105,12 @@ pub(super) fn enter(world: Option<Rc<World>>) {
 }
 
 impl World {
-    pub(super) fn new(script: Script, traces: bool, nest: fn(&Rc<Self>) -> bool) -> Rc<Self> {
+    pub(super) fn new(
+        script: Script,
+        traces: bool,
+        nest: fn(&Rc<Self>) -> bool,
+        submit_within: fn(&Rc<Self>),
+    ) -> Rc<Self> {
         let now = Arc::new(AtomicU64::new(1_000_000));
         let node = Node::build(0, script.seed, &script.setup, &now);
         let mut judge = Judge::new();
@@ -118,6 +127,7 @@ impl World {
             timed: RefCell::default(),
             next_timed: Cell::new(0),
             posts: RefCell::default(),
+            within: RefCell::default(),
             closing: Cell::new(false),
             healed: Cell::new(false),
             depth: Cell::new(0),
@@ -129,6 +139,7 @@ impl World {
             coverage: RefCell::default(),
             script,
             nest,
+            submit_within,
         })
     }
 
