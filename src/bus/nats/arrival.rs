@@ -157,24 +157,35 @@ impl Form {
     }
 }
 
+/// Digits that any number of so many fits with.
+const SAFE: usize = 19;
+
 /// The number at the beginning of `text`, in decimal digits alone, and what follows behind a dot, if there is one.
+#[inline]
 fn token(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
     let (mut number, mut rest) = (0_u64, text);
-    while let Some((eight, tail)) = rest
-        .split_first_chunk()
-        .and_then(|(chunk, tail)| Some((eight_digits(u64::from_le_bytes(*chunk))?, tail)))
-    {
-        (number, rest) = (number.checked_mul(100_000_000)?.checked_add(eight)?, tail);
+    while let Some((chunk, tail)) = rest.split_first_chunk() {
+        let Some(eight) = eight_digits(u64::from_le_bytes(*chunk)) else { break };
+        (number, rest) = (number.wrapping_mul(100_000_000).wrapping_add(eight), tail);
     }
     while let [byte, tail @ ..] = rest {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            let whole = *byte == b'.' && rest.len() < text.len();
-            return whole.then_some((number, Some(tail)));
+            break;
         }
-        (number, rest) = (number.checked_mul(10)?.checked_add(u64::from(digit))?, tail);
+        (number, rest) = (number.wrapping_mul(10).wrapping_add(u64::from(digit)), tail);
     }
-    (!text.is_empty()).then_some((number, None))
+    let (digits, behind) = text.split_at_checked(text.len() - rest.len())?;
+    let behind = match behind {
+        [] => None,
+        [b'.', behind @ ..] => Some(behind),
+        _ => return None,
+    };
+    match digits.len() {
+        0 => None,
+        1..=SAFE => Some((number, behind)),
+        _ => Some((std::str::from_utf8(digits).ok()?.parse().ok()?, behind)),
+    }
 }
 
 /// The number that eight characters are, if all are digits: neighbours are put together, then pairs of these, then all.
