@@ -141,6 +141,14 @@ impl Record {
         self
     }
 
+    /// Sets position, time stamp and fencing token at once.
+    #[cfg(feature = "nats")]
+    pub(crate) fn delivered(mut self, position: Position, timestamp: i64, epoch: u64) -> Self {
+        let rest = self.rest_mut();
+        (rest.position, rest.timestamp, rest.epoch) = (Some(position), Some(timestamp), epoch);
+        self
+    }
+
     /// A record of its own with the same content, as a bus needs one for each subscription.
     #[must_use]
     pub fn copy(&self) -> Self {

@@ -110,7 +110,11 @@ impl Worker {
         self.steal_if(|core, other| {
             let bell = core.lanes.bell(other);
             any || core.workers[other].status.is_stuck() && !weak!("worker_steal")
-                || core.config.steal && bell.waiting() >= 2 && !bell.is_parked()
+                || core.config.steal
+                    // First what is cheap to see.
+                    && !bell.is_parked()
+                    && !bell.is_quiet()
+                    && bell.waiting() >= 2
         })
     }
 

@@ -20,6 +20,9 @@ pub(crate) fn keyed(record: Record, key_in: KeyIn) -> Record {
     if record.key().is_some_and(|key| !key.is_empty()) {
         return record;
     }
+    if key_in == KeyIn::Headers && record.headers().next().is_none() {
+        return record;
+    }
     let headers = record
         .headers()
         .filter_map(|header| Some((std::str::from_utf8(header.name).ok()?, header.value?)));

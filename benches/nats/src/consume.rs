@@ -18,11 +18,11 @@ pub fn loads(messages: u64) -> Vec<Load> {
     };
     vec![
         load("P128", "p128", "p128", Form::Plain, 128, messages),
-        load("K128", "k128.>", "k128", Form::Keyed, 128, messages),
+        load("K128", "k128.*.*", "k128", Form::Keyed, 128, messages),
         load("P1024", "p1024", "p1024", Form::Plain, 1_024, messages / 2),
-        load("K1024", "k1024.>", "k1024", Form::Keyed, 1_024, messages / 2),
+        load("K1024", "k1024.*.*", "k1024", Form::Keyed, 1_024, messages / 2),
         load("H128", "h128", "h128", Form::Header("X-Aggregate-ID"), 128, messages / 2),
-        load(HANDLERS, "a128.>", "a128", Form::Keyed, 128, messages / 12),
+        load(HANDLERS, "a128.*.*", "a128", Form::Keyed, 128, messages / 12),
         load("R128", "r128", "r128", Form::Header("nats-partition-key"), 128, messages / 2),
     ]
 }

@@ -28,8 +28,12 @@ pub(super) struct Delivery {
 
 /// What came.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are deliveries: a box for each would cost more"
+)]
 pub(super) enum Arrival {
-    Delivery(Box<Delivery>),
+    Delivery(Delivery),
     /// The server is there, and has nothing.
     Heartbeat,
     /// A pull has ended; how much of it did not come.
@@ -46,12 +50,18 @@ pub(super) enum Arrival {
 
 impl Arrival {
     /// Reads a message that came to a pull's inbox.
-    pub(super) fn read(mut message: Message) -> Self {
+    pub(super) fn read(mut message: Message, form: &mut Form) -> Self {
         // What is stored may say what a status says: it is a delivery all the same.
-        let numbers = message.reply.as_deref().and_then(Numbers::read);
+        let numbers = message.reply.as_deref().and_then(|reply| form.read(reply));
         if let (Some(numbers), Some(reply)) = (numbers, message.reply.take()) {
-            return Self::Delivery(Box::new(Delivery { numbers, reply, message }));
+            return Self::Delivery(Delivery { numbers, reply, message });
         }
+        Self::other(&message)
+    }
+
+    /// Reads what is no delivery.
+    #[cold]
+    fn other(message: &Message) -> Self {
         match message.status {
             None => Self::Foreign,
             Some(StatusCode::IDLE_HEARTBEAT) => Self::Heartbeat,
@@ -98,43 +108,106 @@ impl Numbers {
         Some(tokens.collect::<Vec<_>>().join(".").into())
     }
 
-    /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
-    /// domain and an account before the stream's name, and perhaps a token more at the end.
-    fn read(reply: &str) -> Option<Self> {
-        // By bytes, since every delivery is read: searching text for dots costs several times as much.
-        let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
-        let before = match rest.iter().filter(|byte| **byte == b'.').count() {
-            6 => 2,
-            8.. => 4,
-            _ => return None,
-        };
-        let mut tokens = rest.split(|byte| *byte == b'.').skip(before);
-        let mut number = || digits(tokens.next()?);
-        Some(Self {
-            delivered: number()?,
-            stream: number()?,
-            consumer: number()?,
-            timestamp: i64::try_from(number()?).ok()?,
-            pending: number()?,
-        })
+    /// Reads the numbers at the beginning of `text`. Something may stand behind them only if the form is the longer one.
+    fn at(text: &[u8], longer: bool) -> Option<Self> {
+        let (delivered, text) = token(text)?;
+        let (stream, text) = token(text?)?;
+        let (consumer, text) = token(text?)?;
+        let (timestamp, text) = token(text?)?;
+        let (pending, text) = token(text?)?;
+        let timestamp = i64::try_from(timestamp).ok()?;
+        let whole = longer || text.is_none();
+        whole.then_some(Self { stream, consumer, delivered, timestamp, pending })
     }
 }
 
-/// A number in decimal digits alone.
-fn digits(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
+/// What stands before the numbers in the subjects of a consumer's deliveries. It is the same in all of them, so it is
+/// taken apart once.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    before: Box<[u8]>,
+    /// Whether it is the longer form.
+    longer: bool,
+}
+
+impl Form {
+    /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
+    /// domain and an account before the stream's name, and perhaps a token more at the end.
+    fn read(&mut self, reply: &str) -> Option<Numbers> {
+        let known = reply.as_bytes().strip_prefix(&*self.before);
+        match known.filter(|numbers| !numbers.is_empty() && !self.before.is_empty()) {
+            Some(numbers) => Numbers::at(numbers, self.longer).or_else(|| self.learn(reply)),
+            None => self.learn(reply),
+        }
+    }
+
+    #[cold]
+    fn learn(&mut self, reply: &str) -> Option<Numbers> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let (longer, names) = match rest.split('.').count() {
+            7 => (false, 2),
+            9.. => (true, 4),
+            _ => return None,
+        };
+        let before = rest.match_indices('.').nth(names - 1)?.0 + "$JS.ACK.".len() + 1;
+        let (before, numbers) = reply.as_bytes().split_at_checked(before)?;
+        let numbers = Numbers::at(numbers, longer)?;
+        *self = Self { before: before.into(), longer };
+        Some(numbers)
+    }
+}
+
+/// Digits that any number of so many fits with.
+const SAFE: usize = 19;
+
+/// The number at the beginning of `text`, in decimal digits alone, and what follows behind a dot, if there is one.
+#[inline]
+fn token(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let (mut number, mut rest) = (0_u64, text);
+    while let Some((chunk, tail)) = rest.split_first_chunk() {
+        let Some(eight) = eight_digits(u64::from_le_bytes(*chunk)) else { break };
+        (number, rest) = (number.wrapping_mul(100_000_000).wrapping_add(eight), tail);
+    }
+    while let [byte, tail @ ..] = rest {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        (number, rest) = (number.wrapping_mul(10).wrapping_add(u64::from(digit)), tail);
+    }
+    let (digits, behind) = text.split_at_checked(text.len() - rest.len())?;
+    let behind = match behind {
+        [] => None,
+        [b'.', behind @ ..] => Some(behind),
+        _ => return None,
+    };
+    match digits.len() {
+        0 => None,
+        1..=SAFE => Some((number, behind)),
+        _ => Some((std::str::from_utf8(digits).ok()?.parse().ok()?, behind)),
+    }
+}
+
+/// The number that eight characters are, if all are digits: neighbours are put together, then pairs of these, then all.
+fn eight_digits(text: u64) -> Option<u64> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let digits = text ^ (EACH * 0x30);
+    // A byte above 9 has a high bit, or gets one.
+    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
         return None;
     }
-    text.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let pick = 0x0000_00ff_0000_00ff;
+    let outer = (pairs & pick).wrapping_mul(100 + (1_000_000 << 32));
+    let inner = ((pairs >> 16) & pick).wrapping_mul(1 + (10_000 << 32));
+    Some(outer.wrapping_add(inner) >> 32)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const READ: Numbers = Numbers {
         delivered: 2,
@@ -144,12 +217,52 @@ mod tests {
         pending: 9,
     };
 
+    fn read(reply: &str) -> Option<Numbers> {
+        let told = naive(reply);
+        assert_eq!(Form::default().read(reply), told, "{reply}");
+        told
+    }
+
+    /// Token by token, without a memory.
+    fn naive(reply: &str) -> Option<Numbers> {
+        let rest: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let numbers = match rest.len() {
+            7 => &rest[2..],
+            9.. => &rest[4..9],
+            _ => return None,
+        };
+        let all_digits = |token: &&str| token.bytes().all(|byte| byte.is_ascii_digit());
+        let read = |at: usize| numbers.get(at).copied().filter(all_digits)?.parse::<u64>().ok();
+        Some(Numbers {
+            delivered: read(0)?,
+            stream: read(1)?,
+            consumer: read(2)?,
+            timestamp: i64::try_from(read(3)?).ok()?,
+            pending: read(4)?,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_of_others_changes_nothing(
+            replies in proptest::collection::vec(
+                r"(\$JS\.ACK|\$JS)(\.(S|c|1)){2,4}(\.[0-9]{1,2}|\.[0-9:/]{7,20}){3,6}(\.|\.x|\.18446744073709551615|\.18446744073709551616)?",
+                1..8,
+            ),
+        ) {
+            let mut form = Form::default();
+            for reply in &replies {
+                prop_assert_eq!(form.read(reply), naive(reply), "{}", reply);
+            }
+        }
+    }
+
     #[test]
     fn both_forms_of_the_subject_are_read() {
         let numbers = "2.31.7.1700000000000000001.9";
-        assert_eq!(Numbers::read(&format!("$JS.ACK.S.c.{numbers}")), Some(READ));
-        assert_eq!(Numbers::read(&format!("$JS.ACK._.acc.S.c.{numbers}")), Some(READ));
-        assert_eq!(Numbers::read(&format!("$JS.ACK.hub.acc.S.c.{numbers}.random")), Some(READ));
+        assert_eq!(read(&format!("$JS.ACK.S.c.{numbers}")), Some(READ));
+        assert_eq!(read(&format!("$JS.ACK._.acc.S.c.{numbers}")), Some(READ));
+        assert_eq!(read(&format!("$JS.ACK.hub.acc.S.c.{numbers}.random")), Some(READ));
     }
 
     #[test]
@@ -176,7 +289,7 @@ mod tests {
             "$JS.ACK.S.c.1.2.3.4.18446744073709551616",
             "$JS.ACK.S.c.1.2.3.18446744073709551615.5",
         ] {
-            assert_eq!(Numbers::read(foreign), None, "{foreign}");
+            assert_eq!(read(foreign), None, "{foreign}");
         }
     }
 }

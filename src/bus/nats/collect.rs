@@ -66,7 +66,7 @@ impl<D: Deliveries> Consumer<D> {
                 Ok(Arrival::Delivery(delivery)) => {
                     next = delivery.numbers.consumer + 1;
                     until = now.after(self.plan.ack_wait);
-                    all.push(self.read(*delivery));
+                    all.push(self.read(delivery));
                 }
                 Ok(Arrival::Heartbeat | Arrival::Foreign) => {}
                 Err(_) if now < until && self.deliveries.connects() == connects => {}

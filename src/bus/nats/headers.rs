@@ -9,12 +9,14 @@
 //!
 //! Values of one name keep their order; the order among names is not kept, since the client library has none.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
 use super::topic::Topic;
+use crate::envelope::extract_key;
 use crate::record::Record;
 
 const NULL: &str = "kl-null";
@@ -55,7 +57,7 @@ pub(super) fn to_wire(
         let refused = || header.name.escape_ascii().to_string().into_boxed_str();
         let text = std::str::from_utf8(header.name).map_err(|_| refused())?;
         // Whatever it is that the client's own check lets through, an empty name is none.
-        if text.is_empty() || OWN.iter().any(|own| own.eq_ignore_ascii_case(text)) {
+        if text.is_empty() || is_own(text) {
             return Err(refused());
         }
         let commands =
@@ -125,6 +127,11 @@ impl<'a> Marks<'a> {
     fn key(&self) -> Option<Vec<u8>> {
         unescape(self.keys.first()?.as_str()).filter(|key| !key.is_empty())
     }
+
+    /// Whether all values are as they stand.
+    fn all_plain(&self) -> bool {
+        self.nulls.is_empty() && self.escapes.is_empty()
+    }
 }
 
 /// A record with these headers, without those that the publishing bus wrote for itself and for the server.
@@ -138,7 +145,13 @@ fn from_wire(mut record: Record, wire: &HeaderMap, marks: &Marks<'_>) -> Record 
     };
     for (name, values) in wire.iter() {
         let name: &str = name.as_ref();
-        if OWN.iter().any(|own| own.eq_ignore_ascii_case(name)) {
+        if is_own(name) {
+            continue;
+        }
+        if marks.all_plain() {
+            for value in values {
+                record = record.with_header(name, value.as_str());
+            }
             continue;
         }
         for (at, value) in values.iter().enumerate() {
@@ -164,7 +177,9 @@ pub(super) fn record(
     payload: &Bytes,
 ) -> Record {
     let marks = wire.map(Marks::of).unwrap_or_default();
-    let key = topic.key_in(subject).or_else(|| marks.key());
+    let key = topic.key_in(subject).or_else(|| marks.key().map(Cow::Owned));
+    // Known from the beginning, it need not be put before what is there already.
+    let key = key.or_else(|| told(wire.filter(|_| marks.all_plain())?).map(Cow::Borrowed));
     let record = match key.as_deref() {
         key if marks.is_null() => Record::null_as(key),
         // A slice would keep the whole buffer that it was read into.
@@ -176,6 +191,19 @@ pub(super) fn record(
         Some(wire) => from_wire(record, wire, &marks),
         None => record,
     }
+}
+
+/// The key that stands in a header of others.
+fn told(wire: &HeaderMap) -> Option<&[u8]> {
+    let all = wire.iter().flat_map(|(name, values)| {
+        values.iter().map(|value| (name.as_ref(), value.as_str().as_bytes()))
+    });
+    extract_key(None, all, None, None).ok().map(str::as_bytes)
+}
+
+fn is_own(name: &str) -> bool {
+    matches!(name.as_bytes().first(), Some(b'k' | b'K' | b'n' | b'N'))
+        && OWN.iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 fn count(wire: &HeaderMap, name: &HeaderName) -> usize {

@@ -3,7 +3,9 @@
 
 use std::task::{Context, Poll};
 
-use super::arrival::{Arrival, Delivery};
+use async_nats::Subject;
+
+use super::arrival::{Arrival, Delivery, Numbers};
 use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
 use super::consumer::{Consumer, Kept};
@@ -122,7 +124,10 @@ impl<D: Deliveries> Consumer<D> {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
                 Step::Next => {
                     let waits = self.watch.follow(&delivery.numbers, self.now);
-                    let kept = self.read(*delivery);
+                    if !self.plan.takes(&delivery.message.subject) {
+                        return self.leave_out(delivery);
+                    }
+                    let kept = self.read(delivery);
                     let offered = if waits { Err(kept) } else { self.offer(kept) };
                     if let Err(kept) = offered {
                         self.kept.push_back(kept);
@@ -137,6 +142,26 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
+    /// Passes by what the consumer is given and is not its own.
+    #[cold]
+    fn leave_out(&mut self, delivery: Delivery) {
+        let Delivery { numbers, reply, .. } = delivery;
+        self.follow(&numbers, &reply);
+        match self.plan.acks {
+            AckMode::Each => self.to_ack.push(reply),
+            // By the next that is acknowledged, or once nothing is left.
+            AckMode::Floor => self.held.come_again(reply),
+            AckMode::Checkpoint => {}
+        }
+    }
+
+    /// Notes how far the server is with this delivery.
+    fn follow(&mut self, numbers: &Numbers, reply: &Subject) {
+        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
+        self.pending = numbers.pending;
+        self.poisons.took(numbers.stream, reply);
+    }
+
     /// What fences a handler's effects: the number of the claim, or of the assignment in this process.
     pub(super) fn epoch(&self) -> u64 {
         let epoch = u64::from(self.source.epoch());
@@ -149,15 +174,12 @@ impl<D: Deliveries> Consumer<D> {
         let (wire, payload) = (message.headers.as_ref(), &message.payload);
         let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);
+        let position = Position { partition, offset: numbers.stream };
         let record = record
-            .with_position(Position { partition, offset: numbers.stream })
-            .with_timestamp(numbers.timestamp)
-            .with_epoch(self.epoch())
+            .delivered(position, numbers.timestamp, self.epoch())
             .with_topic_index(self.plan.place);
         let record = keyed(record, self.plan.key_in);
-        self.end = self.end.max(numbers.stream + 1 + numbers.pending);
-        self.pending = numbers.pending;
-        self.poisons.took(numbers.stream, &reply);
+        self.follow(&numbers, &reply);
         Kept { numbers, reply, record }
     }
 }

@@ -28,6 +28,8 @@ use crate::spawner::Spawner;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
+/// The connection that consumes and acknowledges.
+const CONSUME: &str = "consume";
 /// What a connection's commands may wait in, before its thread takes them.
 const COMMANDS: usize = 8_192;
 /// The least that a subscription's buffer takes.
@@ -61,7 +63,7 @@ impl Links {
         let plan = Plan::new(options)?;
         let open = |role, thread| OpeningLink::new(spawner, &plan, health, role, thread);
         Ok(Opening {
-            consume: open("consume", "nats-con")?,
+            consume: open(CONSUME, "nats-con")?,
             publish: open("publish", "nats-pub")?,
             control: open("control", "nats-ctl")?,
         })
@@ -210,7 +212,10 @@ impl OpeningLink {
         let io = Io::start(spawner, thread).map_err(BusError::Thread)?;
         let signals = Arc::new(Signals::new(role, health.clone()));
         let (answer, reply) = oneshot::channel();
-        let connect = plan.client(&signals).connect(plan.servers.clone());
+        // All that is published on this one are subjects that the server gave, or that were made of checked names; of an
+        // acknowledgement the look at its subject is a tenth.
+        let client = plan.client(&signals).skip_subject_validation(role == CONSUME);
+        let connect = client.connect(plan.servers.clone());
         let (patience, auth, options) = (plan.patience(), plan.auth.clone(), plan.options.clone());
         io.spawn(async move {
             let connected = match timeout(patience, connect).await {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::datetime::DateTime;
-use async_nats::jetstream::stream::RetentionPolicy;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 
 use super::choice::AckMode;
 use super::durable::Durable;
@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) place: u32,
     pub(super) partition: Option<u32>,
     pub(super) durable: Durable,
+    /// The filter of its records, if its consumer is given others as well.
+    pub(super) only: Option<String>,
     pub(super) retention: RetentionPolicy,
     pub(super) acks: AckMode,
     pub(super) ack_wait: Duration,
@@ -54,6 +56,47 @@ impl Plan {
     /// What its position is called where the bus keeps it.
     pub(super) fn key(&self) -> String {
         format!("at.{}", self.kept_as)
+    }
+
+    /// Has its consumer ask for all that the stream has, where that is one topic's one partition, but for what somebody
+    /// has put beside it: to look for a pattern among many subjects takes the server several times longer than to give
+    /// all of them. What is not the partition's is then left out here, and said to be done with; so nobody else's
+    /// records may go with that.
+    pub(super) fn widen(&mut self, stream: &stream::Config) {
+        if let [subject] = &stream.subjects[..]
+            && stream.retention == RetentionPolicy::Limits
+            && self.is_whole(subject)
+        {
+            self.ask_for(subject.clone());
+        }
+    }
+
+    /// Whether a consumer with this filter will do, be it another than would be made.
+    pub(super) fn may_ask_for(&self, filter: &str) -> bool {
+        let own = self.topic.filters(self.partition);
+        own == [filter] || self.retention == RetentionPolicy::Limits && self.is_whole(filter)
+    }
+
+    fn is_whole(&self, filter: &str) -> bool {
+        let single = self.partition == Some(0) && self.topic.options.partitions == 1;
+        single && !self.topic.is_pattern() && self.topic.filters(None) == [filter]
+    }
+
+    /// Has its consumer ask for this.
+    pub(super) fn ask_for(&mut self, filter: String) {
+        let own = self.topic.filters(self.partition).into_iter().next();
+        self.only = own.filter(|own| *own != filter);
+        self.durable.config.filter_subject = filter;
+    }
+
+    /// Whether a subject that its consumer is given is one of its own.
+    pub(super) fn takes(&self, subject: &str) -> bool {
+        let Some(only) = &self.only else { return true };
+        match only.strip_suffix('*') {
+            // Of as many parts as the filter: the server sends no other.
+            Some(before) => subject.starts_with(before),
+            None => subject == only,
+        }
     }
 
     /// A new name for a consumer that is made anew.

@@ -4,10 +4,12 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_nats::client::traits::Publisher;
+use async_nats::message::OutboundMessage;
 use async_nats::{Client, Subject, Subscriber};
 use futures_util::StreamExt;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Form};
 use crate::bus::{BrokerError, BrokerErrorKind};
 use crate::clock::Time;
 
@@ -58,6 +60,7 @@ pub(super) struct Puller {
     /// The inbox of all pulls, without its last token.
     inbox: String,
     arrivals: Option<Subscriber>,
+    form: Form,
     number: u64,
     /// Deliveries do not say which pull they are of: only the sum counts.
     expected: usize,
@@ -75,6 +78,7 @@ impl Puller {
             next: next.into(),
             inbox: String::new(),
             arrivals: None,
+            form: Form::default(),
             number: 0,
             expected: 0,
             until: Time::ZERO,
@@ -117,7 +121,7 @@ impl Deliveries for Puller {
         let Some(arrivals) = &mut self.arrivals else { return Poll::Pending };
         let Poll::Ready(Some(message)) = arrivals.poll_next_unpin(cx) else { return Poll::Pending };
         self.heard = now;
-        let arrival = Arrival::read(message);
+        let arrival = Arrival::read(message, &mut self.form);
         match &arrival {
             Arrival::Delivery(_) => self.expected = self.expected.saturating_sub(1),
             Arrival::Ended { left } => self.expected = self.expected.saturating_sub(*left),
@@ -150,7 +154,10 @@ impl Deliveries for Puller {
         if self.said.is_multiple_of(LOOK) && !self.is_connected() {
             return false;
         }
-        self.client.publish(reply, bytes::Bytes::from_static(word)).await.is_ok()
+        // As a message, which takes the subject: by itself it would be copied.
+        let payload = bytes::Bytes::from_static(word);
+        let said = OutboundMessage { subject: reply, reply: None, payload, headers: None };
+        self.client.publish_message(said).await.is_ok()
     }
 
     fn is_silent(&self, now: Time) -> bool {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, IntoConsumerConfig};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, IntoConsumerConfig};
 use async_nats::jetstream::stream::RetentionPolicy;
 
 use super::checkpoint::{Checkpoint, Found};
-use super::choice::AckMode;
+use super::choice::{AckMode, Strategy};
 use super::consumer::Consumer;
 use super::core_counts::CoreCounters;
 use super::desk::{Command, Desk};
@@ -210,8 +210,17 @@ impl Shared {
                 (plan.ack_wait, plan.durable.config.ack_wait) =
                     (info.config.ack_wait, info.config.ack_wait);
             }
+            let wished = plan.durable.config.filter_subject.clone();
+            let there = &info.config.filter_subject;
+            let other = *there != wished && plan.may_ask_for(there);
+            if other {
+                plan.ask_for(there.clone());
+            }
             let wanted = plan.durable.config.clone().into_consumer_config();
             topology::check_consumer(&wanted, &info.config)?;
+            if other && self.options.topology == Strategy::CreateOrUpdate {
+                self.change_filter(&mut plan, wished, info.config.deliver_policy).await;
+            }
         } else if plan.topic.options.start_after.is_some() {
             let floors = Floors::open(&self.links.control, plan.durable.config.num_replicas);
             if floors.await?.get(plan.durable.name()).await?.is_none() {
@@ -219,6 +228,20 @@ impl Shared {
             }
         }
         Ok((plan, None))
+    }
+
+    /// Has the server give a consumer that is there what one is given that is made now. One that cannot be changed will
+    /// do as it is.
+    async fn change_filter(&self, plan: &mut Plan, wished: String, policy: DeliverPolicy) {
+        let before = plan.durable.config.filter_subject.clone();
+        plan.ask_for(wished);
+        match plan.durable.create(&self.links.control, policy).await {
+            Ok(info) => plan.ask_for(info.config.filter_subject),
+            Err(error) => {
+                log::info!("{}: {error}", plan.label());
+                plan.ask_for(before);
+            }
+        }
     }
 
     /// Has a consumer without a stored position begin behind another, if that is asked for.
@@ -299,12 +322,13 @@ impl Shared {
             AckMode::Floor => durable(AckPolicy::All),
             AckMode::Checkpoint => durable::ordered(filters),
         };
-        Ok(Plan {
+        let mut plan = Plan {
             subscription: subscription.name().to_owned(),
             topic: topic.clone(),
             place: 0,
             partition,
             durable: Durable { stream: stream.name.clone(), config },
+            only: None,
             retention: stream.retention,
             acks,
             ack_wait,
@@ -316,7 +340,9 @@ impl Shared {
             made: None,
             made_anew: false,
             resume: None,
-        })
+        };
+        plan.widen(stream);
+        Ok(plan)
     }
 
     /// Ends the bus: reads no more, and lets what was read be handled for at most `timeout`. Everybody who asks hears the
