@@ -209,7 +209,7 @@ stop() { # SIGTERM, and SIGKILL for what is still there after 5 s
         done
         for ((i = 0; i < 100; i++)); do
             for node in "$1"/n*; do ! pid_of "$node" >/dev/null || { sleep 0.05 && continue 2; }; done
-            for node in "$1"/n*; do ! mountpoint -q "$node/store" || umount "$node/store"; done
+            for node in "$1"/n*; do ! mountpoint -q "$node/store" || umount -l "$node/store"; done
             return 0 # the status of before, if a trap calls us
         done
     done

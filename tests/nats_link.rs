@@ -99,7 +99,7 @@ fn dropping_inside_async_code_neither_blocks_nor_panics() {
         let mut polled = pin!(NatsBus::builder(&runtime, &mute).connect());
         let waker = Waker::noop();
         assert!(polled.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     });
     tokio().block_on(async {
         let bus = NatsBus::builder(&runtime, server.url()).connect().await.unwrap();

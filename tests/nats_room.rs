@@ -76,7 +76,7 @@ impl Consumer {
     }
 
     fn publish(&self, key: &str, seq: u64) -> Result<(), PublishError> {
-        let record = Record::new(key.to_owned(), format!("{key} {seq}"));
+        let record = Record::new(key, format!("{key} {seq}"));
         let record = record.with_header("Nats-Msg-Id", format!("{key}-{seq}"));
         self.bus.publish(TOPIC, record).wait().map(drop)
     }
