@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use keylane::internals::{End, Parker, receipt};
 use keylane::{Outcome, WaitError};
+use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use model::{Hourglass, Reached, Still, check, check_within};
@@ -104,17 +105,15 @@ fn receipt_watched_a_waiter_that_comes_late_is_told() {
 /// Who sees that a record is handled sees what its handler did; and the end of the runtime changes nothing then.
 // convict: receipt_done
 #[test]
-#[allow(unsafe_code)]
 fn receipt_done_publishes_what_the_handler_did() {
     static SEEN: Reached = Reached::new("it was seen to be handled");
     check(|| {
         let end = End::new(Arc::new(Still));
         let (promise, receipt) = receipt(&end);
-        let effect = Arc::new(loom::cell::UnsafeCell::new(0));
+        let effect = Arc::new(AtomicUsize::new(0));
         let there = effect.clone();
         let handles = thread::spawn(move || {
-            // SAFETY: nobody looks before the record is seen to be handled, which is what the model checks.
-            there.with_mut(|effect| unsafe { *effect = 1 });
+            there.store(1, Ordering::Relaxed);
             if let Err(promise) = promise.done() {
                 assert!(!promise.fulfil(Outcome::Done));
             }
@@ -122,8 +121,7 @@ fn receipt_done_publishes_what_the_handler_did() {
         });
         if receipt.outcome() == Some(Outcome::Done) {
             SEEN.here();
-            // SAFETY: as above.
-            assert_eq!(effect.with(|effect| unsafe { *effect }), 1);
+            assert_eq!(effect.load(Ordering::Relaxed), 1);
         }
         handles.join().unwrap();
         assert!(receipt.outcome().is_some());

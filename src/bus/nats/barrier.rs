@@ -12,6 +12,7 @@ use super::durable::{Reset, stream_info};
 use super::floors::Floors;
 use super::place::floor;
 use super::pull::Deliveries;
+use super::recovery::Why;
 use super::sequence::Sequence;
 use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, ReasonKind};
 use crate::position::Stored;
@@ -20,6 +21,22 @@ use crate::position::Stored;
 const MISSING: Duration = Duration::from_secs(2);
 
 impl<D: Deliveries> Consumer<D> {
+    /// What says that something may have been lost, but for the deliveries themselves.
+    pub(super) fn look_for_loss(&mut self) {
+        if self.recovery.has_reconnected(self.deliveries.connects()) {
+            self.recovery.begin(Why::Reconnected, self.now);
+        } else if self.is_reading() && self.kept.is_empty() && self.deliveries.is_silent(self.now) {
+            self.recovery.begin(Why::Silence, self.now);
+        }
+    }
+
+    /// What was dropped last has nothing behind it that would show the gap.
+    pub(super) fn look_for_drops(&mut self) {
+        if self.recovery.has_dropped(self.shared.links.consume.signals.drops()) {
+            self.recovery.begin(Why::Dropped, self.now);
+        }
+    }
+
     /// Goes on with a recovery that is under way.
     pub(super) async fn recover(&mut self) {
         let due = self.recovery.due_in(self.now).is_some_and(|left| left.is_zero());

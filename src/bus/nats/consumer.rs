@@ -192,24 +192,8 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.is_empty() && self.is_reading()
     }
 
-    fn is_reading(&self) -> bool {
+    pub(super) fn is_reading(&self) -> bool {
         self.closing.is_none() && !self.recovery.is_under_way() && !self.source.is_stopped()
-    }
-
-    /// What says that something may have been lost, but for the deliveries themselves.
-    fn look_for_loss(&mut self) {
-        if self.recovery.has_reconnected(self.deliveries.connects()) {
-            self.recovery.begin(Why::Reconnected, self.now);
-        } else if self.is_reading() && self.kept.is_empty() && self.deliveries.is_silent(self.now) {
-            self.recovery.begin(Why::Silence, self.now);
-        }
-    }
-
-    /// What was dropped last has nothing behind it that would show the gap.
-    fn look_for_drops(&mut self) {
-        if self.recovery.has_dropped(self.shared.links.consume.signals.drops()) {
-            self.recovery.begin(Why::Dropped, self.now);
-        }
     }
 
     /// Notes what is finished, and acknowledges it.
