@@ -7,6 +7,7 @@ use crate::busy::{Busy, Parked, Private, Reply, Said};
 use crate::clock::Time;
 use crate::core::{Core, STOPPED, SlotWaker, WorkerShared};
 use crate::error::HandlerError;
+use crate::gate::Key;
 use crate::handler::{self, Kind, Running, Started};
 use crate::metrics::WorkerCounters;
 use crate::notice::Notice;
@@ -239,10 +240,9 @@ impl<'a> Visit<'a> {
                 let call = || drop(guard(call));
                 let attempts = &self.counters().attempts;
                 attempts.add(1);
-                let arrived = match self.private.gate.get(slot) {
-                    Some(key) => key.arrived,
-                    None => self.now(),
-                };
+                // One that is tried again takes its turn anew, or failing keys would keep newcomers out for ever.
+                let arrived = self.private.gate.get(slot).and_then(Key::arrived);
+                let arrived = arrived.filter(|_| number == 1).unwrap_or_else(|| self.now());
                 match self.core.blocking.call(arrived, Box::new(call)) {
                     Ok(()) => {
                         let deadline = None;

@@ -54,12 +54,20 @@ pub struct Key<B, P, D> {
     pub parked: Option<P>,
     /// When what keeps it busy began, as far as the holder has said.
     pub since: Time,
-    /// When what keeps it busy came to the lane, as far as the holder has said.
-    pub arrived: Time,
+    /// When what keeps it busy came to the lane, or `UNSAID`.
+    arrived: Time,
     waiting: VecDeque<(Time, D)>,
 }
 
+/// In the place of a time that the holder has not said.
+const UNSAID: Time = Time::from_nanos(u64::MAX);
+
 impl<B, P, D> Key<B, P, D> {
+    /// When what keeps it busy came to the lane, as far as the holder has said.
+    pub fn arrived(&self) -> Option<Time> {
+        (self.arrived != UNSAID).then_some(self.arrived)
+    }
+
     /// The records that wait for it, oldest first.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = &D> {
         self.waiting.iter().map(|(_, record)| record)
@@ -115,7 +123,7 @@ impl<B, P, D> Gate<B, P, D> {
         debug_assert!(!self.index.contains_key(&hash), "a busy key is not free");
         self.held += usize::from(busy.is_some());
         let slot = self.next_slot();
-        let (since, arrived) = (Time::ZERO, Time::ZERO);
+        let (since, arrived) = (Time::ZERO, UNSAID);
         let key = Some(Key { hash, busy, parked, since, arrived, waiting: VecDeque::new() });
         match self.free.pop() {
             Some(_) => self.slots[slot as usize] = key,
@@ -172,7 +180,7 @@ impl<B, P, D> Gate<B, P, D> {
     pub fn stamp(&mut self, slot: u32, since: Time) {
         if let Some(Some(key)) = self.slots.get_mut(slot as usize) {
             key.since = since;
-            if key.arrived == Time::ZERO {
+            if key.arrived == UNSAID {
                 key.arrived = since;
             }
         }
@@ -419,7 +427,7 @@ mod tests {
                     match waiting.pop_front() {
                         Some(next) => {
                             assert_eq!(gate.next(slot), Some(next));
-                            let arrived = gate.get(slot).map(|key| key.arrived);
+                            let arrived = gate.get(slot).and_then(Key::arrived);
                             assert_eq!(arrived, Some(Time::from_nanos(next.into())));
                             gate.set_busy(slot, next);
                             *busy = Some(next);

@@ -279,6 +279,45 @@ fn blocking_handlers_start_in_the_order_of_arrival() {
     });
 }
 
+/// A record that is tried again takes its turn behind those that came meanwhile.
+// convict: whole_lane_waits
+#[test]
+fn blocking_retries_do_not_pass_newcomers() {
+    each_shape(|shape| {
+        let clock = VirtualClock::new();
+        let config = shape.config().blocking_threads(1);
+        let runtime = Runtime::builder().config(config).clock(clock.clone()).build().unwrap();
+        let keys = shape.keys_of(0, 3);
+        let (holds, log) = (Holds::new(&["b"]), Log::default());
+        let (hold, seen) = (holds.handle(), log.clone());
+        let policy =
+            Subscription::new("o").retry(Retry::fixed(Duration::from_millis(5)).attempts(2));
+        let orders = runtime
+            .subscribe_blocking(policy, move |record: RecordRef| {
+                let name = name_of(&record);
+                seen.add(format!("{name}{}", record.attempt()));
+                hold.block(&name);
+                if name == "a" && record.attempt() == 1 { Err("not yet".into()) } else { Ok(()) }
+            })
+            .unwrap();
+        let a = submit(&orders, &keys[0], "a");
+        until("its first attempt has failed", || {
+            settle(&runtime);
+            runtime.snapshot().outcomes.retries == 1
+        });
+        let b = submit(&orders, &keys[1], "b");
+        until("the only thread is in use", || log.has("b1"));
+        clock.advance(Duration::from_millis(1));
+        let c = submit(&orders, &keys[2], "c");
+        settle(&runtime);
+        clock.advance(Duration::from_millis(5));
+        until("both wait for the thread", || runtime.snapshot().blocking == (1, 2));
+        holds.open("b");
+        all_done([&a, &b, &c]);
+        assert_eq!(log.all(), ["a1", "b1", "c1", "a2"]);
+    });
+}
+
 /// The bound of `key_waiting`.
 // convict: whole_lane_waits
 #[test]
