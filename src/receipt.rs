@@ -318,7 +318,8 @@ impl Receipt {
     }
 }
 
-/// Cells that a thread keeps for its next receipts.
+/// Cells that a thread keeps for its next receipts. They keep their runtime's `End`, which is small, until they are used for
+/// another runtime or the thread ends.
 #[cfg(not(keylane_loom))]
 mod kept {
     use std::cell::RefCell;
