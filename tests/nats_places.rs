@@ -560,6 +560,34 @@ fn holes_that_are_meant_are_not_lost() {
     }
 }
 
+/// Subjects that are added to the stream while it is read are somebody else's, and so may be what is gone of it.
+#[test]
+fn what_is_gone_of_added_subjects_is_not_lost() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let service = scene.start();
+        let mut events = service.bus.events();
+        scene.publish(1..3);
+        scene.notes.wait(2 * KEYS as usize, SOON);
+        let mut info = scene.wire.request(&format!("STREAM.INFO.{STREAM}"), "");
+        info["config"]["subjects"] = serde_json::json!([TOPIC, "beside"]);
+        let config = info["config"].to_string();
+        let updated = scene.wire.request(&format!("STREAM.UPDATE.{STREAM}"), &config);
+        assert!(updated.get("error").is_none(), "{updated}");
+        for number in 3..6 {
+            scene.wire.record("beside", "k0", number);
+            scene.stream("PURGE");
+            scene.publish(number..number + 1);
+            scene.notes.wait(number as usize * KEYS as usize, SOON);
+        }
+        let lost = |event| matches!(event, BusEvent::PositionLost { .. });
+        assert!(!std::iter::from_fn(|| events.try_next()).any(lost), "{mode:?}");
+        assert_eq!(service.stopped(), None, "{mode:?}");
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0, "{mode:?}");
+    }
+}
+
 macro_rules! losses {
     ($($mode:ident $name:ident)*) => {$(
         mod $name {

@@ -18,17 +18,18 @@ impl<D: Deliveries> Consumer<D> {
             return;
         }
         self.watch.ask(self.now);
-        let (shared, durable) = (self.shared.clone(), self.plan.durable.clone());
+        let (shared, plan) = (self.shared.clone(), self.plan.clone());
         let desk = self.desk.clone();
         self.shared.links.control.io.spawn(async move {
             let control = &shared.links.control;
             let look = async {
                 // The stream first: what is delivered meanwhile is taken for delivered before.
-                let stream = stream_info(control, &durable.stream).await.ok()?;
-                let info = durable.info(control).await.ok()?;
+                let stream = stream_info(control, &plan.durable.stream).await.ok()?;
+                let info = plan.durable.info(control).await.ok()?;
                 Some(Look {
                     made: stream.created,
                     first: stream.state.first_sequence,
+                    whole: plan.has_whole(&stream.config),
                     delivered: info.map(|info| info.delivered.consumer_sequence),
                 })
             };
@@ -49,6 +50,9 @@ impl<D: Deliveries> Consumer<D> {
         }
         if self.plan.made.is_some_and(|made| made != look.made) {
             return self.recovery.begin(Why::Gone, self.now);
+        }
+        if !look.whole {
+            return self.watch.end();
         }
         let Some(lost) = lost else { return };
         if self.plan.on_lost != OnLost::Earliest {

@@ -102,6 +102,9 @@ impl<D: Deliveries> Consumer<D> {
             return Ok(next);
         }
         // What was taken and not delivered comes again.
+        if let Some(kept) = self.kept.front() {
+            self.watch.back_to(kept.numbers.stream);
+        }
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.deliveries.begin_anew().await?;
         self.held.begin_barrier();
@@ -141,9 +144,10 @@ impl<D: Deliveries> Consumer<D> {
         self.replace(&info).await
     }
 
-    /// After what was delivered last in this assignment.
+    /// After what was delivered last in this assignment, be it left out.
     fn next(&mut self) -> Option<u64> {
-        self.source.ledger().newest().map(|newest| newest + 1)
+        let newest = self.source.ledger().newest().map(|newest| newest + 1);
+        newest.max(self.watch.sent())
     }
 
     /// Where it goes on instead, if the place that it was to go on at is there no more.
@@ -152,24 +156,26 @@ impl<D: Deliveries> Consumer<D> {
         next: Option<u64>,
         stream: &stream::Info,
     ) -> Result<Option<DeliverPolicy>, BrokerError> {
-        let whole = self.plan.has_whole(&stream.config);
-        let Some(lost) = next.and_then(|next| self.plan.lost(next, stream)) else {
+        let whole = self.plan.has_whole(&stream.config) && !self.watch.is_mixed();
+        let Some(lost) = next.and_then(|next| self.plan.lost(next, stream, whole)) else {
             self.watch.begin(whole, next);
             return Ok(None);
         };
         let source = self.plan.label();
-        let Some(from) = self.plan.after_loss(stream) else {
+        let Some(start) = self.plan.after_loss(stream) else {
             return Err(BrokerError::new(BrokerErrorKind::LostPosition, lost));
         };
         log::warn!("{source}: {lost}");
         self.shared.health.say(BusEvent::PositionLost { source, error: lost });
         // Numbers begin anew: another assignment.
         self.plan.resume = None;
+        // Should the consumer not be made at once, another try begins there, too.
+        self.plan.start = start;
         self.plan.made_anew = false;
         self.watch.begin(whole, None);
         self.open()
             .map_err(|error| BrokerError::new(BrokerErrorKind::Failed, error.to_string()))?;
-        Ok(Some(from))
+        Ok(Some(self.plan.start(stream)))
     }
 
     /// Makes the consumer anew, in the place of the one that is there.

@@ -123,7 +123,8 @@ impl<D: Deliveries> Consumer<D> {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
                 Step::Next => {
-                    let waits = self.watch.follow(&delivery.numbers, self.now);
+                    // Of what waits already nothing may be kept: it was left out.
+                    let waits = self.watch.follow(&delivery.numbers, self.now) | self.watch.waits();
                     if !self.plan.takes(&delivery.message.subject) {
                         return self.leave_out(delivery);
                     }
@@ -147,6 +148,7 @@ impl<D: Deliveries> Consumer<D> {
     fn leave_out(&mut self, delivery: Delivery) {
         let Delivery { numbers, reply, .. } = delivery;
         self.follow(&numbers, &reply);
+        self.watch.mix();
         match self.plan.acks {
             AckMode::Each => self.to_ack.push(reply),
             // By the next that is acknowledged, or once nothing is left.

@@ -58,12 +58,16 @@ impl Plan {
         }
     }
 
-    /// Where it goes on whose place is there no more; `None`: nowhere.
-    pub(super) fn after_loss(&self, stream: &stream::Info) -> Option<DeliverPolicy> {
-        match self.on_lost {
-            OnLost::Stop => None,
-            OnLost::Earliest => Some(DeliverPolicy::All),
-            OnLost::Latest => Some(self.end(stream)),
+    /// Where it starts anew whose place is there no more; `None`: nowhere.
+    pub(super) fn after_loss(&self, stream: &stream::Info) -> Option<Start> {
+        match (self.on_lost, self.retention) {
+            (OnLost::Stop, _) => None,
+            (OnLost::Earliest, _) => Some(Start::Earliest),
+            // Has no such place: see `end`.
+            (OnLost::Latest, RetentionPolicy::WorkQueue) => Some(Start::Latest),
+            (OnLost::Latest, _) => {
+                Some(Start::Position(stream.state.last_sequence.saturating_add(1)))
+            }
         }
     }
 
@@ -76,8 +80,8 @@ impl Plan {
     /// What is lost of a stream for one that goes on at `next`, in words.
     ///
     /// That something is missing at the stream's beginning is said only where that would have been ours: where the consumer
-    /// [has the whole of it](Self::has_whole).
-    pub(super) fn lost(&self, next: u64, stream: &stream::Info) -> Option<String> {
+    /// [has the `whole` of it](Self::has_whole).
+    pub(super) fn lost(&self, next: u64, stream: &stream::Info, whole: bool) -> Option<String> {
         let (first, last) = (stream.state.first_sequence, stream.state.last_sequence);
         let name = &stream.config.name;
         if self.made_anew {
@@ -90,25 +94,32 @@ impl Plan {
                 "the position {next} is not in stream {name} any more, which ends at {last}: it was made anew, or cut"
             ));
         }
-        let gone = self.has_whole(&stream.config) && next > 0 && next < first;
+        let gone = whole && next > 0 && next < first;
         gone.then(|| self.gone(next, first))
     }
 
     /// Whether every record of the stream is the consumer's to handle, and goes of it for no other reason than retention or
-    /// somebody's hand: not since it was acknowledged, nor since a newer one has taken its place.
+    /// somebody's hand: not since it was acknowledged, nor since a newer one has taken its place. What comes from elsewhere,
+    /// out of other streams or by another subject, may be anything.
+    ///
+    /// A consumer that asks for more than its topic's own counts as having the whole, as long as nothing else has come.
     pub(super) fn has_whole(&self, stream: &stream::Config) -> bool {
         let config = &self.durable.config;
         let ours = |subject: &String| {
             config.filter_subject == *subject || config.filter_subjects.contains(subject)
         };
         let replaces = stream.max_messages_per_subject > 0 || stream.allow_rollup;
-        stream.subjects.iter().all(ours) && self.retention == RetentionPolicy::Limits && !replaces
+        let elsewhere = stream.mirror.is_some()
+            || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+            || stream.subject_transform.is_some();
+        let all = !stream.subjects.is_empty() && stream.subjects.iter().all(ours);
+        all && self.retention == RetentionPolicy::Limits && !replaces && !elsewhere
     }
 
     /// That the records from `next` on are gone of a stream that begins at `first`, in words.
     pub(super) fn gone(&self, next: u64, first: u64) -> String {
         format!(
-            "records {next} to {} of stream {} are gone, and were not handled: the stream begins at {first}",
+            "records {next} to {} of stream {} are gone, and some of them may not have been handled: the stream begins at {first}",
             first.saturating_sub(1),
             self.durable.stream
         )

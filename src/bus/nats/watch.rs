@@ -22,19 +22,30 @@ const APART: Duration = Duration::from_millis(100);
 pub(super) struct Watch {
     /// Whether all of the stream is the consumer's, and nothing goes of it but by retention, a purge, or by hand.
     whole: bool,
+    /// Whether something came that is not the consumer's: what is missing may be such, too, from here on.
+    mixed: bool,
     /// The place behind what was sent last, once something was.
     next: Option<u64>,
-    /// The first place of a hole, until it is known what that is.
+    /// The first place of a hole that is to be asked about.
     hole: Option<u64>,
     /// Whether what came behind it waits for the answer.
     waits: bool,
-    /// Whether a question is under way, and whether it was asked about the hole.
-    asked: Option<bool>,
+    /// The question that is under way.
+    asked: Option<Asked>,
     /// When it was asked last, and when about a hole.
     at: Time,
     hole_at: Option<Time>,
     /// The first place that is lost: for a barrier, which has somewhere else to begin.
     lost: Option<u64>,
+}
+
+/// What the server was asked about.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// The hole that begins at this place.
+    Hole(u64),
+    /// What was all taken, since nothing is asked for.
+    Idle,
 }
 
 /// The server's answer.
@@ -44,6 +55,8 @@ pub(super) struct Look {
     pub(super) made: DateTime,
     /// Its first place.
     pub(super) first: u64,
+    /// Whether all of it is still the consumer's.
+    pub(super) whole: bool,
     /// The number of the consumer's last delivery, if it is there.
     pub(super) delivered: Option<u64>,
 }
@@ -51,8 +64,40 @@ pub(super) struct Look {
 impl Watch {
     /// A barrier is over: deliveries go on at this place.
     pub(super) fn begin(&mut self, whole: bool, next: Option<u64>) {
-        let (asked, at, hole_at) = (self.asked.map(|_| false), self.at, self.hole_at);
-        *self = Self { whole, next, asked, at, hole_at, ..Self::default() };
+        let (mixed, at, hole_at) = (self.mixed, self.at, self.hole_at);
+        let (whole, asked) = (whole && !mixed, self.asked.map(|_| Asked::Idle));
+        *self = Self { whole, mixed, next, asked, at, hole_at, ..Self::default() };
+    }
+
+    /// Not all of the stream is the consumer's any more, or never was.
+    #[cold]
+    pub(super) fn end(&mut self) {
+        self.begin(false, self.next);
+    }
+
+    /// Something came that is not the consumer's.
+    #[cold]
+    pub(super) fn mix(&mut self) {
+        if !self.mixed {
+            self.mixed = true;
+            self.end();
+        }
+    }
+
+    /// Whether what is missing may have been somebody else's.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed
+    }
+
+    /// What was sent from this place on is thrown away, and has to come again.
+    pub(super) fn back_to(&mut self, place: u64) {
+        self.next = self.next.map(|next| next.min(place));
+    }
+
+    /// The place behind what was sent last, if nothing before it is in question.
+    pub(super) fn sent(&self) -> Option<u64> {
+        let in_question = self.hole.is_some() || matches!(self.asked, Some(Asked::Hole(_)));
+        self.next.filter(|_| !in_question)
     }
 
     /// Follows a delivery. True if it has to wait until it is known what is missing before it.
@@ -100,31 +145,33 @@ impl Watch {
     }
 
     pub(super) fn ask(&mut self, now: Time) {
-        let about_hole = self.hole.is_some();
-        (self.asked, self.at) = (Some(about_hole), now);
-        if about_hole {
+        let asked = self.hole.take().map_or(Asked::Idle, Asked::Hole);
+        (self.asked, self.at) = (Some(asked), now);
+        if matches!(asked, Asked::Hole(_)) {
             self.hole_at = Some(now);
         }
     }
 
     /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come.
     pub(super) fn answered(&mut self, look: Look, taken: bool) -> Option<u64> {
-        let about_hole = self.asked.take()?;
-        let from = match self.hole {
-            Some(hole) if about_hole => {
-                (self.hole, self.waits) = (None, false);
-                Some(hole)
-            }
-            // It is asked anew.
-            Some(_) => None,
-            None => self.next.filter(|_| taken),
+        let asked = self.asked.take()?;
+        // One that was found since then is asked about anew.
+        let newer = self.hole.is_some();
+        self.waits &= newer;
+        let from = match asked {
+            Asked::Hole(hole) => Some(hole),
+            Asked::Idle => self.next.filter(|_| taken && !newer),
         };
         from.filter(|from| *from < look.first)
     }
 
     /// The question was not answered: what waits goes on, and a hole is asked about again.
     pub(super) fn unanswered(&mut self) {
-        (self.asked, self.waits) = (None, false);
+        if let Some(Asked::Hole(hole)) = self.asked.take() {
+            // A newer one is lost only if this is.
+            self.hole = Some(hole);
+        }
+        self.waits = false;
     }
 
     /// What is lost from this place on leads to a barrier.
@@ -135,6 +182,8 @@ impl Watch {
     /// What is lost is passed over: the stream begins at `first`.
     pub(super) fn pass(&mut self, first: u64) {
         self.next = self.next.max(Some(first));
+        self.hole = self.hole.filter(|hole| *hole >= first);
+        self.waits &= self.hole.is_some();
     }
 }
 
@@ -148,7 +197,7 @@ mod tests {
 
     fn look(first: u64) -> Look {
         let made = async_nats::datetime::from_nanos(0).unwrap();
-        Look { made, first, delivered: None }
+        Look { made, first, whole: true, delivered: None }
     }
 
     fn at(millis: u64) -> Time {
@@ -221,6 +270,58 @@ mod tests {
         assert_eq!(watch.answered(look(4), true), Some(3));
         watch.unanswered();
         assert!(!watch.waits());
+    }
+
+    #[test]
+    fn a_hole_that_is_found_before_the_answer_is_asked_about_too() {
+        let mut watch = watch(5);
+        assert!(watch.follow(&numbers(6), at(1_000)) && watch.sent().is_none());
+        watch.ask(at(1_000));
+        assert_eq!(watch.sent(), None);
+        assert!(watch.follow(&numbers(9), at(1_050)));
+        assert_eq!(watch.answered(look(1), true), None, "somebody has deleted 5");
+        assert!(watch.waits() && !watch.is_due(at(1_099), false));
+        assert!(watch.is_due(at(1_100), false));
+        watch.ask(at(1_100));
+        assert_eq!(watch.answered(look(9), true), Some(7));
+        assert!(!watch.waits());
+        assert_eq!(watch.sent(), Some(10));
+    }
+
+    #[test]
+    fn an_answer_that_tells_of_both_holes_tells_once() {
+        let mut watch = watch(5);
+        assert!(watch.follow(&numbers(6), at(1_000)));
+        watch.ask(at(1_000));
+        assert!(watch.follow(&numbers(9), at(1_001)));
+        assert_eq!(watch.answered(look(9), true), Some(5));
+        watch.pass(9);
+        assert!(!watch.waits() && !watch.is_due(at(9_000), false));
+        assert_eq!(watch.sent(), Some(10));
+    }
+
+    #[test]
+    fn a_hole_whose_question_was_not_answered_is_asked_about_again() {
+        let mut watch = watch(5);
+        assert!(watch.follow(&numbers(6), at(1_000)));
+        watch.ask(at(1_000));
+        watch.unanswered();
+        assert!(!watch.waits() && watch.is_due(at(1_100), false));
+        watch.ask(at(1_100));
+        assert_eq!(watch.answered(look(6), true), Some(5));
+    }
+
+    #[test]
+    fn beside_what_is_somebody_elses_nothing_is_told() {
+        let mut watch = watch(5);
+        assert!(watch.follow(&numbers(8), at(1_000)));
+        watch.mix();
+        assert!(!watch.waits() && !watch.is_due(at(9_000), true));
+        watch.begin(true, Some(9));
+        assert!(watch.is_mixed() && !watch.follow(&numbers(20), at(9_000)));
+        assert_eq!(watch.sent(), Some(21));
+        watch.back_to(12);
+        assert_eq!(watch.sent(), Some(12), "what was not handed on comes again");
     }
 
     #[test]
