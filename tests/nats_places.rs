@@ -565,7 +565,9 @@ fn holes_that_are_meant_are_not_lost() {
 fn what_is_gone_of_added_subjects_is_not_lost() {
     for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
         let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
-        let service = scene.start();
+        // Where a loss is told and nothing else comes of it.
+        let policy = |policy: Subscription| policy.on_lost_position(OnLost::Earliest);
+        let service = scene.try_start(|builder| builder, policy).unwrap();
         let mut events = service.bus.events();
         scene.publish(1..3);
         scene.notes.wait(2 * KEYS as usize, SOON);
