@@ -590,6 +590,31 @@ fn what_is_gone_of_added_subjects_is_not_lost() {
     }
 }
 
+/// What is left out of a stream with others' records may go before the connection is cut: it was nobody's to handle.
+#[test]
+fn what_is_gone_of_others_records_is_not_lost() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let keyed = TopicOptions::keyed(1).stream(STREAM);
+        let service = scene.try_start(|builder| builder.topic(TOPIC, keyed), |policy| policy);
+        let service = service.unwrap();
+        let beside = |scene: &mut Scene| _ = scene.wire.record("jobs.7.k", "k", 1);
+        beside(&mut scene);
+        scene.wire.record("jobs.0.k", "k0", 1);
+        scene.notes.wait(1, SOON);
+        (0..3).for_each(|_| beside(&mut scene));
+        scene.stream("PURGE");
+        scene.server.kill(1);
+        scene.server.restart(1);
+        scene.wire = Wire::new(scene.server.url());
+        scene.wire.record("jobs.0.k", "k0", 2);
+        scene.notes.wait(2, SOON);
+        assert_eq!(service.stopped(), None, "{mode:?}");
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0, "{mode:?}");
+    }
+}
+
 macro_rules! losses {
     ($($mode:ident $name:ident)*) => {$(
         mod $name {
