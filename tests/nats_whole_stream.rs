@@ -17,6 +17,9 @@ use keylane::{Record, Runtime, Subscription};
 use serde_json::{Value, json};
 use wire::{HANG, Wire};
 
+/// A header's value that is no text.
+const NOT_UTF8: &[u8] = b"NATS/1.0\r\nBad: a\xffb\r\n\r\n";
+
 struct Scene {
     server: Server,
     wire: Wire,
@@ -42,9 +45,13 @@ impl Scene {
     }
 
     fn start(&self) -> Running {
+        self.start_with(1)
+    }
+
+    fn start_with(&self, partitions: u32) -> Running {
         let runtime = Runtime::builder().workers(1).lanes(2).build().unwrap();
         let builder = NatsBus::builder(&runtime, self.server.url()).ack_mode(self.mode);
-        let options = TopicOptions::keyed(1).stream(self.topic.as_str());
+        let options = TopicOptions::keyed(partitions).stream(self.topic.as_str());
         let bus = builder.topic(&self.topic, options).connect().wait().unwrap();
         let (told, handled) = channel();
         let handler = move |record: &Record| {
@@ -132,6 +139,33 @@ fn beside(mode: AckMode) {
     running.close();
 }
 
+/// A message beside the partition that the client library cannot read cuts the connection, and stops nobody.
+fn unreadable_beside(mode: AckMode) {
+    let Some(mut scene) = Scene::new(mode, "unreadable") else { return };
+    let running = scene.start();
+    scene.publish(3);
+    running.expect(1..=3);
+    scene.wire.publish(&format!("{}.7.k", scene.topic), NOT_UTF8, "beside");
+    scene.publish(3);
+    running.expect(4..=6);
+    running.close();
+}
+
+/// A topic gets more partitions: the consumer of its only one is now that of the first, where it stands.
+fn divided(mode: AckMode) {
+    let Some(mut scene) = Scene::new(mode, "divided") else { return };
+    let running = scene.start();
+    scene.publish(10);
+    running.expect(1..=10);
+    scene.assert_filter("*.*");
+    running.close();
+    let running = scene.start_with(4);
+    scene.publish(10);
+    running.expect(11..=20);
+    scene.assert_filter("0.*");
+    running.close();
+}
+
 fn widened(mode: AckMode) {
     let Some(mut scene) = Scene::new(mode, "widened") else { return };
     scene.subjects("CREATE", true);
@@ -193,4 +227,34 @@ fn floor_goes_on_when_the_stream_changes() {
 #[test]
 fn checkpoint_goes_on_when_the_stream_changes() {
     widened(AckMode::Checkpoint);
+}
+
+#[test]
+fn each_passes_by_what_cannot_be_read_beside() {
+    unreadable_beside(AckMode::Each);
+}
+
+#[test]
+fn floor_passes_by_what_cannot_be_read_beside() {
+    unreadable_beside(AckMode::Floor);
+}
+
+#[test]
+fn checkpoint_passes_by_what_cannot_be_read_beside() {
+    unreadable_beside(AckMode::Checkpoint);
+}
+
+#[test]
+fn each_goes_on_with_more_partitions() {
+    divided(AckMode::Each);
+}
+
+#[test]
+fn floor_goes_on_with_more_partitions() {
+    divided(AckMode::Floor);
+}
+
+#[test]
+fn checkpoint_goes_on_with_more_partitions() {
+    divided(AckMode::Checkpoint);
 }

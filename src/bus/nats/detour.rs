@@ -47,7 +47,11 @@ impl<D: Deliveries> Consumer<D> {
         };
         let kept = self.unreadable(&raw, numbers);
         self.poisons.took(place, &kept.reply);
-        self.kept.push_back(kept);
+        if self.plan.takes(&raw.subject) {
+            self.kept.push_back(kept);
+        } else {
+            self.pass_by(kept.reply);
+        }
         Ok(Some(next + 1))
     }
 
@@ -86,12 +90,13 @@ impl<D: Deliveries> Consumer<D> {
     pub(super) async fn step_over(&mut self, mut at: u64) -> Result<u64, BrokerError> {
         self.poisons.begin(at.saturating_sub(1));
         while let Some(place) = self.poisons.ahead() {
-            if self.raw(at).await?.is_none_or(|raw| raw.place != place) {
-                break;
-            }
+            let Some(raw) = self.raw(at).await?.filter(|raw| raw.place == place) else { break };
             let Some(kept) = self.unreadable_at(place).await? else { break };
             self.poisons.took(place, &kept.reply);
-            self.kept.push_back(kept);
+            // The consumer is made anew behind it: nobody else's has to be said to be done with.
+            if self.plan.takes(&raw.subject) {
+                self.kept.push_back(kept);
+            }
             at = place.saturating_add(1);
         }
         Ok(at)

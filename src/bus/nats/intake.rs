@@ -148,6 +148,11 @@ impl<D: Deliveries> Consumer<D> {
     fn leave_out(&mut self, delivery: Delivery) {
         let Delivery { numbers, reply, .. } = delivery;
         self.follow(&numbers, &reply);
+        self.pass_by(reply);
+    }
+
+    /// Says that what is not its own is done with.
+    pub(super) fn pass_by(&mut self, reply: Subject) {
         self.watch.mix();
         match self.plan.acks {
             AckMode::Each => self.to_ack.push(reply),

@@ -21,7 +21,8 @@ pub(super) struct Plan {
     pub(super) place: u32,
     pub(super) partition: Option<u32>,
     pub(super) durable: Durable,
-    /// The filter of its records, if its consumer is given others as well.
+    /// The filter of its records, if its consumer may be given others as well: whatever it asks for, since the server may
+    /// have heard of a change that we think it has not, and another process may make one.
     pub(super) only: Option<String>,
     pub(super) retention: RetentionPolicy,
     pub(super) acks: AckMode,
@@ -61,31 +62,39 @@ impl Plan {
     /// Has its consumer ask for all that the stream has, where that is one topic's one partition, but for what somebody
     /// has put beside it: to look for a pattern among many subjects takes the server several times longer than to give
     /// all of them. What is not the partition's is then left out here, and said to be done with; so nobody else's
-    /// records may go with that.
+    /// records may go with that. In `Floor` it counts as unfinished, for the server, until what is before it is finished.
     pub(super) fn widen(&mut self, stream: &stream::Config) {
+        if self.may_leave_out() {
+            self.only = self.topic.filters(self.partition).into_iter().next();
+        }
         if let [subject] = &stream.subjects[..]
-            && stream.retention == RetentionPolicy::Limits
             && self.is_whole(subject)
         {
             self.ask_for(subject.clone());
         }
     }
 
-    /// Whether a consumer with this filter will do, be it another than would be made.
+    /// Whether a consumer with this filter will do, be it another than would be made: the topic may have had one partition
+    /// when it was made.
     pub(super) fn may_ask_for(&self, filter: &str) -> bool {
         let own = self.topic.filters(self.partition);
-        own == [filter] || self.retention == RetentionPolicy::Limits && self.is_whole(filter)
+        own == [filter] || self.may_leave_out() && self.topic.filters(None) == [filter]
     }
 
     fn is_whole(&self, filter: &str) -> bool {
         let single = self.partition == Some(0) && self.topic.options.partitions == 1;
-        single && !self.topic.is_pattern() && self.topic.filters(None) == [filter]
+        single && self.may_leave_out() && self.topic.filters(None) == [filter]
+    }
+
+    /// Whether saying that another's record is done with takes it from nobody.
+    fn may_leave_out(&self) -> bool {
+        self.retention == RetentionPolicy::Limits
+            && self.partition.is_some()
+            && !self.topic.is_pattern()
     }
 
     /// Has its consumer ask for this.
     pub(super) fn ask_for(&mut self, filter: String) {
-        let own = self.topic.filters(self.partition).into_iter().next();
-        self.only = own.filter(|own| *own != filter);
         self.durable.config.filter_subject = filter;
     }
 

@@ -124,7 +124,7 @@ impl Poisons {
 #[derive(Debug)]
 pub(super) struct Raw {
     pub(super) place: u64,
-    subject: String,
+    pub(super) subject: String,
     headers: Vec<u8>,
     payload: Bytes,
     pub(super) timestamp: i64,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, IntoConsumerConfig};
+use async_nats::jetstream::consumer::{self, AckPolicy, FromConsumer, IntoConsumerConfig, pull};
 use async_nats::jetstream::stream::RetentionPolicy;
 
 use super::checkpoint::{Checkpoint, Found};
@@ -115,13 +115,19 @@ impl Shared {
         let several = topics.len() > 1;
         let about = |topic: &str, error| if several { named(topic, error) } else { error };
         let key_in = if envelope { KeyIn::Envelope } else { KeyIn::Headers };
-        let (mut plans, mut cores) = (Vec::new(), Vec::new());
+        let (mut looked, mut cores) = (Vec::new(), Vec::new());
         for (place, topic) in (0..).zip(topics) {
             let planned = self.plan_topic(&topic, place, &subscriber.entry.policy, key_in).await;
-            plans.extend(planned.map_err(|error| about(&topic.name, error))?);
+            looked.extend(planned.map_err(|error| about(&topic.name, error))?);
             if topic.options.at_most_once {
                 cores.push((place, topic, Arc::<CoreCounters>::default()));
             }
+        }
+        // Whoever reads there is fenced by this: only once nothing is refused any more.
+        let mut plans = Vec::new();
+        for plan in looked {
+            let name = plan.topic.name.clone();
+            plans.push(self.claimed(plan).await.map_err(|error| about(&name, error))?);
         }
         if !cores.is_empty() {
             let counters = cores.iter().map(|(_, _, counters)| counters.clone()).collect();
@@ -142,7 +148,7 @@ impl Shared {
         place: u32,
         policy: &Subscription,
         key_in: KeyIn,
-    ) -> Result<Vec<(Plan, Option<Checkpoint>)>, BusError> {
+    ) -> Result<Vec<Plan>, BusError> {
         let stream = match topic.options.at_most_once {
             true => None,
             false => Some(topology::ensure(&self.links.control, &self.options, topic).await?),
@@ -193,15 +199,23 @@ impl Shared {
         Ok(())
     }
 
+    /// The position of a plan, if that is where it says how far it is.
+    async fn claimed(&self, mut plan: Plan) -> Result<(Plan, Option<Checkpoint>), BusError> {
+        if plan.acks != AckMode::Checkpoint {
+            return Ok((plan, None));
+        }
+        let (checkpoint, resume) = self.claim(&plan).await?;
+        plan.resume = resume;
+        if plan.resume.is_none() {
+            self.start_after(&mut plan).await?;
+        }
+        Ok((plan, Some(checkpoint)))
+    }
+
     /// Looks whether a consumer can begin as planned, before anything is begun.
-    async fn look(&self, mut plan: Plan) -> Result<(Plan, Option<Checkpoint>), BusError> {
+    async fn look(&self, mut plan: Plan) -> Result<Plan, BusError> {
         if plan.acks == AckMode::Checkpoint {
-            let (checkpoint, resume) = self.claim(&plan).await?;
-            plan.resume = resume;
-            if plan.resume.is_none() {
-                self.start_after(&mut plan).await?;
-            }
-            return Ok((plan, Some(checkpoint)));
+            return Ok(plan);
         }
         let info = plan.durable.info(&self.links.control).await?;
         if let Some(info) = info {
@@ -219,7 +233,7 @@ impl Shared {
             let wanted = plan.durable.config.clone().into_consumer_config();
             topology::check_consumer(&wanted, &info.config)?;
             if other && self.options.topology == Strategy::CreateOrUpdate {
-                self.change_filter(&mut plan, wished, info.config.deliver_policy).await;
+                self.change_filter(&mut plan, wished, info.config).await;
             }
         } else if plan.topic.options.start_after.is_some() {
             let floors = Floors::open(&self.links.control, plan.durable.config.num_replicas);
@@ -227,20 +241,20 @@ impl Shared {
                 self.start_after(&mut plan).await?;
             }
         }
-        Ok((plan, None))
+        Ok(plan)
     }
 
     /// Has the server give a consumer that is there what one is given that is made now. One that cannot be changed will
     /// do as it is.
-    async fn change_filter(&self, plan: &mut Plan, wished: String, policy: DeliverPolicy) {
-        let before = plan.durable.config.filter_subject.clone();
-        plan.ask_for(wished);
-        match plan.durable.create(&self.links.control, policy).await {
+    async fn change_filter(&self, plan: &mut Plan, wished: String, there: consumer::Config) {
+        let from = there.deliver_policy;
+        // As it is but for the filter: an administrator may have changed it.
+        let Ok(config) = pull::Config::try_from_consumer_config(there) else { return };
+        let config = pull::Config { filter_subject: wished, ..config };
+        let changed = Durable { stream: plan.durable.stream.clone(), config };
+        match changed.create(&self.links.control, from).await {
             Ok(info) => plan.ask_for(info.config.filter_subject),
-            Err(error) => {
-                log::info!("{}: {error}", plan.label());
-                plan.ask_for(before);
-            }
+            Err(error) => log::info!("{}: {error}", plan.label()),
         }
     }
 
