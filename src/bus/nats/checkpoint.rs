@@ -56,6 +56,11 @@ pub(super) enum Found {
 }
 
 impl Checkpoint {
+    /// Whether a position stands under `key`.
+    pub(super) async fn is_kept(floors: &Floors, key: &str) -> Result<bool, BrokerError> {
+        Ok(floors.get(key).await?.is_some_and(|(value, _)| !text_of(&value).is_empty()))
+    }
+
     /// Claims the value under `key`.
     pub(super) async fn claim(
         floors: Floors,

@@ -206,15 +206,16 @@ impl Shared {
         }
         let (checkpoint, resume) = self.claim(&plan).await?;
         plan.resume = resume;
-        if plan.resume.is_none() {
-            self.start_after(&mut plan).await?;
-        }
         Ok((plan, Some(checkpoint)))
     }
 
     /// Looks whether a consumer can begin as planned, before anything is begun.
     async fn look(&self, mut plan: Plan) -> Result<Plan, BusError> {
+        let after = plan.topic.options.start_after.is_some();
         if plan.acks == AckMode::Checkpoint {
+            if after && !Checkpoint::is_kept(&self.floors(&plan).await?, &plan.key()).await? {
+                self.start_after(&mut plan).await?;
+            }
             return Ok(plan);
         }
         let info = plan.durable.info(&self.links.control).await?;
@@ -235,13 +236,14 @@ impl Shared {
             if other && self.options.topology == Strategy::CreateOrUpdate {
                 self.change_filter(&mut plan, wished, info.config).await;
             }
-        } else if plan.topic.options.start_after.is_some() {
-            let floors = Floors::open(&self.links.control, plan.durable.config.num_replicas);
-            if floors.await?.get(plan.durable.name()).await?.is_none() {
-                self.start_after(&mut plan).await?;
-            }
+        } else if after && self.floors(&plan).await?.get(plan.durable.name()).await?.is_none() {
+            self.start_after(&mut plan).await?;
         }
         Ok(plan)
+    }
+
+    async fn floors(&self, plan: &Plan) -> Result<Floors, BrokerError> {
+        Floors::open(&self.links.control, plan.durable.config.num_replicas.max(1)).await
     }
 
     /// Has the server give a consumer that is there what one is given that is made now. One that cannot be changed will
@@ -280,9 +282,7 @@ impl Shared {
         &self,
         plan: &Plan,
     ) -> Result<(Checkpoint, Option<Stored>), BusError> {
-        let control = &self.links.control;
-        let replicas = plan.durable.config.num_replicas.max(1);
-        let floors = Floors::open(control, replicas).await?;
+        let floors = self.floors(plan).await?;
         let (checkpoint, found) =
             Checkpoint::claim(floors, plan.key(), self.options.checkpoint_interval).await?;
         let resume = match found {
