@@ -162,15 +162,15 @@ fn stress(shape: Shape, kinds: &[u64]) {
     let over = AtomicBool::new(false);
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let _over = SetOnDrop(&over);
-        scope.spawn(|| {
+        let until = SetOnDrop(&over);
+        let wakes = scope.spawn(|| {
             let mut random = random.fork(1);
             while !over.load(Ordering::Relaxed) {
                 elsewhere.wake(&mut random);
                 std::thread::yield_now();
             }
         });
-        scope.spawn(|| {
+        let swaps = scope.spawn(|| {
             let mut random = random.fork(2);
             while !over.load(Ordering::Relaxed) {
                 let kind = kinds[random.below(kinds.len() as u64) as usize];
@@ -199,6 +199,10 @@ fn stress(shape: Shape, kinds: &[u64]) {
         let receipts: Vec<_> =
             producers.into_iter().flat_map(|producer| producer.join().unwrap()).collect();
         all_done(&receipts);
+        drop(until);
+        // Joined one by one: the end of a scope orders nothing for the thread sanitizer.
+        wakes.join().unwrap();
+        swaps.join().unwrap();
     });
     assert_eq!(stone.outcome(), None, "the stone was there all the while");
     holds.open(STONE);
