@@ -415,11 +415,14 @@ fn lost_while_paused(mode: AckMode, loss: Loss, on_lost: OnLost) {
     service.subscription.pause();
     // A pull that is out brings what it was asked for.
     let idle = |info: &serde_json::Value| info["num_waiting"].as_u64() == Some(0);
-    if mode != AckMode::Checkpoint {
-        scene.wire.wait_consumer(STREAM, DURABLE, "nothing is asked for", idle);
-    } else {
-        std::thread::sleep(Duration::from_secs(5));
-    }
+    let durable = match mode {
+        AckMode::Checkpoint => {
+            let names = scene.wire.request(&format!("CONSUMER.NAMES.{STREAM}"), "");
+            names["consumers"][0].as_str().unwrap().to_owned()
+        }
+        _ => DURABLE.to_owned(),
+    };
+    scene.wire.wait_consumer(STREAM, &durable, "nothing is asked for", idle);
     scene.publish(3..5);
     lose(&mut scene, loss);
     if on_lost == OnLost::Stop {

@@ -179,6 +179,38 @@ fn a_missing_topic_has_none_of_them_subscribed() {
     }
 }
 
+/// Whoever reads a topic for the group goes on where another process is refused for a topic beside it: its position is
+/// claimed only once all of them fit.
+#[test]
+fn a_refused_subscribe_fences_nobody() {
+    let Some(server) = Server::start(&[]) else { return };
+    let mut wire = Wire::new(server.url());
+    make(&mut wire, "STREAM_here", r#""here""#);
+    make(&mut wire, "STREAM_there", r#""there""#);
+    let set = |builder: NatsBuilder| {
+        let behind = TopicOptions::plain().start_after("nobody");
+        builder
+            .topology(Strategy::ValidateOnly)
+            .ack_mode(AckMode::Checkpoint)
+            .topic("there", behind)
+    };
+    let (reads, refused) = (Scene::new(&server, set), Scene::new(&server, set));
+    let subscription = reads.subscribe("here", Subscription::new("s")).unwrap();
+    for (number, other) in ["missing", "there"].into_iter().enumerate() {
+        let error = refused.subscribe(["here", other], Subscription::new("s")).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("topic \"{other}\"")), "{error}");
+        // A checkpoint follows: a claim by another would be met there.
+        reads.publish("here", other);
+        let deadline = Instant::now() + HANG;
+        while reads.bus.progress("s")[0].0 < number as u64 + 2 {
+            assert_eq!(subscription.stopped_by(), None);
+            assert!(Instant::now() < deadline, "{:?}", reads.bus.health());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    assert_eq!(reads.seen.lock().len(), 2);
+}
+
 /// One of them fails only when it begins, while the others begin: they end, and whoever comes next loses nothing.
 #[test]
 fn a_topic_that_cannot_begin_ends_the_others() {

@@ -166,6 +166,26 @@ fn divided(mode: AckMode) {
     running.close();
 }
 
+/// Somebody else has a running consumer given more than it asked for: what is not its own is left out all the same.
+fn widened_by_another(mode: AckMode) {
+    let Some(mut scene) = Scene::new(mode, "another") else { return };
+    scene.subjects("CREATE", true);
+    let running = scene.start();
+    scene.publish(3);
+    running.expect(1..=3);
+    let mut config = scene.done()["config"].clone();
+    config["filter_subject"] = json!(format!("{}.*.*", scene.topic));
+    let change = json!({ "stream_name": scene.topic, "config": config }).to_string();
+    let subject = format!("CONSUMER.DURABLE.CREATE.{}.g-{}-0", scene.topic, scene.topic);
+    let answer = scene.wire.request(&subject, &change);
+    assert!(answer["error"].is_null(), "{answer}");
+    scene.publish_beside();
+    scene.publish(3);
+    running.expect(4..=6);
+    scene.assert_filter("*.*");
+    running.close();
+}
+
 fn widened(mode: AckMode) {
     let Some(mut scene) = Scene::new(mode, "widened") else { return };
     scene.subjects("CREATE", true);
@@ -257,4 +277,14 @@ fn floor_goes_on_with_more_partitions() {
 #[test]
 fn checkpoint_goes_on_with_more_partitions() {
     divided(AckMode::Checkpoint);
+}
+
+#[test]
+fn each_leaves_out_what_another_asked_for() {
+    widened_by_another(AckMode::Each);
+}
+
+#[test]
+fn floor_leaves_out_what_another_asked_for() {
+    widened_by_another(AckMode::Floor);
 }
