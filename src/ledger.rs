@@ -126,7 +126,19 @@ impl Ledger {
     ///
     /// # Errors
     /// Says what to do with a record that is not new; see [`DeliverError`].
+    #[inline]
     pub fn deliver(&mut self, position: u64) -> Result<Slot, DeliverError> {
+        // What nearly all are: behind all that came before, nothing of which was lost, and with room.
+        let resumed = self.resumed.last().is_some_and(|run| position <= run.last);
+        let plain = self.is_newest(position) && position < u64::MAX && !resumed;
+        if plain && self.lost == 0 && !self.window.is_full() {
+            return Ok(self.push(position));
+        }
+        self.deliver_slow(position)
+    }
+
+    #[cold]
+    fn deliver_slow(&mut self, position: u64) -> Result<Slot, DeliverError> {
         match self.status(position) {
             Status::Unknown if position == u64::MAX => Err(DeliverError::TooLarge),
             Status::Unknown if self.is_newest(position) => self.append(position),
@@ -150,11 +162,17 @@ impl Ledger {
         if self.window.is_full() {
             return Err(DeliverError::WindowFull);
         }
+        Ok(self.push(position))
+    }
+
+    /// Takes in a position in the order of the source: there is room, and nothing is lost.
+    #[inline]
+    fn push(&mut self, position: u64) -> Slot {
         let slot = self.window.push(position);
         self.dropped[slot / BITS] &= !bit(slot);
         self.unfinished += 1;
         self.pass(position);
-        Ok(Slot(slot as u32))
+        Slot(slot as u32)
     }
 
     /// Gives a dropped delivery's slot out again.

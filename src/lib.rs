@@ -122,6 +122,7 @@ mod option;
 mod outage;
 mod outcome;
 mod parker;
+mod peal;
 mod pinning;
 mod pool;
 mod position;
@@ -227,6 +228,7 @@ pub mod internals {
     pub use crate::ledger::*;
     pub use crate::machine::{Core, Machine};
     pub use crate::parker::{Parker, Unparker, with_current};
+    pub use crate::peal::Peal;
     pub use crate::pinning::{Plan, pin_current, plan, spin_budget, workers};
     pub use crate::position::*;
     pub use crate::queue::{Queue, Single};

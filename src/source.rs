@@ -6,12 +6,13 @@ use std::task::Waker;
 use crate::age::Ages;
 use crate::clock::Time;
 use crate::core::{Command, Core, Restoring};
-use crate::delivery::DeliverError;
+use crate::delivery::{DeliverError, Slot};
 use crate::error::{ConfigError, PushError};
 use crate::hash::Route;
 use crate::ledger::Ledger;
 use crate::notice::Notice;
 use crate::outcome::Failure;
+use crate::peal::Peal;
 use crate::position::Stored;
 use crate::progress::{NO_POSITION, SourceCounts, UNSAID};
 use crate::record::{MAX_KEY, Record};
@@ -19,7 +20,7 @@ use crate::sabotage::sabotage;
 use crate::submit::{Refusal, route_keyless, timed, work};
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, SourceEntry, SourceState};
-use crate::work::{Completion, SourceToken};
+use crate::work::{Completion, SourceToken, Work};
 
 /// How a source begins.
 #[derive(Debug, Clone)]
@@ -56,6 +57,8 @@ pub struct Source {
     /// Keys that are being parked again: nothing is delivered before they are.
     restoring: Option<Weak<Restoring>>,
     delivered: u64,
+    /// Lanes that it has put something into, and whose workers it has not told.
+    peal: Peal,
     waits: Option<(u32, Option<crate::wait_list::Place>)>,
 }
 
@@ -165,6 +168,7 @@ impl Source {
             epoch,
             budget,
             delivered: 0,
+            peal: Peal::default(),
             waits: None,
         };
         source.show();
@@ -247,17 +251,27 @@ impl Source {
     /// # Errors
     /// Gives the record back; see [`Undelivered`]. After `Full` the waker is called once there is room.
     pub fn deliver(&mut self, record: Record) -> Result<(), Undelivered> {
+        let put = self.put(record);
+        self.ring();
+        put
+    }
+
+    /// As [`deliver`](Self::deliver), for a loop that has several: a worker that is at rest hears of it only by
+    /// [`ring`](Self::ring), which is called before the loop sleeps or does anything that takes long.
+    ///
+    /// # Errors
+    /// As `deliver`.
+    pub fn put(&mut self, record: Record) -> Result<(), Undelivered> {
         if self.state.is_stopped() || !self.entry.state.takes() {
             return Err(Undelivered::Stopped(record));
         }
-        if self.restoring.as_ref().is_some_and(|restoring| restoring.strong_count() > 0) {
+        if self.restoring.is_some() && self.is_restoring() {
             return Err(Undelivered::Full(record));
         }
-        self.restoring = None;
-        let routed = match record.key() {
+        let routed = match record.front() {
             // From a broker an empty key is none.
-            Some([]) | None => route_keyless(&self.core, &self.entry),
-            Some(key) => Ok(self.core.router.route_salted(&self.entry.salt, key)),
+            [] => route_keyless(&self.core, &self.entry),
+            key => Ok(self.core.router.route_salted(&self.entry.salt, key)),
         };
         let routed = match routed {
             Ok(routed) => routed,
@@ -282,51 +296,69 @@ impl Source {
         }
         let slot = match delivered {
             Ok(slot) => slot,
-            Err(error) => {
-                use DeliverError::{AlreadyFinished, InFlight, Passed};
-                if matches!(error, AlreadyFinished | InFlight | Passed) {
-                    self.counts.absorbed.add(1);
-                }
-                return Err(Undelivered::Ledger(error, record));
-            }
+            Err(error) => return Err(self.absorb(error, record)),
         };
         let token = SourceToken { source: self.number, epoch: self.epoch, slot };
         let record = if sabotage!(KeyMixedUp) { record.with_key(b"another", None) } else { record };
         let record = timed(&self.core, record);
         let work = work(&self.entry, record, routed.hash, Completion::Source(token));
-        let refused = match self.core.lanes.push(routed.lane, work) {
-            Ok(()) => {
-                self.delivered += 1;
-                self.ledger.hold(slot, bytes);
-                return Ok(());
-            }
-            Err(PushError::Full(work)) => self.wait_for_room(routed.lane, work),
-            Err(error) => Err(error),
-        };
-        match refused {
-            Ok(()) => {
-                self.delivered += 1;
-                self.ledger.hold(slot, bytes);
-                Ok(())
-            }
-            Err(error) => {
-                let retracted = self.ledger.retract(slot);
-                debug_assert!(retracted.is_ok(), "the newest delivery was not taken");
-                Err(match error {
-                    PushError::Full(work) => Undelivered::Full(work.record),
-                    PushError::Closed(work) => Undelivered::Stopped(work.record),
-                })
-            }
+        if let Err(error) = self.peal.push(&self.core.lanes, routed.lane, work) {
+            self.refused(error, routed.lane, slot)?;
         }
+        self.delivered += 1;
+        self.ledger.hold(slot, bytes);
+        Ok(())
+    }
+
+    /// Tells the workers of what was [`put`](Self::put).
+    #[inline]
+    pub fn ring(&mut self) {
+        self.peal.ring(&self.core.lanes);
+    }
+
+    #[cold]
+    fn is_restoring(&mut self) -> bool {
+        let restoring = self.restoring.as_ref().is_some_and(|weak| weak.strong_count() > 0);
+        if !restoring {
+            self.restoring = None;
+        }
+        restoring
+    }
+
+    #[cold]
+    fn absorb(&self, error: DeliverError, record: Record) -> Undelivered {
+        use DeliverError::{AlreadyFinished, InFlight, Passed};
+        if matches!(error, AlreadyFinished | InFlight | Passed) {
+            self.counts.absorbed.add(1);
+        }
+        Undelivered::Ledger(error, record)
+    }
+
+    /// A lane did not take a delivery: waits for room if it is full. Unless it takes it after all, its place in the
+    /// ledger is taken back.
+    #[cold]
+    fn refused(
+        &mut self,
+        error: PushError<Work>,
+        lane: u32,
+        slot: Slot,
+    ) -> Result<(), Undelivered> {
+        let refused = match error {
+            PushError::Full(work) => self.wait_for_room(lane, work),
+            error => Err(error),
+        };
+        let Err(error) = refused else { return Ok(()) };
+        let retracted = self.ledger.retract(slot);
+        debug_assert!(retracted.is_ok(), "the newest delivery was not taken");
+        Err(match error {
+            PushError::Full(work) => Undelivered::Full(work.record),
+            PushError::Closed(work) => Undelivered::Stopped(work.record),
+        })
     }
 
     /// Registers for room in a full lane and tries once more.
     #[cold]
-    fn wait_for_room(
-        &mut self,
-        lane: u32,
-        work: crate::work::Work,
-    ) -> Result<(), PushError<crate::work::Work>> {
+    fn wait_for_room(&mut self, lane: u32, work: Work) -> Result<(), PushError<Work>> {
         self.leave();
         let (mut work, mut place) = (Some(work), None);
         let mut cx = std::task::Context::from_waker(&self.waker);
@@ -421,6 +453,8 @@ fn too_long(record: Record) -> Record {
 
 impl Drop for Source {
     fn drop(&mut self) {
+        // Whatever ended it between a `put` and its `ring`: nobody else can wake those lanes.
+        self.ring();
         self.leave();
         self.state.stop(None);
         let _ = self.core.change(|table| {

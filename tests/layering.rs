@@ -21,7 +21,7 @@ const LAYERS: &[(u8, &str)] = &[
         "timer outcome outage receipt reply retry subscription handler notice spawner blocking bound inspect work",
     ),
     (2, "registry table gate bell"),
-    (3, "lane"),
+    (3, "lane peal"),
     (4, "busy core attempt ending tally letters command visit worker monitor stage"),
     (
         5,

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use keylane::PushError;
-use keylane::internals::{Bell, Lanes, Parker, Token};
+use keylane::internals::{Bell, Lanes, Parker, Peal, Token};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
@@ -161,6 +161,72 @@ fn bell_ring_wakes_the_worker_for_every_message() {
     });
     PARKED.assert();
     TWICE.assert();
+}
+
+/// A turn's messages for two lanes, whose worker is told of them together and sleeps until then.
+// convict: peal_ring
+#[test]
+fn peal_ring_wakes_the_worker_for_every_lane() {
+    static PARKED: Reached = Reached::new("the worker lay down");
+    static KEPT: Reached = Reached::new("another's message went into a lane that was not rung yet");
+    check(|| {
+        let bed = Parker::new();
+        let lanes = lanes(2, 2, std::slice::from_ref(&bed));
+        let there = lanes.clone();
+        let turn = thread::spawn(move || {
+            let mut peal = Peal::default();
+            peal.push(&there, 0, 10).unwrap();
+            peal.push(&there, 1, 11).unwrap();
+            KEPT.here_if(there.get(0).ring().len() == 2 && there.bell(0).is_quiet());
+            peal.ring(&there);
+        });
+        let there = lanes.clone();
+        let other = thread::spawn(move || there.push(0, 20).unwrap());
+        let mut worker = Worker::new(&lanes, 0);
+        let mut handled = 0;
+        while handled < 3 {
+            handled += worker.turn_or_sleep(&bed, &PARKED);
+        }
+        turn.join().unwrap();
+        other.join().unwrap();
+        let mut first = log(&mut worker, 0);
+        first.sort_unstable();
+        assert_eq!((first, log(&mut worker, 1)), (vec![10, 20], vec![11]));
+    });
+    PARKED.assert();
+    KEPT.assert();
+}
+
+/// A turn finds a lane full that it has not rung, and waits for room: the lane was rung before, or nobody would make any.
+// convict: peal_full
+#[test]
+fn peal_full_lanes_are_rung_before_their_producer_waits() {
+    static PARKED: Reached = Reached::new("the worker lay down");
+    static FULL: Reached = Reached::new("the lane was full within the turn");
+    check(|| {
+        let bed = Parker::new();
+        let lanes = lanes(1, 1, std::slice::from_ref(&bed));
+        let there = lanes.clone();
+        let turn = thread::spawn(move || {
+            let mut peal = Peal::default();
+            for message in [10, 11] {
+                if let Err(PushError::Full(message)) = peal.push(&there, 0, message) {
+                    FULL.here();
+                    there.push_until(0, message, &Still, END).unwrap();
+                }
+            }
+            peal.ring(&there);
+        });
+        let mut worker = Worker::new(&lanes, 0);
+        let mut handled = 0;
+        while handled < 2 {
+            handled += worker.turn_or_sleep(&bed, &PARKED);
+        }
+        turn.join().unwrap();
+        assert_eq!(log(&mut worker, 0), [10, 11]);
+    });
+    PARKED.assert();
+    FULL.assert();
 }
 
 /// A command comes to whoever holds the lane, though the lane may be visited right then.

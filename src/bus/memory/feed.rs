@@ -186,6 +186,7 @@ impl Feed {
             }
             self.delivered = self.delivered.max(offset + 1);
         }
+        self.source.iter_mut().for_each(Source::ring);
         self.show();
         delivered > 0
     }
@@ -214,7 +215,7 @@ impl Feed {
     /// Delivers a record, or keeps it. True if the next one may come.
     fn deliver(&mut self, record: Record) -> bool {
         let Some(source) = &mut self.source else { return false };
-        match source.deliver(keyed(record, self.key_in)) {
+        match source.put(keyed(record, self.key_in)) {
             Ok(()) => true,
             Err(
                 Undelivered::Full(record)

@@ -109,14 +109,15 @@ impl Numbers {
     }
 
     /// Reads the numbers at the beginning of `text`. Something may stand behind them only if the form is the longer one.
+    #[inline]
     fn at(text: &[u8], longer: bool) -> Option<Self> {
-        let (delivered, text) = token(text)?;
-        let (stream, text) = token(text?)?;
-        let (consumer, text) = token(text?)?;
-        let (timestamp, text) = token(text?)?;
-        let (pending, text) = token(text?)?;
+        let (delivered, end) = number(text, 0)?;
+        let (stream, end) = number(text, behind_dot(text, end)?)?;
+        let (consumer, end) = number(text, behind_dot(text, end)?)?;
+        let (timestamp, end) = number(text, behind_dot(text, end)?)?;
+        let (pending, end) = number(text, behind_dot(text, end)?)?;
         let timestamp = i64::try_from(timestamp).ok()?;
-        let whole = longer || text.is_none();
+        let whole = end == text.len() || longer && behind_dot(text, end).is_some();
         whole.then_some(Self { stream, consumer, delivered, timestamp, pending })
     }
 }
@@ -159,48 +160,64 @@ impl Form {
 
 /// Digits that any number of so many fits with.
 const SAFE: usize = 19;
+/// The powers of ten that up to eight digits stand before.
+const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
-/// The number at the beginning of `text`, in decimal digits alone, and what follows behind a dot, if there is one.
+/// Where a token begins, if the last has ended at a dot.
 #[inline]
-fn token(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
-    let (mut number, mut rest) = (0_u64, text);
-    while let Some((chunk, tail)) = rest.split_first_chunk() {
-        let Some(eight) = eight_digits(u64::from_le_bytes(*chunk)) else { break };
-        (number, rest) = (number.wrapping_mul(100_000_000).wrapping_add(eight), tail);
-    }
-    while let [byte, tail @ ..] = rest {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
+fn behind_dot(text: &[u8], end: usize) -> Option<usize> {
+    (text.get(end) == Some(&b'.')).then_some(end + 1)
+}
+
+/// The number that begins at `from`, in decimal digits alone, and where they end.
+#[inline]
+fn number(text: &[u8], from: usize) -> Option<(u64, usize)> {
+    let (mut number, mut end) = (0_u64, from);
+    loop {
+        let (digits, count) = digits(word(text, end));
+        number = number.wrapping_mul(POWERS[count]).wrapping_add(digits);
+        end += count;
+        if count < 8 {
             break;
         }
-        (number, rest) = (number.wrapping_mul(10).wrapping_add(u64::from(digit)), tail);
     }
-    let (digits, behind) = text.split_at_checked(text.len() - rest.len())?;
-    let behind = match behind {
-        [] => None,
-        [b'.', behind @ ..] => Some(behind),
-        _ => return None,
-    };
-    match digits.len() {
+    match end - from {
         0 => None,
-        1..=SAFE => Some((number, behind)),
-        _ => Some((std::str::from_utf8(digits).ok()?.parse().ok()?, behind)),
+        1..=SAFE => Some((number, end)),
+        _ => Some((std::str::from_utf8(text.get(from..end)?).ok()?.parse().ok()?, end)),
     }
 }
 
-/// The number that eight characters are, if all are digits: neighbours are put together, then pairs of these, then all.
-fn eight_digits(text: u64) -> Option<u64> {
+/// The eight characters from there on; behind the end there is none.
+#[inline]
+fn word(text: &[u8], from: usize) -> u64 {
+    let left = text.get(from..).unwrap_or_default();
+    if let Some(eight) = left.first_chunk() {
+        return u64::from_le_bytes(*eight);
+    }
+    match text.last_chunk() {
+        Some(eight) if !left.is_empty() => u64::from_le_bytes(*eight) >> (8 * (8 - left.len())),
+        _ => left.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
+}
+
+/// How many of eight characters are digits, up to the first that is none, and the number that they are: neighbours are put
+/// together, then pairs of these, then all.
+#[inline]
+fn digits(text: u64) -> (u64, usize) {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let digits = text ^ (EACH * 0x30);
-    // A byte above 9 has a high bit, or gets one.
-    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
-        return None;
-    }
+    // A byte above 9 has a high bit, or gets one; what it carries over spoils only what is behind it.
+    let others = (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80);
+    let count = (others.trailing_zeros() / 8) as usize;
+    // With zeros before it; two shifts, since it may be none.
+    let rest = 8 * (8 - count) as u32;
+    let digits = digits << (rest / 2) << (rest - rest / 2);
     let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
     let pick = 0x0000_00ff_0000_00ff;
     let outer = (pairs & pick).wrapping_mul(100 + (1_000_000 << 32));
     let inner = ((pairs >> 16) & pick).wrapping_mul(1 + (10_000 << 32));
-    Some(outer.wrapping_add(inner) >> 32)
+    (outer.wrapping_add(inner) >> 32, count)
 }
 
 #[cfg(test)]

@@ -48,15 +48,16 @@ impl<D: Deliveries> Consumer<D> {
         {
             if let Err(kept) = self.offer(kept) {
                 self.kept.push_front(kept);
-                return;
+                break;
             }
         }
+        self.source.ring();
     }
 
-    /// Offers a delivery to the source. It comes back if there is no room.
+    /// Offers a delivery to the source, which is rung before the turn ends. It comes back if there is no room.
     fn offer(&mut self, kept: Kept) -> Result<(), Kept> {
         let Kept { numbers, reply, record } = kept;
-        match self.source.deliver(record) {
+        match self.source.put(record) {
             Ok(()) => {
                 self.held.add(numbers.stream, reply, self.now);
                 if numbers.delivered > 1 {
@@ -105,8 +106,14 @@ impl<D: Deliveries> Consumer<D> {
         Ok(())
     }
 
-    /// Takes up to a turn's deliveries. True if there was one.
+    /// Takes up to a turn's deliveries, of which the workers are told together. True if there was one.
     pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> bool {
+        let taken = self.take_turn(cx);
+        self.source.ring();
+        taken
+    }
+
+    fn take_turn(&mut self, cx: &mut Context<'_>) -> bool {
         for taken in 0..TURN {
             if !self.reads() {
                 return taken > 0;

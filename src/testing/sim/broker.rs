@@ -90,6 +90,7 @@ pub(super) fn pump(world: &Rc<World>, partition: usize) {
     while delivered < TURN && deliver(world, partition) {
         delivered += 1;
     }
+    with_source(world, partition, Source::ring);
     let now = world.now();
     let due = now.since(world.feeds.borrow()[partition].committed) >= COMMIT;
     if due {
@@ -152,7 +153,7 @@ fn deliver(world: &World, partition: usize) -> bool {
     let before = world.judge.borrow().taken_in(record, epoch);
     let number = world.judge.borrow_mut().offer(record, generation, lane, Some(epoch));
     let made = world.record(record, number);
-    let said = with_source(world, partition, |source| source.deliver(made));
+    let said = with_source(world, partition, |source| source.put(made));
     let mut judge = world.judge.borrow_mut();
     let mut feeds = world.feeds.borrow_mut();
     let feed = &mut feeds[partition];
