@@ -50,6 +50,7 @@ pub(super) enum Arrival {
 
 impl Arrival {
     /// Reads a message that came to a pull's inbox.
+    #[inline]
     pub(super) fn read(mut message: Message, form: &mut Form) -> Self {
         // What is stored may say what a status says: it is a delivery all the same.
         let numbers = message.reply.as_deref().and_then(|reply| form.read(reply));
@@ -134,6 +135,7 @@ pub(super) struct Form {
 impl Form {
     /// Reads `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIMESTAMP.PENDING`, or the longer form with a
     /// domain and an account before the stream's name, and perhaps a token more at the end.
+    #[inline]
     fn read(&mut self, reply: &str) -> Option<Numbers> {
         let known = reply.as_bytes().strip_prefix(&*self.before);
         match known.filter(|numbers| !numbers.is_empty() && !self.before.is_empty()) {

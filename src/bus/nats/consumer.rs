@@ -58,7 +58,6 @@ pub(super) struct Consumer<D> {
     pub(super) kept: VecDeque<Kept>,
     /// What is acknowledged at the end of this turn.
     pub(super) to_ack: Vec<Subject>,
-    finished: Vec<u64>,
     pub(super) now: Time,
     /// After the newest record of the stream, as far as deliveries tell.
     pub(super) end: u64,
@@ -106,7 +105,6 @@ impl<D: Deliveries> Consumer<D> {
             checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
-            finished: Vec::new(),
             now: shared.runtime.clock().now(),
             end: 0,
             pending: 0,
@@ -198,18 +196,15 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Notes what is finished, and acknowledges it.
     async fn settle(&mut self) {
-        let (finished, held) = (&mut self.finished, &mut self.held);
-        self.source.ledger().advance(|position| finished.push(position));
-        for position in self.finished.drain(..) {
-            match self.plan.acks {
-                AckMode::Each => self.to_ack.extend(held.take_finished(position)),
-                AckMode::Floor | AckMode::Checkpoint => held.finish(position),
-            }
-        }
+        let (to_ack, held, ledger) = (&mut self.to_ack, &mut self.held, self.source.ledger());
         match self.plan.acks {
-            AckMode::Each => held.forget_finished(),
+            AckMode::Each => {
+                ledger.advance(|position| to_ack.extend(held.take_finished(position)));
+                held.forget_finished();
+            }
             AckMode::Floor | AckMode::Checkpoint => {
-                let frontier = self.source.ledger().frontier().unwrap_or(0);
+                ledger.advance(|position| held.finish(position));
+                let frontier = ledger.frontier().unwrap_or(0);
                 let replies = held.pass(frontier);
                 self.to_ack.extend(replies.filter(|_| self.plan.acks == AckMode::Floor));
             }

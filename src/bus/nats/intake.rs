@@ -126,6 +126,7 @@ impl<D: Deliveries> Consumer<D> {
         true
     }
 
+    #[inline]
     fn take(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {

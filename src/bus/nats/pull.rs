@@ -117,6 +117,7 @@ impl Deliveries for Puller {
         true
     }
 
+    #[inline]
     fn poll_next(&mut self, cx: &mut Context<'_>, now: Time) -> Poll<Arrival> {
         let Some(arrivals) = &mut self.arrivals else { return Poll::Pending };
         let Poll::Ready(Some(message)) = arrivals.poll_next_unpin(cx) else { return Poll::Pending };
