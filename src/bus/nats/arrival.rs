@@ -108,28 +108,16 @@ impl Numbers {
         });
         Some(tokens.collect::<Vec<_>>().join(".").into())
     }
-
-    /// Reads the numbers at the beginning of `text`. Something may stand behind them only if the form is the longer one.
-    #[inline]
-    fn at(text: &[u8], longer: bool) -> Option<Self> {
-        let (delivered, end) = number(text, 0)?;
-        let (stream, end) = number(text, behind_dot(text, end)?)?;
-        let (consumer, end) = number(text, behind_dot(text, end)?)?;
-        let (timestamp, end) = number(text, behind_dot(text, end)?)?;
-        let (pending, end) = number(text, behind_dot(text, end)?)?;
-        let timestamp = i64::try_from(timestamp).ok()?;
-        let whole = end == text.len() || longer && behind_dot(text, end).is_some();
-        whole.then_some(Self { stream, consumer, delivered, timestamp, pending })
-    }
 }
 
-/// What stands before the numbers in the subjects of a consumer's deliveries. It is the same in all of them, so it is
-/// taken apart once.
+/// What the subjects of a consumer's deliveries have in common: what stands before the numbers, and how many digits these
+/// have, but for the last. The first is taken apart; of those like it only the digits are read.
 #[derive(Debug, Default)]
 pub(super) struct Form {
     before: Box<[u8]>,
-    /// Whether it is the longer form.
-    longer: bool,
+    /// Where each number ends; the last where the subject does, but for what is behind it.
+    ends: [usize; 4],
+    behind: usize,
 }
 
 impl Form {
@@ -137,89 +125,109 @@ impl Form {
     /// domain and an account before the stream's name, and perhaps a token more at the end.
     #[inline]
     fn read(&mut self, reply: &str) -> Option<Numbers> {
-        let known = reply.as_bytes().strip_prefix(&*self.before);
-        match known.filter(|numbers| !numbers.is_empty() && !self.before.is_empty()) {
-            Some(numbers) => Numbers::at(numbers, self.longer).or_else(|| self.learn(reply)),
+        match self.read_alike(reply.as_bytes()) {
+            Some(numbers) => Some(numbers),
             None => self.learn(reply),
         }
+    }
+
+    /// Reads one that is like the last that was learned.
+    #[inline]
+    fn read_alike(&self, text: &[u8]) -> Option<Numbers> {
+        let [delivered, stream, consumer, timestamp] = self.ends;
+        let pending = text.len().checked_sub(self.behind)?;
+        let dots = [delivered, stream, consumer, timestamp];
+        let alike = text.starts_with(&self.before)
+            && dots.iter().all(|dot| text.get(*dot) == Some(&b'.'))
+            && (self.behind == 0 || text.get(pending) == Some(&b'.'));
+        if !alike {
+            return None;
+        }
+        let upper = digits(text, consumer + 1, timestamp.checked_sub(16)?)?;
+        let lower = long(text, timestamp - 16, timestamp)?;
+        // Of at most three digits, or `learn` would not have it.
+        let timestamp_of = i64::try_from(upper * 10_000_000_000_000_000 + lower).ok()?;
+        Some(Numbers {
+            stream: long(text, delivered + 1, stream)?,
+            consumer: long(text, stream + 1, consumer)?,
+            delivered: digits(text, self.before.len(), delivered)?,
+            timestamp: timestamp_of,
+            pending: long(text, timestamp + 1, pending)?,
+        })
     }
 
     #[cold]
     fn learn(&mut self, reply: &str) -> Option<Numbers> {
         let rest = reply.strip_prefix("$JS.ACK.")?;
-        let (longer, names) = match rest.split('.').count() {
-            7 => (false, 2),
-            9.. => (true, 4),
+        let names = match rest.split('.').count() {
+            7 => 2,
+            9.. => 4,
             _ => return None,
         };
-        let before = rest.match_indices('.').nth(names - 1)?.0 + "$JS.ACK.".len() + 1;
-        let (before, numbers) = reply.as_bytes().split_at_checked(before)?;
-        let numbers = Numbers::at(numbers, longer)?;
-        *self = Self { before: before.into(), longer };
+        let mut dots = reply.match_indices('.').map(|(dot, _)| dot).skip(1 + names);
+        let mut begin = dots.next()? + 1;
+        let (before, mut numbers, mut ends) = (begin, [0; 5], [0; 5]);
+        for (number, end) in numbers.iter_mut().zip(&mut ends) {
+            *end = dots.next().unwrap_or(reply.len());
+            *number = whole(reply.get(begin..*end)?)?;
+            begin = *end + 1;
+        }
+        let [delivered, stream, consumer, timestamp, pending] = numbers;
+        let numbers = Numbers {
+            stream,
+            consumer,
+            delivered,
+            timestamp: i64::try_from(timestamp).ok()?,
+            pending,
+        };
+        let [ends @ .., last] = ends;
+        // The dot and 19 digits: any time from 2001 to 2286.
+        if ends[3] - ends[2] == 20 {
+            *self = Self {
+                before: reply.as_bytes()[..before].into(),
+                ends,
+                behind: reply.len() - last,
+            };
+        }
         Some(numbers)
     }
 }
 
-/// Digits that any number of so many fits with.
-const SAFE: usize = 19;
-/// The powers of ten that up to eight digits stand before.
-const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-
-/// Where a token begins, if the last has ended at a dot.
-#[inline]
-fn behind_dot(text: &[u8], end: usize) -> Option<usize> {
-    (text.get(end) == Some(&b'.')).then_some(end + 1)
+/// The number that a token is, in decimal digits alone.
+fn whole(token: &str) -> Option<u64> {
+    let all_digits = token.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| token.parse().ok()).flatten()
 }
 
-/// The number that begins at `from`, in decimal digits alone, and where they end.
-#[inline]
-fn number(text: &[u8], from: usize) -> Option<(u64, usize)> {
-    let (mut number, mut end) = (0_u64, from);
-    loop {
-        let (digits, count) = digits(word(text, end));
-        number = number.wrapping_mul(POWERS[count]).wrapping_add(digits);
-        end += count;
-        if count < 8 {
-            break;
+/// As `digits`, for up to sixteen.
+#[inline(always)]
+fn long(text: &[u8], begin: usize, end: usize) -> Option<u64> {
+    match end.checked_sub(8) {
+        Some(middle) if middle > begin => {
+            Some(digits(text, begin, middle)? * 100_000_000 + digits(text, middle, end)?)
         }
-    }
-    match end - from {
-        0 => None,
-        1..=SAFE => Some((number, end)),
-        _ => Some((std::str::from_utf8(text.get(from..end)?).ok()?.parse().ok()?, end)),
+        _ => digits(text, begin, end),
     }
 }
 
-/// The eight characters from there on; behind the end there is none.
-#[inline]
-fn word(text: &[u8], from: usize) -> u64 {
-    let left = text.get(from..).unwrap_or_default();
-    if let Some(eight) = left.first_chunk() {
-        return u64::from_le_bytes(*eight);
-    }
-    match text.last_chunk() {
-        Some(eight) if !left.is_empty() => u64::from_le_bytes(*eight) >> (8 * (8 - left.len())),
-        _ => left.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    }
-}
-
-/// How many of eight characters are digits, up to the first that is none, and the number that they are: neighbours are put
+/// The number from one place to another, one to eight digits; at least as many bytes stand before its end. Neighbours are put
 /// together, then pairs of these, then all.
-#[inline]
-fn digits(text: u64) -> (u64, usize) {
+#[inline(always)]
+fn digits(text: &[u8], begin: usize, end: usize) -> Option<u64> {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    let digits = text ^ (EACH * 0x30);
-    // A byte above 9 has a high bit, or gets one; what it carries over spoils only what is behind it.
-    let others = (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80);
-    let count = (others.trailing_zeros() / 8) as usize;
-    // With zeros before it; two shifts, since it may be none.
-    let rest = 8 * (8 - count) as u32;
-    let digits = digits << (rest / 2) << (rest - rest / 2);
+    let count = end.checked_sub(begin).filter(|count| (1..=8).contains(count))?;
+    let word = u64::from_le_bytes(*text.get(..end)?.last_chunk()?);
+    // What stands before them counts as zeros.
+    let digits = (word ^ (EACH * 0x30)) & (u64::MAX << (64 - 8 * count));
+    // A byte above 9 has a high bit, or gets one.
+    if (digits | digits.wrapping_add(EACH * 0x76)) & (EACH * 0x80) != 0 {
+        return None;
+    }
     let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
     let pick = 0x0000_00ff_0000_00ff;
     let outer = (pairs & pick).wrapping_mul(100 + (1_000_000 << 32));
     let inner = ((pairs >> 16) & pick).wrapping_mul(1 + (10_000 << 32));
-    (outer.wrapping_add(inner) >> 32, count)
+    Some(outer.wrapping_add(inner) >> 32)
 }
 
 #[cfg(test)]
@@ -272,6 +280,35 @@ mod tests {
             let mut form = Form::default();
             for reply in &replies {
                 prop_assert_eq!(form.read(reply), naive(reply), "{}", reply);
+            }
+        }
+    }
+
+    proptest! {
+        /// Those of one consumer, which are alike, with a character changed here and there.
+        #[test]
+        fn of_those_alike_all_numbers_are_read(
+            names in r"(S\.c|_\.acc\.S\.c|1\.1)",
+            behind in r"(|\.x)",
+            all in proptest::collection::vec(
+                (1..12_u64, 0..3_000_u64, 0..40_u64, 0..i64::MAX as u64, 0..2_000_u64,
+                    proptest::option::of((0..60_usize, r"[0-9.x:]"))),
+                1..16,
+            ),
+            base in prop::sample::select(vec![0, 99_999_000, 9_999_999_999_000_u64, u64::MAX - 3_000]),
+            time in prop::sample::select(vec![1_700_000_000_000_000_000, 999_999_999_999_000_000_u64, 9_223_372_036_854_000_000]),
+        ) {
+            let mut form = Form::default();
+            for (delivered, stream, consumer, timestamp, pending, change) in all {
+                let (stream, timestamp) = (base + stream, time + timestamp % 2_000_000_000_000_000);
+                let mut reply =
+                    format!("$JS.ACK.{names}.{delivered}.{stream}.{consumer}.{timestamp}.{pending}{behind}");
+                if let Some((at, by)) = change.filter(|change| change.0 < reply.len()) {
+                    reply.replace_range(at..=at, &by);
+                }
+                prop_assert_eq!(form.read(&reply), naive(&reply), "{}", reply);
+                // And again: what has just been learned is read at once.
+                prop_assert_eq!(form.read(&reply), naive(&reply), "{}", reply);
             }
         }
     }
