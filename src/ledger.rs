@@ -69,14 +69,8 @@ pub struct Ledger {
     /// Past every position delivered or skipped since the last rewind.
     cursor: u64,
     resumed: Box<[Run]>,
-    armed: Armed,
-}
-
-#[derive(Debug)]
-enum Armed {
-    No,
-    Head,
-    All,
+    /// Words, from the oldest delivery's on, in which a finish wakes the loop.
+    armed: usize,
 }
 
 impl Ledger {
@@ -116,7 +110,7 @@ impl Ledger {
             next: start,
             cursor: start.unwrap_or(0),
             resumed: resume.map_or(&[][..], Stored::finished).into(),
-            armed: Armed::No,
+            armed: 0,
             window,
         };
         Ok((ledger, finished))
@@ -128,17 +122,11 @@ impl Ledger {
     /// Says what to do with a record that is not new; see [`DeliverError`].
     #[inline]
     pub fn deliver(&mut self, position: u64) -> Result<Slot, DeliverError> {
-        // What nearly all are: behind all that came before, nothing of which was lost, and with room.
+        // Nearly all are behind whatever came before.
         let resumed = self.resumed.last().is_some_and(|run| position <= run.last);
-        let plain = self.is_newest(position) && position < u64::MAX && !resumed;
-        if plain && self.lost == 0 && !self.window.is_full() {
-            return Ok(self.push(position));
+        if self.is_newest(position) && !resumed && position < u64::MAX {
+            return self.append(position);
         }
-        self.deliver_slow(position)
-    }
-
-    #[cold]
-    fn deliver_slow(&mut self, position: u64) -> Result<Slot, DeliverError> {
         match self.status(position) {
             Status::Unknown if position == u64::MAX => Err(DeliverError::TooLarge),
             Status::Unknown if self.is_newest(position) => self.append(position),
@@ -157,22 +145,17 @@ impl Ledger {
         }
     }
 
+    #[inline]
     fn append(&mut self, position: u64) -> Result<Slot, DeliverError> {
         self.give_up_lost();
         if self.window.is_full() {
             return Err(DeliverError::WindowFull);
         }
-        Ok(self.push(position))
-    }
-
-    /// Takes in a position in the order of the source: there is room, and nothing is lost.
-    #[inline]
-    fn push(&mut self, position: u64) -> Slot {
         let slot = self.window.push(position);
         self.dropped[slot / BITS] &= !bit(slot);
         self.unfinished += 1;
         self.pass(position);
-        Slot(slot as u32)
+        Ok(Slot(slot as u32))
     }
 
     /// Gives a dropped delivery's slot out again.
@@ -377,7 +360,7 @@ impl Ledger {
         if self.window.is_empty() || self.is_seen(head) {
             return self.window.is_empty();
         }
-        self.armed = Armed::Head;
+        self.armed = 1;
         self.arm_or_cancel(head / BITS, bit(head))
     }
 
@@ -389,7 +372,7 @@ impl Ledger {
         if self.is_seen(self.window.head()) {
             return false;
         }
-        self.armed = Armed::All;
+        self.armed = usize::MAX;
         for (word, mask) in self.window.spans() {
             let open = mask & !self.seen[word];
             if open != 0 && !self.arm_or_cancel(word, open) {
@@ -410,18 +393,17 @@ impl Ledger {
 
     /// Ends a wait: no finish wakes the loop any more. Nothing to do after [`advance`](Self::advance).
     pub fn cancel_wait(&mut self) {
-        let words = match self.armed {
-            Armed::No => return,
-            Armed::Head => 1,
-            Armed::All => usize::MAX,
-        };
-        self.armed = Armed::No;
+        let words = std::mem::take(&mut self.armed);
+        if words == 0 {
+            return;
+        }
         for (word, _) in self.window.spans().take(words) {
             self.finished.disarm(word);
         }
     }
 
     /// The pass over the source has come to `position`.
+    #[inline]
     fn pass(&mut self, position: u64) {
         let after = position.saturating_add(1);
         if self.is_newest(position) {
@@ -433,16 +415,15 @@ impl Ledger {
 
     /// A pass that has come to something new did not find these: they are gone from the source. The
     /// head may be one of them; `advance` moves it.
+    #[inline(always)]
     fn give_up_lost(&mut self) {
-        if self.lost == 0 {
-            return;
+        if self.lost > 0 {
+            for (word, mask) in self.window.spans() {
+                // They stay marked as dropped, so that they never count as finished.
+                self.seen[word] |= self.dropped[word] & mask;
+            }
+            self.unfinished -= std::mem::take(&mut self.lost);
         }
-        for (word, mask) in self.window.spans() {
-            // They stay marked as dropped, so that they never count as finished.
-            self.seen[word] |= self.dropped[word] & mask;
-        }
-        self.unfinished -= self.lost;
-        self.lost = 0;
     }
 
     fn is_newest(&self, position: u64) -> bool {

@@ -156,6 +156,7 @@ mod tally;
 pub mod testing;
 mod timer;
 mod token;
+mod undelivered;
 mod unwind;
 mod visit;
 mod wait_list;
@@ -235,11 +236,12 @@ pub mod internals {
     pub use crate::receipt::{End, Promise, receipt};
     pub use crate::registry::{Registry, Snapshot as TableSnapshot};
     pub use crate::ring::{Batch, Drain, Restless, Ring, rings};
-    pub use crate::source::{Source, SourceError, SourceOptions, Undelivered};
+    pub use crate::source::{Source, SourceError, SourceOptions};
     #[cfg(keylane_loom)]
     pub use crate::stage::Stage;
     pub use crate::timer::{Alarm, Timers};
     pub use crate::token::{Family, TOKENS_A_WORD, Token, TokenCell, TokenSet};
+    pub use crate::undelivered::Undelivered;
     pub use crate::wait_list::{Place, WaitList};
 }
 

@@ -17,9 +17,10 @@ use crate::position::Stored;
 use crate::progress::{NO_POSITION, SourceCounts, UNSAID};
 use crate::record::{MAX_KEY, Record};
 use crate::sabotage::sabotage;
-use crate::submit::{Refusal, route_keyless, timed, work};
+use crate::submit::{route_keyless, timed, work};
 use crate::sync::{Arc, Weak};
 use crate::table::{Entry, SourceEntry, SourceState};
+use crate::undelivered::Undelivered;
 use crate::work::{Completion, SourceToken, Work};
 
 /// How a source begins.
@@ -82,34 +83,6 @@ impl fmt::Display for SourceError {
 }
 
 impl std::error::Error for SourceError {}
-
-/// Why a record was not taken from its source.
-#[non_exhaustive]
-pub enum Undelivered {
-    /// Its lane is full: keep it, read no further, come back when woken.
-    Full(Record),
-    /// The source holds as many bytes as it may: keep it, read no further until something is finished. Before it
-    /// sleeps, the loop asks the ledger's [`prepare_wait_any`](Ledger::prepare_wait_any).
-    Bytes(Record),
-    /// The ledger's window is full, or the record is not new: see [`DeliverError`].
-    Ledger(DeliverError, Record),
-    /// The source, the subscription or the runtime takes no more.
-    Stopped(Record),
-    /// It has no key where one is needed. It is not in the ledger.
-    Key(Refusal, Record),
-}
-
-impl fmt::Debug for Undelivered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full(_) => f.write_str("Full(..)"),
-            Self::Bytes(_) => f.write_str("Bytes(..)"),
-            Self::Ledger(error, _) => write!(f, "Ledger({error:?}, ..)"),
-            Self::Stopped(_) => f.write_str("Stopped(..)"),
-            Self::Key(refusal, _) => write!(f, "Key({refusal:?}, ..)"),
-        }
-    }
-}
 
 impl Source {
     pub(crate) fn new(

@@ -25,7 +25,7 @@ const LAYERS: &[(u8, &str)] = &[
     (4, "busy core attempt ending tally letters command visit worker monitor stage"),
     (
         5,
-        "submit batch source subscriber close shutdown holder source_snapshot snapshot runtime builder export",
+        "submit batch undelivered source subscriber close shutdown holder source_snapshot snapshot runtime builder export",
     ),
     (
         6,

@@ -161,6 +161,80 @@ fn a_full_lane_keeps_the_record_with_the_loop_and_calls_it() {
     assert!(runtime.close(HANG).unwrap().drained);
 }
 
+fn logged(runtime: &Runtime) -> (Subscriber, Log) {
+    let log = Log::new();
+    (runtime.subscribe(Subscription::new("s"), log.handler()).unwrap(), log)
+}
+
+#[test]
+fn what_is_put_is_handled_once_its_lanes_are_rung() {
+    dispatch::each_shape(|shape| {
+        let runtime = shape.runtime();
+        let (subscriber, log) = logged(&runtime);
+        let mut source = source(&subscriber);
+        let keys = shape.keys_of(0, 2);
+        source.put(at(&keys[0], 0, 0)).unwrap();
+        source.put(at(&keys[1], 0, 1)).unwrap();
+        settle(&runtime);
+        assert!(log.numbers().is_empty(), "nobody was told");
+        // Whoever else puts something into the lane tells nobody either, and passes nothing.
+        subscriber.submit(numbered(&keys[0], 2)).unwrap();
+        source.put(at(&keys[0], 0, 3)).unwrap();
+        source.ring();
+        settle(&runtime);
+        assert_eq!((log.numbers(), frontier(&mut source)), (vec![0, 1, 2, 3], Some(4)));
+        source.put(at(&keys[0], 0, 4)).unwrap();
+        source.deliver(at(&keys[1], 0, 5)).unwrap();
+        settle(&runtime);
+        assert_eq!(log.numbers(), [0, 1, 2, 3, 4, 5], "`deliver` rings for all");
+        assert!(runtime.close(HANG).unwrap().drained);
+    });
+}
+
+#[test]
+fn a_source_that_ends_before_it_rings_leaves_no_lane_behind() {
+    dispatch::each_shape(|shape| {
+        let runtime = shape.runtime();
+        let (subscriber, log) = logged(&runtime);
+        let keys = shape.keys_of(0, 2);
+        let mut source = source(&subscriber);
+        source.put(at(&keys[0], 0, 0)).unwrap();
+        drop(source);
+        subscriber.submit(numbered(&keys[1], 1)).unwrap();
+        settle(&runtime);
+        // Of an assignment that has ended nothing is started.
+        assert_eq!(log.numbers().last(), Some(&1));
+        assert!(runtime.close(HANG).unwrap().drained);
+    });
+}
+
+#[test]
+fn a_lane_that_is_filled_within_a_turn_is_emptied_without_another_call() {
+    let runtime = narrow(2).build().unwrap();
+    let (subscriber, log) = logged(&runtime);
+    let (calls, waker) = Calls::new();
+    let mut source = subscriber.source(options(&waker)).unwrap();
+    let mut kept = None;
+    for offset in 0.. {
+        match source.put(at("k", 0, offset)) {
+            Ok(()) => {}
+            Err(Undelivered::Full(record)) => {
+                kept = Some(record);
+                break;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    until("there is room", || calls.count() > 0);
+    settle(&runtime);
+    let before = log.numbers().len() as u64;
+    source.deliver(kept.unwrap()).unwrap();
+    settle(&runtime);
+    assert!(before >= 2);
+    assert_eq!(log.numbers(), (0..=before).collect::<Vec<_>>());
+    assert!(runtime.close(HANG).unwrap().drained);
+}
+
 #[test]
 fn a_full_window_keeps_the_record_with_the_loop() {
     let runtime = narrow(100).build().unwrap();

@@ -13,10 +13,11 @@ use crate::outcome::Failure;
 use crate::position::Stored;
 use crate::record::Record;
 use crate::reply::Answer;
-use crate::source::{Source, SourceOptions, Undelivered};
+use crate::source::{Source, SourceOptions};
 use crate::subscriber::Subscriber;
 use crate::subscription::OnLost;
 use crate::sync::{Arc, Mutex};
+use crate::undelivered::Undelivered;
 
 /// Records that one partition delivers before the next has its turn.
 const TURN: usize = 256;

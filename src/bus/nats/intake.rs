@@ -16,7 +16,7 @@ use super::sequence::Step;
 use crate::bus::keyed::keyed;
 use crate::delivery::DeliverError;
 use crate::record::Position;
-use crate::source::Undelivered;
+use crate::undelivered::Undelivered;
 
 /// Records asked for at once.
 const BATCH: usize = 2_000;

@@ -12,7 +12,8 @@ use super::world::{World, key_name};
 use crate::clock::Time;
 use crate::delivery::DeliverError;
 use crate::position::Stored;
-use crate::source::{Source, SourceOptions, Undelivered};
+use crate::source::{Source, SourceOptions};
+use crate::undelivered::Undelivered;
 
 /// How long a frontier may have moved without being committed.
 const COMMIT: Duration = Duration::from_millis(5);
