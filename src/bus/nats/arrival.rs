@@ -17,21 +17,16 @@ pub(super) struct Numbers {
     pub(super) pending: u64,
 }
 
-/// One record, delivered.
+/// A record is delivered: its message is the one that was read.
 #[derive(Debug)]
 pub(super) struct Delivery {
     pub(super) numbers: Numbers,
     /// Where it is acknowledged.
     pub(super) reply: Subject,
-    pub(super) message: Message,
 }
 
 /// What came.
 #[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "nearly all are deliveries: a box for each would cost more"
-)]
 pub(super) enum Arrival {
     Delivery(Delivery),
     /// The server is there, and has nothing.
@@ -51,13 +46,13 @@ pub(super) enum Arrival {
 impl Arrival {
     /// Reads a message that came to a pull's inbox.
     #[inline]
-    pub(super) fn read(mut message: Message, form: &mut Form) -> Self {
+    pub(super) fn read(message: &mut Message, form: &mut Form) -> Self {
         // What is stored may say what a status says: it is a delivery all the same.
         let numbers = message.reply.as_deref().and_then(|reply| form.read(reply));
         if let (Some(numbers), Some(reply)) = (numbers, message.reply.take()) {
-            return Self::Delivery(Delivery { numbers, reply, message });
+            return Self::Delivery(Delivery { numbers, reply });
         }
-        Self::other(&message)
+        Self::other(message)
     }
 
     /// Reads what is no delivery.

@@ -61,17 +61,19 @@ impl<D: Deliveries> Consumer<D> {
         let mut all: Vec<Kept> = Vec::with_capacity(wanted.min(self.plan.window));
         while all.len() < wanted {
             let now = clock.now();
-            let come = poll_fn(|cx| self.deliveries.poll_next(cx, now));
-            match tokio::time::timeout(LOOK, come).await {
-                Ok(Arrival::Delivery(delivery)) => {
+            let come = poll_fn(|cx| self.deliveries.poll_next(cx));
+            let mut come = tokio::time::timeout(LOOK, come).await;
+            let arrival = come.as_mut().ok().map(|message| self.deliveries.read(message, now));
+            match (arrival, &come) {
+                (Some(Arrival::Delivery(delivery)), Ok(message)) => {
                     next = delivery.numbers.consumer + 1;
                     until = now.after(self.plan.ack_wait);
-                    all.push(self.read(delivery));
+                    all.push(self.read(delivery, message));
                 }
-                Ok(Arrival::Heartbeat | Arrival::Foreign) => {}
-                Err(_) if now < until && self.deliveries.connects() == connects => {}
-                Ok(_) | Err(_) if self.deliveries.connects() != connects => return Ok(None),
-                Ok(_) | Err(_) => {
+                (Some(Arrival::Heartbeat | Arrival::Foreign), _) => {}
+                (None, _) if now < until && self.deliveries.connects() == connects => {}
+                _ if self.deliveries.connects() != connects => return Ok(None),
+                _ => {
                     return Err(failed("the server did not deliver again what it has to"));
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use async_nats::Subject;
+use async_nats::{Message, Subject};
 
 use super::arrival::{Arrival, Delivery, Numbers};
 use super::checkpoint::Checkpoint;
@@ -118,25 +118,24 @@ impl<D: Deliveries> Consumer<D> {
             if !self.reads() {
                 return taken > 0;
             }
-            match self.deliveries.poll_next(cx, self.now) {
-                Poll::Ready(arrival) => self.take(arrival),
-                Poll::Pending => return taken > 0,
-            }
+            let Poll::Ready(mut message) = self.deliveries.poll_next(cx) else { return taken > 0 };
+            let arrival = self.deliveries.read(&mut message, self.now);
+            self.take(arrival, &message);
         }
         true
     }
 
     #[inline]
-    fn take(&mut self, arrival: Arrival) {
+    fn take(&mut self, arrival: Arrival, message: &Message) {
         match arrival {
             Arrival::Delivery(delivery) => match self.sequence.follow(&delivery.numbers) {
                 Step::Next => {
                     // Of what waits already nothing may be kept: it was left out.
                     let waits = self.watch.follow(&delivery.numbers, self.now) | self.watch.waits();
-                    if !self.plan.takes(&delivery.message.subject) {
+                    if !self.plan.takes(&message.subject) {
                         return self.leave_out(delivery);
                     }
-                    let kept = self.read(delivery);
+                    let kept = self.read(delivery, message);
                     let offered = if waits { Err(kept) } else { self.offer(kept) };
                     if let Err(kept) = offered {
                         self.kept.push_back(kept);
@@ -154,7 +153,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Passes by what the consumer is given and is not its own.
     #[cold]
     fn leave_out(&mut self, delivery: Delivery) {
-        let Delivery { numbers, reply, .. } = delivery;
+        let Delivery { numbers, reply } = delivery;
         self.follow(&numbers, &reply);
         self.pass_by(reply);
     }
@@ -184,8 +183,8 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     /// Makes a record of a delivery.
-    pub(super) fn read(&mut self, delivery: Delivery) -> Kept {
-        let Delivery { numbers, reply, message } = delivery;
+    pub(super) fn read(&mut self, delivery: Delivery, message: &Message) -> Kept {
+        let Delivery { numbers, reply } = delivery;
         let (wire, payload) = (message.headers.as_ref(), &message.payload);
         let record = headers::record(&self.plan.topic, &message.subject, wire, payload);
         let partition = self.plan.partition.unwrap_or(0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::client::traits::Publisher;
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, Subject, Subscriber};
+use async_nats::{Client, Message, Subject, Subscriber};
 use futures_util::StreamExt;
 
 use super::arrival::{Arrival, Form};
@@ -31,7 +31,10 @@ pub(super) trait Deliveries: Send {
     fn pull(&mut self, count: usize, bytes: usize, now: Time) -> impl Future<Output = bool> + Send;
 
     /// The next that has come.
-    fn poll_next(&mut self, cx: &mut Context<'_>, now: Time) -> Poll<Arrival>;
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Message>;
+
+    /// What it is. Of a delivery the reply is taken out; the rest stays where it is, since it is large.
+    fn read(&mut self, message: &mut Message, now: Time) -> Arrival;
 
     /// Pulls are asked for at `next` from here on.
     fn aim(&mut self, next: String);
@@ -118,9 +121,16 @@ impl Deliveries for Puller {
     }
 
     #[inline]
-    fn poll_next(&mut self, cx: &mut Context<'_>, now: Time) -> Poll<Arrival> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Message> {
         let Some(arrivals) = &mut self.arrivals else { return Poll::Pending };
-        let Poll::Ready(Some(message)) = arrivals.poll_next_unpin(cx) else { return Poll::Pending };
+        match arrivals.poll_next_unpin(cx) {
+            Poll::Ready(Some(message)) => Poll::Ready(message),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[inline]
+    fn read(&mut self, message: &mut Message, now: Time) -> Arrival {
         self.heard = now;
         let arrival = Arrival::read(message, &mut self.form);
         match &arrival {
@@ -129,7 +139,7 @@ impl Deliveries for Puller {
             Arrival::NoResponders | Arrival::Gone => self.expected = 0,
             Arrival::Heartbeat | Arrival::Foreign => {}
         }
-        Poll::Ready(arrival)
+        arrival
     }
 
     fn aim(&mut self, next: String) {
