@@ -22,26 +22,35 @@ const ARMS: [&str; 8] = [
 ];
 const FEW: u64 = 15_000;
 const MANY: u64 = 45_000;
+/// About how long all of it takes.
+pub const LENGTH: Duration = Duration::from_secs(300);
 
 /// The child: one arm over so many records. Prints its allocations.
 pub fn child(url: &str, loads: &[Load], arguments: &[String]) -> Result<(), Failed> {
     let [stream, arm, messages] = arguments else {
         return Err("--count STREAM ARM MESSAGES".into());
     };
-    let load = loads.iter().find(|load| load.stream == stream).ok_or("no such stream")?;
-    let load = Load { messages: messages.parse()?, ..load.clone() };
-    let name =
-        ARMS.into_iter().chain(["ruststream"]).find(|name| name == arm).ok_or("no such arm")?;
-    let mut arm = crate::consume::named(url, &load, name).ok_or("no such arm")?;
+    let messages = messages.parse()?;
     let before = keylane_bench_support::allocator::calls();
-    (arm.run)(&format!("c{}", std::process::id()), Duration::from_secs(300))?;
+    if stream == crate::publish::load().stream {
+        crate::publish::counted(url, arm, messages)?;
+    } else {
+        let load = loads.iter().find(|load| load.stream == stream).ok_or("no such stream")?;
+        let load = Load { messages, ..load.clone() };
+        let mut names = ARMS.into_iter().chain(["ruststream"]);
+        let name = names.find(|name| name == arm).ok_or("no such arm")?;
+        let mut arm = crate::consume::named(url, &load, name).ok_or("no such arm")?;
+        (arm.run)(&format!("c{}", std::process::id()), Duration::from_secs(300))?;
+    }
     println!("{}", keylane_bench_support::allocator::calls() - before);
     Ok(())
 }
 
 pub fn run(url: &str, recorder: &mut Recorder) -> Result<(), Failed> {
-    for stream in ["P128", "K128", "H128", "R128"] {
+    let published = crate::publish::COUNTED.map(|counted| counted.0);
+    for stream in ["P128", "K128", "H128", "R128", crate::publish::load().stream] {
         let arms: &[&str] = match stream {
+            "PUB" => &published,
             "P128" => &ARMS,
             "K128" => &ARMS[1..],
             "H128" => &["raw each", "keylane Floor", "keylane Each"],

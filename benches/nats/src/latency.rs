@@ -5,23 +5,24 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_nats::jetstream;
+use async_nats::{Subject, jetstream};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use keylane::Handler;
 use keylane::nats::AckMode;
-use serde_json::json;
+use keylane::{Handler, Latency};
+use serde_json::{Value, json};
 
 use crate::Failed;
 use crate::load::{Form, Load};
+use crate::machine::Care;
 use crate::ours::Bus;
 use crate::raw::{self, Acks};
 use crate::record::Recorder;
-use crate::rounds::Effort;
+use crate::rounds::{Effort, order};
 use crate::server::{context, on_tokio};
-use crate::stats::{Ratio, Samples, quantile};
+use crate::stats::{Samples, quantile};
 
 pub fn load() -> Load {
     Load {
@@ -42,74 +43,125 @@ enum Side {
     Keylane,
 }
 
+const SIDES: [(&str, Side); 2] = [("raw each", Side::Raw), ("keylane Each", Side::Keylane)];
+
 /// What a consumer adds to.
 struct Taken {
     origin: Instant,
-    nanos: Samples,
+    /// The same moment by the clock that the server stamps by: nanoseconds since the Unix epoch.
+    wall: i64,
+    each: Samples<Took>,
     count: AtomicU64,
     over: AtomicBool,
 }
 
+/// How long one record took, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Took {
+    /// From when it was meant to be published to when the server had stored it.
+    to_store: i64,
+    /// From then to its handler.
+    from_store: i64,
+}
+
 impl Taken {
-    fn note(&self, payload: &[u8]) {
-        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let stamp = payload.get(8..16).and_then(|bytes| bytes.try_into().ok());
-        let meant = stamp.map_or(0, u64::from_le_bytes);
+    fn new() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            origin: Instant::now(),
+            wall: nanos(wall),
+            each: Samples::default(),
+            count: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// A record that the server stored at this time is handled now.
+    fn note(&self, payload: &[u8], stored: i64) {
+        let now = nanos(self.origin.elapsed());
+        let meant = payload.get(8..16).and_then(|bytes| bytes.try_into().ok());
+        let meant = meant.map_or(0, i64::from_le_bytes);
         if meant > 0 {
-            self.nanos.add(now.saturating_sub(meant));
+            let stored = stored - self.wall;
+            self.each.add(Took { to_store: stored - meant, from_store: now - stored });
         }
         self.count.fetch_add(1, Relaxed);
     }
 }
 
-/// A consumer on a thread of its own, while `publish` runs. What came, in nanoseconds each.
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// When the server stored a delivery, by the subject that it is acknowledged by.
+fn stored(reply: Option<&Subject>) -> i64 {
+    let time = || {
+        let reply = reply?.strip_prefix("$JS.ACK.")?;
+        let before = if reply.split('.').count() == 7 { 5 } else { 7 };
+        reply.split('.').nth(before)?.parse().ok()
+    };
+    time().unwrap_or(0)
+}
+
+/// What a consumer took while something was published.
+struct Beside<T> {
+    published: T,
+    each: Vec<Took>,
+    /// From the consume loop's hand-over to the end of the handler, as the runtime samples it.
+    runtime: Option<Latency>,
+}
+
+/// A consumer on a thread of its own, while `publish` runs.
 fn beside<T>(
     url: &str,
     side: Side,
     publish: impl FnOnce(&Taken) -> Result<T, Failed>,
-) -> Result<(T, Vec<u64>), Failed> {
+) -> Result<Beside<T>, Failed> {
     let load = load();
     on_tokio(async {
         context(url).await?.get_stream(load.stream).await?.purge().await?;
         Ok::<_, Failed>(())
     })??;
-    let taken = Arc::new(Taken {
-        origin: Instant::now(),
-        nanos: Samples::default(),
-        count: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    });
+    let taken = Arc::new(Taken::new());
     let name = format!("b{}", crate::unique());
-    let published = std::thread::scope(|scope| {
+    let (published, runtime) = std::thread::scope(|scope| {
         let consumer = scope.spawn(|| match side {
-            Side::Raw => on_tokio(raw::pull(url, &load, &name, Acks::Each, &|message| {
-                if message.status.is_none() {
-                    taken.note(&message.payload);
-                }
-                taken.over.load(Relaxed)
-            }))?,
+            Side::Raw => {
+                let handle = |message: &async_nats::Message| {
+                    if message.status.is_none() {
+                        taken.note(&message.payload, stored(message.reply.as_ref()));
+                    }
+                    taken.over.load(Relaxed)
+                };
+                on_tokio(raw::pull(url, &load, &name, Acks::Each, &handle))??;
+                Ok(None)
+            }
             Side::Keylane => {
                 let bus = Bus::open(url, &load, |builder| builder.ack_mode(AckMode::Each))?;
                 let noted = taken.clone();
                 let handler = Handler::sync(move |record: &keylane::Record| {
-                    noted.note(record.payload());
+                    noted.note(record.payload(), record.timestamp().unwrap_or(0));
                     Ok(())
                 });
                 bus.subscribe(&load, &name, handler)?;
                 while !taken.over.load(Relaxed) {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                bus.close()
+                let mut subscriptions = bus.runtime.snapshot().subscriptions;
+                bus.close()?;
+                Ok(subscriptions.pop().and_then(|subscription| subscription.latency))
             }
         });
         let published = begin(url, &taken).and_then(|()| publish(&taken));
         taken.over.store(true, Relaxed);
         // One more, by which a loop that waits sees that it is over.
         let last = one(url);
-        let ended = consumer.join().unwrap_or_else(|_| Err("the consumer panicked".into()));
-        ended.and(last).and(published)
+        let ended: Result<_, Failed> =
+            consumer.join().unwrap_or_else(|_| Err("the consumer panicked".into()));
+        let runtime = ended?;
+        last.and(published).map(|published| (published, runtime))
     })?;
-    Ok((published, taken.nanos.take()))
+    Ok(Beside { published, each: taken.each.take(), runtime })
 }
 
 fn one(url: &str) -> Result<(), Failed> {
@@ -157,7 +209,7 @@ fn capacity(url: &str, side: Side, length: Duration) -> Result<f64, Failed> {
         })?
     };
     // The payloads' stamps are bytes of filling here: nothing is looked at but the number.
-    Ok(beside(url, side, flood)?.0)
+    Ok(beside(url, side, flood)?.published)
 }
 
 /// Publishes at this rate over a plain socket, each at its time or as soon after it as the thread runs.
@@ -206,13 +258,28 @@ fn open_loop(url: &str, rate: f64, length: Duration, taken: &Taken) -> Result<u6
     Ok(total)
 }
 
-fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<[f64; 3], Failed> {
+/// One side's slice, in µs.
+fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<Value, Failed> {
     let publish = |taken: &Taken| open_loop(url, rate, length, taken);
-    let (_, nanos) = beside(url, side, publish)?;
+    let Beside { each, runtime, .. } = beside(url, side, publish)?;
     // The first tenth of a second is not counted: threads wake, caches fill.
-    let skipped = nanos.len().min((rate / 10.0) as usize);
-    let micros: Vec<f64> = nanos[skipped..].iter().map(|&nanos| nanos as f64 / 1e3).collect();
-    Ok([0.5, 0.99, 0.999].map(|part| quantile(&micros, part)))
+    let each = &each[each.len().min((rate / 10.0) as usize)..];
+    let micros = |of: fn(&Took) -> i64| -> Vec<f64> {
+        each.iter().map(|took| of(took) as f64 / 1e3).collect()
+    };
+    let all = micros(|took| took.to_store + took.from_store);
+    let mut line = json!({
+        "p50_us": quantile(&all, 0.5), "p99_us": quantile(&all, 0.99), "p999_us": quantile(&all, 0.999),
+        "to_store_us": quantile(&micros(|took| took.to_store), 0.5),
+        "from_store_us": quantile(&micros(|took| took.from_store), 0.5),
+    });
+    if let Some(runtime) = runtime {
+        let at = |part| runtime.quantile(part).map(|took| took.as_nanos() as f64 / 1e3);
+        line["runtime_us"] = json!(at(0.5));
+        line["runtime_p99_us"] = json!(at(0.99));
+        line["runtime_samples"] = json!(runtime.samples());
+    }
+    Ok(line)
 }
 
 /// What waking a parked thread costs, in µs.
@@ -220,7 +287,7 @@ fn unpark() -> f64 {
     let (called, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let origin = Instant::now();
     let (seen, end) = (called.clone(), done.clone());
-    let samples = Arc::new(Samples::default());
+    let samples = Arc::new(Samples::<u64>::default());
     let noted = samples.clone();
     let sleeper = std::thread::spawn(move || {
         while !end.load(Relaxed) {
@@ -242,46 +309,51 @@ fn unpark() -> f64 {
     quantile(&micros, 0.5)
 }
 
+/// The parts of the capacity that are tried.
+pub const SHARES: [f64; 3] = [0.1, 0.5, 0.8];
+
+/// The capacity is that of the slower side, so that neither is asked for more than it can do.
 pub fn run(url: &str, effort: Effort, recorder: &mut Recorder) -> Result<(), Failed> {
-    let rates = [Side::Raw, Side::Keylane].map(|side| capacity(url, side, effort.slice));
-    let [raw, ours] = rates;
-    let (raw, ours) = (raw?, ours?);
+    let mut most: [Vec<f64>; 2] = Default::default();
+    for round in 0..effort.rounds.min(3) {
+        for side in order(2, round) {
+            most[side].push(capacity(url, SIDES[side].1, effort.slice)?);
+        }
+    }
+    let [raw, ours] = most.map(|rates| quantile(&rates, 0.5));
     let unpark = unpark();
     recorder.put(&json!({
         "table": "capacity", "raw_per_s": raw.round(), "keylane_per_s": ours.round(), "unpark_us": unpark,
     }));
-    for share in [0.1, 0.5, 0.8] {
+    for share in SHARES {
         let rate = raw.min(ours) * share;
-        let mut taken: [Vec<[f64; 3]>; 2] = Default::default();
-        for round in 0..effort.rounds {
-            let mut sides = [Side::Raw, Side::Keylane];
-            if round % 2 == 1 {
-                sides.reverse();
-            }
-            for side in sides {
-                let place = usize::from(side == Side::Keylane);
-                taken[place].push(slice(url, side, rate, effort.slice)?);
-            }
-        }
-        for (name, slices) in ["raw each", "keylane Each"].into_iter().zip(&taken) {
-            let of = |at: usize| quantile(&slices.iter().map(|s| s[at]).collect::<Vec<_>>(), 0.5);
-            recorder.put(&json!({
-                "table": "latency", "share": share, "arm": name, "rounds": slices.len(),
-                "p50_us": of(0), "p99_us": of(1), "p999_us": of(2),
-            }));
-        }
-        let added = taken[1].iter().zip(&taken[0]).map(|(ours, raw)| ours[0] - raw[0]);
-        let added = Ratio::of(&added.collect::<Vec<_>>());
+        // A worker that sleeps has to be woken: that costs what it costs.
         let most = if share < 0.2 { unpark.max(5.0) } else { 5.0 };
-        let verdict = match (added.high <= most, added.low > most) {
-            (true, _) => "met",
-            (_, true) => "missed",
-            _ => "not resolved",
-        };
-        recorder.put(&json!({
-            "table": "added", "share": share, "rounds": effort.rounds, "goal_us": most,
-            "median_us": added.median, "low_us": added.low, "high_us": added.high, "verdict": verdict,
-        }));
+        for round in 0..effort.rounds {
+            let mut care = Care::new(effort.careful);
+            let mut line = json!({
+                "table": "latency round", "share": share, "round": round, "per_s": rate.round(), "goal_us": most,
+            });
+            for side in order(2, round) {
+                let (name, side) = SIDES[side];
+                line[name] = care.slice(|| slice(url, side, rate, effort.slice))?;
+            }
+            (line["discarded"], line["stolen"]) = (json!(care.discarded), json!(care.stolen));
+            recorder.put(&line);
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_says_when_it_stored_a_delivery() {
+        let at = |reply: &'static str| stored(Some(&Subject::from_static(reply)));
+        assert_eq!(at("$JS.ACK.S.c.1.7.8.1700000000000000123.9"), 1_700_000_000_000_000_123);
+        assert_eq!(at("$JS.ACK.d.a.S.c.1.7.8.1700000000000000123.9"), 1_700_000_000_000_000_123);
+        assert_eq!((at("elsewhere"), stored(None)), (0, 0));
+    }
 }
