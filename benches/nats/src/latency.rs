@@ -10,11 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_nats::{Subject, jetstream};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use keylane::Handler;
 use keylane::nats::AckMode;
-use keylane::{Handler, Latency};
 use serde_json::{Value, json};
 
-use crate::Failed;
 use crate::load::{Form, Load};
 use crate::machine::Care;
 use crate::ours::Bus;
@@ -23,6 +22,7 @@ use crate::record::Recorder;
 use crate::rounds::{Effort, order};
 use crate::server::{context, on_tokio};
 use crate::stats::{Samples, quantile};
+use crate::{Failed, handed};
 
 pub fn load() -> Load {
     Load {
@@ -62,6 +62,8 @@ struct Took {
     to_store: i64,
     /// From then to its handler.
     from_store: i64,
+    /// From the consume loop's hand-over to its handler, where there is one.
+    runtime: Option<i64>,
 }
 
 impl Taken {
@@ -76,14 +78,16 @@ impl Taken {
         }
     }
 
-    /// A record that the server stored at this time is handled now.
-    fn note(&self, payload: &[u8], stored: i64) {
+    /// A record that the server stored at this time is handled now; it may have been handed over to the runtime.
+    fn note(&self, payload: &[u8], stored: i64, handed: Option<Instant>) {
         let now = nanos(self.origin.elapsed());
         let meant = payload.get(8..16).and_then(|bytes| bytes.try_into().ok());
         let meant = meant.map_or(0, i64::from_le_bytes);
         if meant > 0 {
             let stored = stored - self.wall;
-            self.each.add(Took { to_store: stored - meant, from_store: now - stored });
+            let runtime =
+                handed.map(|handed| now - nanos(handed.saturating_duration_since(self.origin)));
+            self.each.add(Took { to_store: stored - meant, from_store: now - stored, runtime });
         }
         self.count.fetch_add(1, Relaxed);
     }
@@ -107,8 +111,6 @@ fn stored(reply: Option<&Subject>) -> i64 {
 struct Beside<T> {
     published: T,
     each: Vec<Took>,
-    /// From the consume loop's hand-over to the end of the handler, as the runtime samples it.
-    runtime: Option<Latency>,
 }
 
 /// A consumer on a thread of its own, while `publish` runs.
@@ -124,51 +126,54 @@ fn beside<T>(
     })??;
     let taken = Arc::new(Taken::new());
     let name = format!("b{}", crate::unique());
-    let (published, runtime) = std::thread::scope(|scope| {
+    let published = std::thread::scope(|scope| {
         let consumer = scope.spawn(|| match side {
             Side::Raw => {
                 let handle = |message: &async_nats::Message| {
                     if message.status.is_none() {
-                        taken.note(&message.payload, stored(message.reply.as_ref()));
+                        taken.note(&message.payload, stored(message.reply.as_ref()), None);
                     }
                     taken.over.load(Relaxed)
                 };
-                on_tokio(raw::pull(url, &load, &name, Acks::Each, &handle))??;
-                Ok(None)
+                on_tokio(raw::pull(url, &load, &name, Acks::Each, &handle))?
             }
             Side::Keylane => {
                 let bus = Bus::open(url, &load, |builder| builder.ack_mode(AckMode::Each))?;
                 let noted = taken.clone();
                 let handler = Handler::sync(move |record: &keylane::Record| {
-                    noted.note(record.payload(), record.timestamp().unwrap_or(0));
+                    let handed = handed::take(record.payload());
+                    noted.note(record.payload(), record.timestamp().unwrap_or(0), handed);
                     Ok(())
                 });
                 bus.subscribe(&load, &name, handler)?;
                 while !taken.over.load(Relaxed) {
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                let mut subscriptions = bus.runtime.snapshot().subscriptions;
-                bus.close()?;
-                Ok(subscriptions.pop().and_then(|subscription| subscription.latency))
+                bus.close()
             }
         });
         let published = begin(url, &taken).and_then(|()| publish(&taken));
         taken.over.store(true, Relaxed);
         // One more, by which a loop that waits sees that it is over.
         let last = one(url);
-        let ended: Result<_, Failed> =
-            consumer.join().unwrap_or_else(|_| Err("the consumer panicked".into()));
-        let runtime = ended?;
-        last.and(published).map(|published| (published, runtime))
+        let ended = consumer.join().unwrap_or_else(|_| Err("the consumer panicked".into()));
+        ended.and(last).and(published)
     })?;
-    Ok(Beside { published, each: taken.each.take(), runtime })
+    Ok(Beside { published, each: taken.each.take() })
+}
+
+/// A payload of which nothing is noted but that it came.
+fn unstamped(load: &Load, key: u32) -> Vec<u8> {
+    let mut payload = load.payload(key, 0);
+    payload[8..24].fill(0);
+    payload
 }
 
 fn one(url: &str) -> Result<(), Failed> {
     on_tokio(async {
         let load = load();
         let js = context(url).await?; // to the end: without it nobody reads the answer
-        js.publish(load.subject(0), load.payload(0, 0).into()).await?.await?;
+        js.publish(load.subject(0), unstamped(&load, 0).into()).await?.await?;
         Ok(())
     })?
 }
@@ -198,7 +203,7 @@ fn capacity(url: &str, side: Side, length: Duration) -> Result<f64, Failed> {
                 while waiting.len() < 1_000 {
                     let key = load.key_of(at);
                     at += 1;
-                    let sent = js.publish(load.subject(key), load.payload(key, 0).into()).await?;
+                    let sent = js.publish(load.subject(key), unstamped(&load, key).into()).await?;
                     waiting.push(sent.into_future());
                 }
                 if let Some(stored) = waiting.next().await {
@@ -208,7 +213,6 @@ fn capacity(url: &str, side: Side, length: Duration) -> Result<f64, Failed> {
             Ok((taken.count.load(Relaxed) - before) as f64 / begun.elapsed().as_secs_f64())
         })?
     };
-    // The payloads' stamps are bytes of filling here: nothing is looked at but the number.
     Ok(beside(url, side, flood)?.published)
 }
 
@@ -235,6 +239,7 @@ fn open_loop(url: &str, rate: f64, length: Duration, taken: &Taken) -> Result<u6
             let mut payload = load.payload(key, 0);
             let meant = u64::try_from(due(at).as_nanos()).unwrap_or(u64::MAX);
             payload[8..16].copy_from_slice(&meant.to_le_bytes());
+            payload[16..24].copy_from_slice(&(at + 1).to_le_bytes());
             write!(buffer, "PUB {} {}\r\n", load.subject(key), payload.len())?;
             buffer.extend_from_slice(&payload);
             buffer.extend_from_slice(b"\r\n");
@@ -261,7 +266,7 @@ fn open_loop(url: &str, rate: f64, length: Duration, taken: &Taken) -> Result<u6
 /// One side's slice, in µs.
 fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<Value, Failed> {
     let publish = |taken: &Taken| open_loop(url, rate, length, taken);
-    let Beside { each, runtime, .. } = beside(url, side, publish)?;
+    let each = beside(url, side, publish)?.each;
     // The first tenth of a second is not counted: threads wake, caches fill.
     let each = &each[each.len().min((rate / 10.0) as usize)..];
     let micros = |of: fn(&Took) -> i64| -> Vec<f64> {
@@ -273,11 +278,11 @@ fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<Value, Fa
         "to_store_us": quantile(&micros(|took| took.to_store), 0.5),
         "from_store_us": quantile(&micros(|took| took.from_store), 0.5),
     });
-    if let Some(runtime) = runtime {
-        let at = |part| runtime.quantile(part).map(|took| took.as_nanos() as f64 / 1e3);
-        line["runtime_us"] = json!(at(0.5));
-        line["runtime_p99_us"] = json!(at(0.99));
-        line["runtime_samples"] = json!(runtime.samples());
+    let runtime: Vec<f64> =
+        each.iter().filter_map(|took| Some(took.runtime? as f64 / 1e3)).collect();
+    if !runtime.is_empty() {
+        line["runtime_us"] = json!(quantile(&runtime, 0.5));
+        line["runtime_p99_us"] = json!(quantile(&runtime, 0.99));
     }
     Ok(line)
 }
@@ -314,6 +319,7 @@ pub const SHARES: [f64; 3] = [0.1, 0.5, 0.8];
 
 /// The capacity is that of the slower side, so that neither is asked for more than it can do.
 pub fn run(url: &str, effort: Effort, recorder: &mut Recorder) -> Result<(), Failed> {
+    handed::begin();
     let mut most: [Vec<f64>; 2] = Default::default();
     for round in 0..effort.rounds.min(3) {
         for side in order(2, round) {

@@ -7,6 +7,7 @@
 
 mod consume;
 mod count;
+mod handed;
 mod handlers;
 mod latency;
 mod load;

@@ -167,7 +167,7 @@ fn latencies(lines: &[Value]) -> String {
     out += "\nFrom the moment a record was meant to be published to its handler, in an open loop at a part of the capacity \
             (confirmed publishing beside the consumer, of the slower side of the two); medians, in µs. *To the store*: until the \
             server stamped it, the publisher's sleep between its turns included. *From the store*: until its handler began. Of \
-            that, *runtime*: from the consume loop's hand-over to the handler's end, one record in 128; the rest is the server's, \
+            that, *runtime*: from the consume loop's hand-over to the handler; the rest is the server's, \
             the client's and the bus' reading.\n\n\
             | of the capacity | side | p50 | p99 | p99.9 | to the store | from the store | runtime | runtime p99 |\n\
             |--:|---|--:|--:|--:|--:|--:|--:|--:|\n";
