@@ -193,6 +193,7 @@ pub fn counted(url: &str, name: &str, most: u64) -> Result<(), Failed> {
     let (_, arm, window) =
         COUNTED.into_iter().find(|counted| counted.0 == name).ok_or("no such arm")?;
     let (_, publish) = ARMS.into_iter().find(|other| other.0 == arm).ok_or("no such arm")?;
-    publish(url, Amount { window, length: Duration::from_secs(300), most })?;
-    Ok(())
+    let measured = publish(url, Amount { window, length: Duration::from_secs(300), most })?;
+    // Else the count would be that of fewer.
+    if measured.handled == most { Ok(()) } else { Err("not all was published in time".into()) }
 }
