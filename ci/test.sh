@@ -23,7 +23,7 @@ checks=(
     loom sim san fuzz
     package msrv minimal-versions public-deps
 )
-members=(members benches top versus)
+members=(members benches top versus nats-bench)
 full=(loom-full fuzz-long nats-full tls-providers)
 
 # The command of a check that is not just ci/NAME.sh.

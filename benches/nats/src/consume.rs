@@ -22,7 +22,7 @@ pub fn loads(messages: u64) -> Vec<Load> {
         load("P1024", "p1024", "p1024", Form::Plain, 1_024, messages / 2),
         load("K1024", "k1024.*.*", "k1024", Form::Keyed, 1_024, messages / 2),
         load("H128", "h128", "h128", Form::Header("X-Aggregate-ID"), 128, messages / 2),
-        load(HANDLERS, "a128.*.*", "a128", Form::Keyed, 128, messages / 12),
+        load(HANDLERS, "a128.*.*", "a128", Form::Keyed, 128, messages / 8),
         load("R128", "r128", "r128", Form::Header("nats-partition-key"), 128, messages / 2),
     ]
 }
@@ -49,6 +49,11 @@ pub fn named<'a>(url: &'a str, load: &'a Load, name: &'static str) -> Option<Arm
             on_tokio(raw::tallied(url, load, consumer, acks, tally))?
         })
     };
+    let whole = |acks| {
+        arm(name, load, move |consumer, tally| {
+            on_tokio(raw::tallied(url, &load.whole(), consumer, acks, tally))?
+        })
+    };
     let bare = |acks| {
         arm(name, load, move |consumer, tally| {
             let js = on_tokio(async {
@@ -67,10 +72,9 @@ pub fn named<'a>(url: &'a str, load: &'a Load, name: &'static str) -> Option<Arm
         "raw none" => raw(Acks::None),
         "raw all" => raw(Acks::All),
         "raw each" => raw(Acks::Each),
-        "raw each, whole" => arm(name, load, move |consumer, tally| {
-            let load = Load { whole: true, ..load.clone() };
-            on_tokio(raw::tallied(url, &load, consumer, Acks::Each, tally))?
-        }),
+        "raw none, whole" => whole(Acks::None),
+        "raw all, whole" => whole(Acks::All),
+        "raw each, whole" => whole(Acks::Each),
         "one in flight" => raw(Acks::One),
         "messages()" => arm(name, load, move |consumer, tally| {
             on_tokio(raw::messages(url, load, consumer, tally))?
@@ -88,6 +92,14 @@ pub fn named<'a>(url: &'a str, load: &'a Load, name: &'static str) -> Option<Arm
     })
 }
 
+/// What each mode is compared with: its name in a group's, ours, the raw loop that acknowledges alike, that which asks for
+/// the whole stream, and the limit.
+const MODES: [(&str, [&str; 4]); 3] = [
+    ("each", ["keylane Each", "raw each", "raw each, whole", "socket each"]),
+    ("floor", ["keylane Floor", "raw all", "raw all, whole", "socket all"]),
+    ("checkpoint", ["keylane Checkpoint", "raw none", "raw none, whole", "socket none"]),
+];
+
 /// The groups: for each load and way to acknowledge, what it is compared with.
 pub fn groups<'a>(url: &'a str, loads: &'a [Load]) -> Vec<Group<'a>> {
     let find = |stream: &str| loads.iter().find(|load| load.stream == stream);
@@ -96,34 +108,26 @@ pub fn groups<'a>(url: &'a str, loads: &'a [Load]) -> Vec<Group<'a>> {
         if matches!(load.form, Form::Header(_)) || load.stream == HANDLERS {
             continue;
         }
-        let mut group = |what: &str, names: &[&'static str], goals: Vec<_>| {
+        for (what, [ours, raw, whole, bare]) in MODES {
+            // Of a stream without keys the subjects asked for are the stream's.
+            let mut names = match (load.form, load.size) {
+                (Form::Plain, _) => vec![bare, raw, ours],
+                // A slow filter is slow for every size.
+                (_, 128) => vec![whole, raw, ours],
+                _ => vec![whole, ours],
+            };
+            if what == "each" && load.form == Form::Plain {
+                names.push("messages()");
+            }
+            if what == "each" && load.stream == "P128" {
+                names.push("one in flight");
+            }
+            let mut goals = vec![(ours, raw, 0.95), (ours, whole, 0.95)];
+            goals.extend([(ours, "messages()", 1.0), (ours, "one in flight", 4.0)]);
+            goals.retain(|goal| names.contains(&goal.1));
             let arms = names.iter().filter_map(|name| named(url, load, name)).collect();
             groups.push(Group { name: format!("{} {what}", load.topic), arms, goals });
-        };
-        let each: &[&str] = if load.topic == "p128" {
-            &["socket each", "raw each", "keylane Each", "messages()", "one in flight"]
-        } else if load.form == Form::Keyed {
-            &["raw each, whole", "raw each", "keylane Each"]
-        } else {
-            &["raw each", "keylane Each"]
-        };
-        group(
-            "each",
-            each,
-            vec![
-                ("keylane Each", "raw each", 0.95),
-                ("keylane Each", "raw each, whole", 0.95),
-                ("keylane Each", "messages()", 1.0),
-                ("keylane Each", "one in flight", 4.0),
-            ],
-        );
-        let bare = load.form == Form::Plain;
-        let floor: &[&str] = &["raw all", "keylane Floor", "socket all"];
-        let floor = if bare { floor } else { &floor[..2] };
-        group("floor", floor, vec![("keylane Floor", "raw all", 0.95)]);
-        let none: &[&str] = &["raw none", "keylane Checkpoint", "socket none"];
-        let none = if bare { none } else { &none[..2] };
-        group("checkpoint", none, vec![("keylane Checkpoint", "raw none", 0.95)]);
+        }
     }
     if let (Some(ours), Some(theirs)) = (find("H128"), find("R128")) {
         let arms = [

@@ -22,26 +22,35 @@ const ARMS: [&str; 8] = [
 ];
 const FEW: u64 = 15_000;
 const MANY: u64 = 45_000;
+/// About how long all of it takes.
+pub const LENGTH: Duration = Duration::from_secs(300);
 
 /// The child: one arm over so many records. Prints its allocations.
 pub fn child(url: &str, loads: &[Load], arguments: &[String]) -> Result<(), Failed> {
     let [stream, arm, messages] = arguments else {
         return Err("--count STREAM ARM MESSAGES".into());
     };
-    let load = loads.iter().find(|load| load.stream == stream).ok_or("no such stream")?;
-    let load = Load { messages: messages.parse()?, ..load.clone() };
-    let name =
-        ARMS.into_iter().chain(["ruststream"]).find(|name| name == arm).ok_or("no such arm")?;
-    let mut arm = crate::consume::named(url, &load, name).ok_or("no such arm")?;
+    let messages = messages.parse()?;
     let before = keylane_bench_support::allocator::calls();
-    (arm.run)(&format!("c{}", std::process::id()), Duration::from_secs(300))?;
+    if stream == crate::publish::load().stream {
+        crate::publish::counted(url, arm, messages)?;
+    } else {
+        let load = loads.iter().find(|load| load.stream == stream).ok_or("no such stream")?;
+        let load = Load { messages, ..load.clone() };
+        let mut names = ARMS.into_iter().chain(["ruststream"]);
+        let name = names.find(|name| name == arm).ok_or("no such arm")?;
+        let mut arm = crate::consume::named(url, &load, name).ok_or("no such arm")?;
+        (arm.run)(&format!("c{}", std::process::id()), Duration::from_secs(300))?;
+    }
     println!("{}", keylane_bench_support::allocator::calls() - before);
     Ok(())
 }
 
 pub fn run(url: &str, recorder: &mut Recorder) -> Result<(), Failed> {
-    for stream in ["P128", "K128", "H128", "R128"] {
+    let published = crate::publish::COUNTED.map(|counted| counted.0);
+    for stream in ["P128", "K128", "H128", "R128", crate::publish::load().stream] {
         let arms: &[&str] = match stream {
+            "PUB" => &published,
             "P128" => &ARMS,
             "K128" => &ARMS[1..],
             "H128" => &["raw each", "keylane Floor", "keylane Each"],
@@ -60,7 +69,10 @@ pub fn run(url: &str, recorder: &mut Recorder) -> Result<(), Failed> {
 
 fn one(url: &str, stream: &str, arm: &str) -> Result<[Value; 2], Failed> {
     let own = std::env::current_exe()?;
-    let each = |few: u64, many: u64| (many as f64 - few as f64) / (MANY - FEW) as f64;
+    // Of what waits for the server each time fewer are enough.
+    let parts = if stream == crate::publish::load().stream { 5 } else { 1 };
+    let [fewer, more] = [FEW / parts, MANY / parts];
+    let each = |few: u64, many: u64| (many as f64 - few as f64) / (more - fewer) as f64;
     let count = |messages: u64| -> Result<u64, Failed> {
         let mut command = Command::new(&own);
         command.args(["--count", stream, arm, &messages.to_string()]).env("KL_NATS_URL", url);
@@ -68,7 +80,7 @@ fn one(url: &str, stream: &str, arm: &str) -> Result<[Value; 2], Failed> {
         let text = String::from_utf8(output.stdout)?;
         Ok(text.trim().parse().map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?)
     };
-    let allocations = json!((each(count(FEW)?, count(MANY)?) * 100.0).round() / 100.0);
+    let allocations = json!((each(count(fewer)?, count(more)?) * 100.0).round() / 100.0);
     if Command::new("valgrind").arg("--version").output().is_err() {
         return Ok([json!("not run: there is no valgrind"), allocations]);
     }
@@ -82,6 +94,6 @@ fn one(url: &str, stream: &str, arm: &str) -> Result<[Value; 2], Failed> {
         let number = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
         Ok(number.ok_or(said)?)
     };
-    let instructions = each(instructions(FEW)?, instructions(MANY)?).round();
+    let instructions = each(instructions(fewer)?, instructions(more)?).round();
     Ok([json!(instructions), allocations])
 }

@@ -5,23 +5,24 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_nats::jetstream;
+use async_nats::{Subject, jetstream};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use keylane::Handler;
 use keylane::nats::AckMode;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::Failed;
 use crate::load::{Form, Load};
+use crate::machine::Care;
 use crate::ours::Bus;
 use crate::raw::{self, Acks};
 use crate::record::Recorder;
-use crate::rounds::Effort;
+use crate::rounds::{Effort, order};
 use crate::server::{context, on_tokio};
-use crate::stats::{Ratio, Samples, quantile};
+use crate::stats::{Samples, quantile};
+use crate::{Failed, handed};
 
 pub fn load() -> Load {
     Load {
@@ -42,57 +43,106 @@ enum Side {
     Keylane,
 }
 
+const SIDES: [(&str, Side); 2] = [("raw each", Side::Raw), ("keylane Each", Side::Keylane)];
+
 /// What a consumer adds to.
 struct Taken {
     origin: Instant,
-    nanos: Samples,
+    /// The same moment by the clock that the server stamps by: nanoseconds since the Unix epoch.
+    wall: i64,
+    each: Samples<Took>,
     count: AtomicU64,
     over: AtomicBool,
 }
 
+/// How long one record took, in nanoseconds.
+#[derive(Clone, Copy)]
+struct Took {
+    /// From when it was meant to be published to when the server had stored it.
+    to_store: i64,
+    /// From then to its handler.
+    from_store: i64,
+    /// From the consume loop's hand-over to its handler, where there is one.
+    runtime: Option<i64>,
+}
+
 impl Taken {
-    fn note(&self, payload: &[u8]) {
-        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let stamp = payload.get(8..16).and_then(|bytes| bytes.try_into().ok());
-        let meant = stamp.map_or(0, u64::from_le_bytes);
+    fn new() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            origin: Instant::now(),
+            wall: nanos(wall),
+            each: Samples::default(),
+            count: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// A record that the server stored at this time is handled now; it may have been handed over to the runtime.
+    fn note(&self, payload: &[u8], stored: i64, handed: Option<Instant>) {
+        let now = nanos(self.origin.elapsed());
+        let meant = payload.get(8..16).and_then(|bytes| bytes.try_into().ok());
+        let meant = meant.map_or(0, i64::from_le_bytes);
         if meant > 0 {
-            self.nanos.add(now.saturating_sub(meant));
+            let stored = stored - self.wall;
+            let runtime =
+                handed.map(|handed| now - nanos(handed.saturating_duration_since(self.origin)));
+            self.each.add(Took { to_store: stored - meant, from_store: now - stored, runtime });
         }
         self.count.fetch_add(1, Relaxed);
     }
 }
 
-/// A consumer on a thread of its own, while `publish` runs. What came, in nanoseconds each.
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// When the server stored a delivery, by the subject that it is acknowledged by.
+fn stored(reply: Option<&Subject>) -> i64 {
+    let time = || {
+        let reply = reply?.strip_prefix("$JS.ACK.")?;
+        let before = if reply.split('.').count() == 7 { 5 } else { 7 };
+        reply.split('.').nth(before)?.parse().ok()
+    };
+    time().unwrap_or(0)
+}
+
+/// What a consumer took while something was published.
+struct Beside<T> {
+    published: T,
+    each: Vec<Took>,
+}
+
+/// A consumer on a thread of its own, while `publish` runs.
 fn beside<T>(
     url: &str,
     side: Side,
     publish: impl FnOnce(&Taken) -> Result<T, Failed>,
-) -> Result<(T, Vec<u64>), Failed> {
+) -> Result<Beside<T>, Failed> {
     let load = load();
     on_tokio(async {
         context(url).await?.get_stream(load.stream).await?.purge().await?;
         Ok::<_, Failed>(())
     })??;
-    let taken = Arc::new(Taken {
-        origin: Instant::now(),
-        nanos: Samples::default(),
-        count: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    });
+    let taken = Arc::new(Taken::new());
     let name = format!("b{}", crate::unique());
     let published = std::thread::scope(|scope| {
         let consumer = scope.spawn(|| match side {
-            Side::Raw => on_tokio(raw::pull(url, &load, &name, Acks::Each, &|message| {
-                if message.status.is_none() {
-                    taken.note(&message.payload);
-                }
-                taken.over.load(Relaxed)
-            }))?,
+            Side::Raw => {
+                let handle = |message: &async_nats::Message| {
+                    if message.status.is_none() {
+                        taken.note(&message.payload, stored(message.reply.as_ref()), None);
+                    }
+                    taken.over.load(Relaxed)
+                };
+                on_tokio(raw::pull(url, &load, &name, Acks::Each, &handle))?
+            }
             Side::Keylane => {
                 let bus = Bus::open(url, &load, |builder| builder.ack_mode(AckMode::Each))?;
                 let noted = taken.clone();
                 let handler = Handler::sync(move |record: &keylane::Record| {
-                    noted.note(record.payload());
+                    let handed = handed::take(record.payload());
+                    noted.note(record.payload(), record.timestamp().unwrap_or(0), handed);
                     Ok(())
                 });
                 bus.subscribe(&load, &name, handler)?;
@@ -109,14 +159,21 @@ fn beside<T>(
         let ended = consumer.join().unwrap_or_else(|_| Err("the consumer panicked".into()));
         ended.and(last).and(published)
     })?;
-    Ok((published, taken.nanos.take()))
+    Ok(Beside { published, each: taken.each.take() })
+}
+
+/// A payload of which nothing is noted but that it came.
+fn unstamped(load: &Load, key: u32) -> Vec<u8> {
+    let mut payload = load.payload(key, 0);
+    payload[8..24].fill(0);
+    payload
 }
 
 fn one(url: &str) -> Result<(), Failed> {
     on_tokio(async {
         let load = load();
         let js = context(url).await?; // to the end: without it nobody reads the answer
-        js.publish(load.subject(0), load.payload(0, 0).into()).await?.await?;
+        js.publish(load.subject(0), unstamped(&load, 0).into()).await?.await?;
         Ok(())
     })?
 }
@@ -146,7 +203,7 @@ fn capacity(url: &str, side: Side, length: Duration) -> Result<f64, Failed> {
                 while waiting.len() < 1_000 {
                     let key = load.key_of(at);
                     at += 1;
-                    let sent = js.publish(load.subject(key), load.payload(key, 0).into()).await?;
+                    let sent = js.publish(load.subject(key), unstamped(&load, key).into()).await?;
                     waiting.push(sent.into_future());
                 }
                 if let Some(stored) = waiting.next().await {
@@ -156,8 +213,7 @@ fn capacity(url: &str, side: Side, length: Duration) -> Result<f64, Failed> {
             Ok((taken.count.load(Relaxed) - before) as f64 / begun.elapsed().as_secs_f64())
         })?
     };
-    // The payloads' stamps are bytes of filling here: nothing is looked at but the number.
-    Ok(beside(url, side, flood)?.0)
+    Ok(beside(url, side, flood)?.published)
 }
 
 /// Publishes at this rate over a plain socket, each at its time or as soon after it as the thread runs.
@@ -183,6 +239,7 @@ fn open_loop(url: &str, rate: f64, length: Duration, taken: &Taken) -> Result<u6
             let mut payload = load.payload(key, 0);
             let meant = u64::try_from(due(at).as_nanos()).unwrap_or(u64::MAX);
             payload[8..16].copy_from_slice(&meant.to_le_bytes());
+            payload[16..24].copy_from_slice(&(at + 1).to_le_bytes());
             write!(buffer, "PUB {} {}\r\n", load.subject(key), payload.len())?;
             buffer.extend_from_slice(&payload);
             buffer.extend_from_slice(b"\r\n");
@@ -206,13 +263,28 @@ fn open_loop(url: &str, rate: f64, length: Duration, taken: &Taken) -> Result<u6
     Ok(total)
 }
 
-fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<[f64; 3], Failed> {
+/// One side's slice, in µs.
+fn slice(url: &str, side: Side, rate: f64, length: Duration) -> Result<Value, Failed> {
     let publish = |taken: &Taken| open_loop(url, rate, length, taken);
-    let (_, nanos) = beside(url, side, publish)?;
+    let each = beside(url, side, publish)?.each;
     // The first tenth of a second is not counted: threads wake, caches fill.
-    let skipped = nanos.len().min((rate / 10.0) as usize);
-    let micros: Vec<f64> = nanos[skipped..].iter().map(|&nanos| nanos as f64 / 1e3).collect();
-    Ok([0.5, 0.99, 0.999].map(|part| quantile(&micros, part)))
+    let each = &each[each.len().min((rate / 10.0) as usize)..];
+    let micros = |of: fn(&Took) -> i64| -> Vec<f64> {
+        each.iter().map(|took| of(took) as f64 / 1e3).collect()
+    };
+    let all = micros(|took| took.to_store + took.from_store);
+    let mut line = json!({
+        "p50_us": quantile(&all, 0.5), "p99_us": quantile(&all, 0.99), "p999_us": quantile(&all, 0.999),
+        "to_store_us": quantile(&micros(|took| took.to_store), 0.5),
+        "from_store_us": quantile(&micros(|took| took.from_store), 0.5),
+    });
+    let runtime: Vec<f64> =
+        each.iter().filter_map(|took| Some(took.runtime? as f64 / 1e3)).collect();
+    if !runtime.is_empty() {
+        line["runtime_us"] = json!(quantile(&runtime, 0.5));
+        line["runtime_p99_us"] = json!(quantile(&runtime, 0.99));
+    }
+    Ok(line)
 }
 
 /// What waking a parked thread costs, in µs.
@@ -220,7 +292,7 @@ fn unpark() -> f64 {
     let (called, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let origin = Instant::now();
     let (seen, end) = (called.clone(), done.clone());
-    let samples = Arc::new(Samples::default());
+    let samples = Arc::new(Samples::<u64>::default());
     let noted = samples.clone();
     let sleeper = std::thread::spawn(move || {
         while !end.load(Relaxed) {
@@ -242,46 +314,52 @@ fn unpark() -> f64 {
     quantile(&micros, 0.5)
 }
 
+/// The parts of the capacity that are tried.
+pub const SHARES: [f64; 3] = [0.1, 0.5, 0.8];
+
+/// The capacity is that of the slower side, so that neither is asked for more than it can do.
 pub fn run(url: &str, effort: Effort, recorder: &mut Recorder) -> Result<(), Failed> {
-    let rates = [Side::Raw, Side::Keylane].map(|side| capacity(url, side, effort.slice));
-    let [raw, ours] = rates;
-    let (raw, ours) = (raw?, ours?);
+    handed::begin();
+    let mut most: [Vec<f64>; 2] = Default::default();
+    for round in 0..effort.rounds.min(3) {
+        for side in order(2, round) {
+            most[side].push(capacity(url, SIDES[side].1, effort.slice)?);
+        }
+    }
+    let [raw, ours] = most.map(|rates| quantile(&rates, 0.5));
     let unpark = unpark();
     recorder.put(&json!({
         "table": "capacity", "raw_per_s": raw.round(), "keylane_per_s": ours.round(), "unpark_us": unpark,
     }));
-    for share in [0.1, 0.5, 0.8] {
+    for share in SHARES {
         let rate = raw.min(ours) * share;
-        let mut taken: [Vec<[f64; 3]>; 2] = Default::default();
-        for round in 0..effort.rounds {
-            let mut sides = [Side::Raw, Side::Keylane];
-            if round % 2 == 1 {
-                sides.reverse();
-            }
-            for side in sides {
-                let place = usize::from(side == Side::Keylane);
-                taken[place].push(slice(url, side, rate, effort.slice)?);
-            }
-        }
-        for (name, slices) in ["raw each", "keylane Each"].into_iter().zip(&taken) {
-            let of = |at: usize| quantile(&slices.iter().map(|s| s[at]).collect::<Vec<_>>(), 0.5);
-            recorder.put(&json!({
-                "table": "latency", "share": share, "arm": name, "rounds": slices.len(),
-                "p50_us": of(0), "p99_us": of(1), "p999_us": of(2),
-            }));
-        }
-        let added = taken[1].iter().zip(&taken[0]).map(|(ours, raw)| ours[0] - raw[0]);
-        let added = Ratio::of(&added.collect::<Vec<_>>());
+        // A worker that sleeps has to be woken: that costs what it costs.
         let most = if share < 0.2 { unpark.max(5.0) } else { 5.0 };
-        let verdict = match (added.high <= most, added.low > most) {
-            (true, _) => "met",
-            (_, true) => "missed",
-            _ => "not resolved",
-        };
-        recorder.put(&json!({
-            "table": "added", "share": share, "rounds": effort.rounds, "goal_us": most,
-            "median_us": added.median, "low_us": added.low, "high_us": added.high, "verdict": verdict,
-        }));
+        for round in 0..effort.rounds {
+            let mut care = Care::new(effort.careful);
+            let mut line = json!({
+                "table": "latency round", "share": share, "round": round, "per_s": rate.round(), "goal_us": most,
+            });
+            for side in order(2, round) {
+                let (name, side) = SIDES[side];
+                line[name] = care.slice(|| slice(url, side, rate, effort.slice))?;
+            }
+            (line["discarded"], line["stolen"]) = (json!(care.discarded), json!(care.stolen));
+            recorder.put(&line);
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_says_when_it_stored_a_delivery() {
+        let at = |reply: &'static str| stored(Some(&Subject::from_static(reply)));
+        assert_eq!(at("$JS.ACK.S.c.1.7.8.1700000000000000123.9"), 1_700_000_000_000_000_123);
+        assert_eq!(at("$JS.ACK.d.a.S.c.1.7.8.1700000000000000123.9"), 1_700_000_000_000_000_123);
+        assert_eq!((at("elsewhere"), stored(None)), (0, 0));
+    }
 }

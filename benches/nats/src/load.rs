@@ -59,6 +59,11 @@ impl Load {
         }
     }
 
+    /// The same, read by a loop that asks for the whole stream.
+    pub fn whole(&self) -> Self {
+        Self { whole: true, ..self.clone() }
+    }
+
     pub fn header(&self, key: u32) -> Option<HeaderMap> {
         let Form::Header(name) = self.form else { return None };
         let mut headers = HeaderMap::new();

@@ -2,13 +2,16 @@
 //! ratios within each round.
 //!
 //! `cargo run --release -p keylane-nats-bench` measures and records; `-- --quick` shows in a minute that it runs;
-//! `-- --only WORD` runs the groups whose name has the word; `-- --render` writes tables and plots into PERFORMANCE.md.
+//! `-- --only WORD` runs the groups whose name has the word; `-- --into FILE` records there instead of under `results`;
+//! `-- --render` writes tables and plots of the newest record, or of `--from FILE`, into PERFORMANCE.md, or `--page FILE`.
 
 mod consume;
 mod count;
+mod handed;
 mod handlers;
 mod latency;
 mod load;
+mod machine;
 mod ours;
 mod peer;
 mod publish;
@@ -19,9 +22,11 @@ mod rounds;
 mod server;
 mod socket;
 mod stats;
+mod summary;
 mod svg;
 
 use std::alloc::System;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -51,10 +56,12 @@ fn main() -> Result<(), Failed> {
         arguments.get(at + 1).cloned()
     };
     if has("--render") {
-        return render::render();
+        let path = |flag| after(flag).map(PathBuf::from);
+        return render::render(path("--from"), path("--page"));
     }
     let quick = has("--quick");
-    let messages = if quick { 120_000 } else { 1_200_000 };
+    // As many as the fastest arm takes in a slice, of those of 128 bytes.
+    let messages = if quick { 120_000 } else { 1_600_000 };
     let loads = consume::loads(messages);
     if has("--count") {
         let url = std::env::var("KL_NATS_URL")?;
@@ -63,16 +70,21 @@ fn main() -> Result<(), Failed> {
     allocator::stop();
     let rounds = after("--rounds").map(|rounds| rounds.parse()).transpose()?;
     let effort = if quick {
-        Effort { rounds: rounds.unwrap_or(1), slice: Duration::from_millis(250) }
+        Effort { rounds: rounds.unwrap_or(1), slice: Duration::from_millis(250), careful: false }
     } else {
-        Effort { rounds: rounds.unwrap_or(16), slice: Duration::from_secs(2) }
+        Effort { rounds: rounds.unwrap_or(16), slice: Duration::from_secs(2), careful: true }
     };
     let only = after("--only").unwrap_or_default();
     let wanted = |name: &str| name.contains(&only);
     let server = Server::start()?;
     let url = &server.url;
-    let mut recorder = Recorder::new((!quick).then(record::today).as_deref())?;
-    recorder.put(&record::describe(&arguments.join(" ")));
+    let path = after("--into").map(PathBuf::from).or_else(|| (!quick).then(record::today));
+    let mut recorder = Recorder::new(path.as_deref())?;
+    let version = on_tokio(async {
+        let client = async_nats::connect(url).await?;
+        Ok::<_, Failed>(format!("nats-server {}", client.server_info().version))
+    })??;
+    recorder.put(&record::describe(&arguments.join(" "), &version));
 
     let mut groups = consume::groups(url, &loads);
     groups.extend(publish::groups(url));
@@ -86,6 +98,22 @@ fn main() -> Result<(), Failed> {
             header || own || slow || wanted("count") && load.size == 128
         })
         .collect();
+    let handlers = wanted("handlers");
+    let latency = wanted("latency");
+    let slices = groups.iter().map(|group| group.arms.len()).sum::<usize>()
+        + if handlers { 2 } else { 0 }
+        + if latency { 2 * latency::SHARES.len() } else { 0 };
+    // A consumer or a bus is made and ended around each; 100,000 records are stored a second.
+    let around = Duration::from_millis(350);
+    let filling = Duration::from_micros(10 * streams.iter().map(|load| load.messages).sum::<u64>());
+    let counting = if wanted("count") && !quick { count::LENGTH } else { Duration::ZERO };
+    let length =
+        (effort.slice + around) * u32::try_from(slices * effort.rounds)? + filling + counting;
+    eprintln!(
+        "{} rounds of {slices} slices: about {} minutes, longer by what is repeated",
+        effort.rounds,
+        length.as_secs().div_ceil(60)
+    );
     on_tokio(async {
         for load in streams {
             fill(url, load).await?;
@@ -98,15 +126,16 @@ fn main() -> Result<(), Failed> {
     })??;
     for group in &mut groups {
         group.run(effort, &mut recorder)?;
+        recorder.sum_up();
     }
     drop(groups);
-    if wanted("handlers")
-        && let Some(load) = loads.iter().find(|load| load.stream == consume::HANDLERS)
-    {
+    if handlers && let Some(load) = loads.iter().find(|load| load.stream == consume::HANDLERS) {
         handlers::run(url, load, effort, &mut recorder)?;
+        recorder.sum_up();
     }
-    if wanted("latency") {
+    if latency {
         latency::run(url, effort, &mut recorder)?;
+        recorder.sum_up();
     }
     if wanted("count") && !quick {
         count::run(url, &mut recorder)?;

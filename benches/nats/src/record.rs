@@ -10,25 +10,39 @@ use serde_json::{Value, json};
 use crate::Failed;
 
 /// Prints lines, and keeps them in a file.
-pub struct Recorder(Option<File>);
+pub struct Recorder {
+    file: Option<File>,
+    lines: Vec<Value>,
+}
 
 impl Recorder {
     /// One that only prints, or also appends to a file.
     pub fn new(path: Option<&Path>) -> Result<Self, Failed> {
-        let Some(path) = path else { return Ok(Self(None)) };
+        let lines = Vec::new();
+        let Some(path) = path else { return Ok(Self { file: None, lines }) };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        Ok(Self(Some(File::options().append(true).create(true).open(path)?)))
+        let file = Some(File::options().append(true).create(true).open(path)?);
+        Ok(Self { file, lines })
     }
 
     pub fn put(&mut self, line: &Value) {
         println!("{line}");
-        if let Some(file) = &mut self.0
+        if let Some(file) = &mut self.file
             && let Err(error) = writeln!(file, "{line}")
         {
             eprintln!("a line is not recorded: {error}");
         }
+        self.lines.push(line.clone());
+    }
+
+    /// Prints in short what the lines since the last time say.
+    pub fn sum_up(&mut self) {
+        for line in &crate::summary::of(&self.lines)[self.lines.len()..] {
+            println!("{line}");
+        }
+        self.lines.clear();
     }
 }
 
@@ -44,11 +58,12 @@ pub fn today() -> PathBuf {
 }
 
 /// What the figures are of.
-pub fn describe(arguments: &str) -> Value {
+pub fn describe(arguments: &str, server: &str) -> Value {
     let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     });
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
     let load = fs::read_to_string("/proc/loadavg").ok();
     let load = load.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
     json!({
@@ -60,7 +75,8 @@ pub fn describe(arguments: &str) -> Value {
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "load": load,
         "rustc": said("rustc", &["--version"]),
-        "server": std::env::var("KL_NATS_VERSION").unwrap_or_else(|_| "nats-server 2.15.1".to_owned()),
+        "server": server,
+        "kernel": kernel.map(|text| text.trim().to_owned()),
     })
 }
 

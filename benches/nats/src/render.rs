@@ -2,23 +2,39 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::server::root;
-use crate::{Failed, record, svg};
+use crate::{Failed, record, summary, svg};
 
 const BEGIN: &str = "<!-- nats:begin -->";
 const END: &str = "<!-- nats:end -->";
 
-/// Renders the newest record. Of what was measured more than once the last counts.
-pub fn render() -> Result<(), Failed> {
-    let files = fs::read_dir(record::results())?.filter_map(|entry| Some(entry.ok()?.path()));
-    let jsonl = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
-    let path = jsonl.max().ok_or("there is no record; run the bench first")?;
+/// Renders this record, or the newest, into this page, or PERFORMANCE.md. Of what was measured more than once the last
+/// counts.
+pub fn render(record: Option<PathBuf>, page: Option<PathBuf>) -> Result<(), Failed> {
+    let path = match record {
+        Some(path) => path,
+        None => newest_record()?,
+    };
     let text = fs::read_to_string(&path)?;
-    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let plots = root().join("docs/plots");
+    // The last line of a run that was cut may be half of one.
+    let lines: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines = summary::of(&lines);
+    let (page, plots, whole) = match page {
+        Some(page) => {
+            let plots = page.parent().unwrap_or(&page).join("docs/plots");
+            (page, plots, format!("{BEGIN}\n{END}\n"))
+        }
+        None => {
+            let page = root().join("PERFORMANCE.md");
+            let whole = fs::read_to_string(&page)?;
+            (page, root().join("docs/plots"), whole)
+        }
+    };
     fs::create_dir_all(&plots)?;
     let mut pictures = String::new();
     for (name, title, picture) in svg::all(&lines) {
@@ -26,15 +42,17 @@ pub fn render() -> Result<(), Failed> {
         let _ = writeln!(pictures, "![{title}](docs/plots/{name})\n");
     }
     let source = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
-    let whole = fs::read_to_string(root().join("PERFORMANCE.md"))?;
-    let (before, rest) = whole.split_once(BEGIN).ok_or("PERFORMANCE.md has no place for it")?;
-    let (_, after) = rest.split_once(END).ok_or("PERFORMANCE.md has no end of its place")?;
+    let (before, rest) = whole.split_once(BEGIN).ok_or("the page has no place for it")?;
+    let (_, after) = rest.split_once(END).ok_or("the page has no end of its place")?;
     let tables = tables(&lines, &source);
-    fs::write(
-        root().join("PERFORMANCE.md"),
-        format!("{before}{BEGIN}\n{tables}{pictures}{END}{after}"),
-    )?;
+    fs::write(page, format!("{before}{BEGIN}\n{tables}{pictures}{END}{after}"))?;
     Ok(())
+}
+
+fn newest_record() -> Result<PathBuf, Failed> {
+    let files = fs::read_dir(record::results())?.filter_map(|entry| Some(entry.ok()?.path()));
+    let jsonl = files.filter(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
+    Ok(jsonl.max().ok_or("there is no record; run the bench first")?)
 }
 
 /// The last line of each kind of measurement, in the order of their first.
@@ -75,16 +93,18 @@ fn tables(lines: &[Value], source: &str) -> String {
             number(&run["load"], 1),
         );
     }
-    out += "\nA ratio is the median over the rounds, with its range from the tenth to the ninetieth percent in brackets.\n\n";
-    out += "| load and way | ours | beside | rounds | ratio | goal | |\n|---|---|---|--:|--:|--:|---|\n";
+    out += "\nA ratio is the median over the rounds, with its range from the tenth to the ninetieth percent in brackets. Slices from \
+            which other machines took more than 1 % of the processor were repeated: *discarded* says how many.\n\n";
+    out += "| load and way | ours | beside | rounds | discarded | ratio | goal | |\n|---|---|---|--:|--:|--:|--:|---|\n";
     for line in newest(lines, "ratio", &["group", "ours", "rival"]) {
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} [{}–{}] | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} [{}–{}] | {} | {} |",
             text(&line["group"]),
             text(&line["ours"]),
             text(&line["rival"]),
             line["rounds"],
+            slices(&line["discarded"]),
             number(&line["median"], 2),
             number(&line["low"], 2),
             number(&line["high"], 2),
@@ -99,11 +119,18 @@ fn tables(lines: &[Value], source: &str) -> String {
 }
 
 fn verdict(verdict: &Value) -> String {
-    let verdict = text(verdict);
-    if verdict == "missed" { "**missed**".to_owned() } else { verdict }
+    match verdict.as_str() {
+        Some("missed") => "**missed**".to_owned(),
+        Some(verdict) => verdict.to_owned(),
+        None => String::new(),
+    }
 }
 
-/// Every arm beside the raw loop of its group.
+fn slices(discarded: &Value) -> String {
+    discarded.as_u64().map_or_else(|| "–".to_owned(), |slices| slices.to_string())
+}
+
+/// Every arm beside the first raw loop of its group.
 fn rates(lines: &[Value]) -> String {
     let mut out = String::from(
         "\nThe arms' medians, as parts of the raw loop's of their group:\n\n| load and way | arms |\n|---|---|\n",
@@ -117,9 +144,7 @@ fn rates(lines: &[Value]) -> String {
     });
     for group in groups {
         let of: Vec<_> = rates.iter().filter(|line| line["group"] == *group).collect();
-        let raw = of.iter().find(|line| {
-            matches!(text(&line["arm"]).as_str(), "raw" | "raw none" | "raw all" | "raw each")
-        });
+        let raw = of.iter().find(|line| text(&line["arm"]).starts_with("raw"));
         let Some(raw) = raw.and_then(|line| line["per_s"].as_f64()) else { continue };
         let cells: Vec<String> = of
             .iter()
@@ -139,33 +164,56 @@ fn latencies(lines: &[Value]) -> String {
     if all.is_empty() {
         return out;
     }
-    out += "\nFrom the moment a record was meant to be published to its handler, in an open loop, as parts of the raw loop's own \
-            (the publisher sleeps between its turns, which both sides wait for), and what the bus adds to the median:\n\n\
-            | of the capacity | p50 | p99 | p99.9 | added to p50, µs | goal | |\n|--:|--:|--:|--:|--:|--:|---|\n";
-    for added in newest(lines, "added", &["share"]) {
-        let side = |arm: &str| {
-            all.iter().find(|line| line["share"] == added["share"] && line["arm"] == arm)
-        };
-        let (Some(raw), Some(ours)) = (side("raw each"), side("keylane Each")) else { continue };
-        let part = |name: &str| match (ours[name].as_f64(), raw[name].as_f64()) {
-            (Some(ours), Some(raw)) => format!("{:.2}", ours / raw),
-            _ => "–".to_owned(),
+    out += "\nFrom the moment a record was meant to be published to its handler, in an open loop at a part of the capacity \
+            (confirmed publishing beside the consumer, of the slower side of the two); medians, in µs. *To the store*: until the \
+            server stamped it, the publisher's sleep between its turns included. *From the store*: until its handler began. Of \
+            that, *runtime*: from the consume loop's hand-over to the handler; the rest is the server's, \
+            the client's and the bus' reading.\n\n\
+            | of the capacity | side | p50 | p99 | p99.9 | to the store | from the store | runtime | runtime p99 |\n\
+            |--:|---|--:|--:|--:|--:|--:|--:|--:|\n";
+    for line in &all {
+        let cell = |name: &str| match &line[name] {
+            Value::Null => "–".to_owned(),
+            value => number(value, 1),
         };
         let _ = writeln!(
             out,
-            "| {:.0} % | {} | {} | {} | {} [{}–{}] | {} | {} |",
-            added["share"].as_f64().unwrap_or(0.0) * 100.0,
-            part("p50_us"),
-            part("p99_us"),
-            part("p999_us"),
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            share(line),
+            text(&line["arm"]),
+            cell("p50_us"),
+            cell("p99_us"),
+            cell("p999_us"),
+            cell("to_store_us"),
+            cell("from_store_us"),
+            cell("runtime_us"),
+            cell("runtime_p99_us"),
+        );
+    }
+    out += "\nWhat is added to the median: by the runtime, and by the whole bus over the raw loop, µs:\n\n\
+            | of the capacity | by | rounds | discarded | added | goal | |\n|--:|---|--:|--:|--:|--:|---|\n";
+    for added in newest(lines, "added", &["share", "what"]) {
+        let goal =
+            added["goal_us"].as_f64().map_or_else(|| "–".to_owned(), |goal| format!("{goal:.1}"));
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} [{}–{}] | {goal} | {} |",
+            share(added),
+            // An older record tells of the bus alone.
+            added["what"].as_str().unwrap_or("bus"),
+            added["rounds"],
+            slices(&added["discarded"]),
             number(&added["median_us"], 1),
             number(&added["low_us"], 1),
             number(&added["high_us"], 1),
-            number(&added["goal_us"], 1),
             verdict(&added["verdict"]),
         );
     }
     out
+}
+
+fn share(line: &Value) -> String {
+    format!("{:.0} %", line["share"].as_f64().unwrap_or(0.0) * 100.0)
 }
 
 fn counts(lines: &[Value]) -> String {
@@ -174,12 +222,12 @@ fn counts(lines: &[Value]) -> String {
         return String::new();
     }
     let mut out = String::from(
-        "\nInstructions and allocations of the client a delivery, all its threads together (callgrind, and a counting \
+        "\nInstructions and allocations of the client a delivery or a confirmed publish, all its threads together (callgrind, and a counting \
          allocator; differences of two lengths):\n\n| arm | key in | instructions | allocations |\n|---|---|--:|--:|\n",
     );
     for line in all {
         let key = match line["stream"].as_str() {
-            Some("K128") => "subject",
+            Some("K128" | "PUB") => "subject",
             Some("H128" | "R128") => "header",
             _ => "–",
         };

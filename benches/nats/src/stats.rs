@@ -35,19 +35,35 @@ impl Ratio {
             "not resolved"
         }
     }
+
+    /// What it says of a bound that it is not to pass.
+    pub fn at_most(&self, bound: f64) -> &'static str {
+        if self.high <= bound {
+            "met"
+        } else if self.low > bound {
+            "missed"
+        } else {
+            "not resolved"
+        }
+    }
 }
 
-/// Nanoseconds, each kept.
-#[derive(Default)]
-pub struct Samples(Mutex<Vec<u64>>);
+/// What was measured, each kept.
+pub struct Samples<T>(Mutex<Vec<T>>);
 
-impl Samples {
-    pub fn add(&self, nanos: u64) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(nanos);
+impl<T> Default for Samples<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Samples<T> {
+    pub fn add(&self, sample: T) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(sample);
     }
 
     /// In the order in which they came.
-    pub fn take(&self) -> Vec<u64> {
+    pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
@@ -62,6 +78,7 @@ mod tests {
         let ratio = Ratio::of(&values);
         assert_eq!((ratio.low, ratio.median, ratio.high), (0.1, 0.5, 0.9));
         assert_eq!([0.05, 0.5, 0.95].map(|g| ratio.verdict(g)), ["met", "not resolved", "missed"]);
+        assert_eq!([0.05, 0.5, 0.95].map(|b| ratio.at_most(b)), ["missed", "not resolved", "met"]);
         assert!(quantile(&[], 0.5).is_nan());
     }
 }

@@ -21,7 +21,7 @@ pub fn all(lines: &[Value]) -> Vec<(&'static str, &'static str, String)> {
         plots.push(("nats-ratios.svg", title, whiskers(&ratios, title)));
     }
     if !counts.is_empty() {
-        let title = "NATS: the client's instructions a delivery";
+        let title = "NATS: the client's instructions a delivery, or a confirmed publish";
         plots.push(("nats-instructions.svg", title, bars(&counts, title)));
     }
     plots
@@ -111,7 +111,7 @@ fn bars(lines: &[&Value], title: &str) -> String {
         };
         say(&mut svg, LEFT - 10.0, y + 11.0, "end", &format!("{arm}{key}"));
         let width = (WIDTH - LEFT - RIGHT) * of(count) / most;
-        let colour = if arm.starts_with("keylane") { "#1b6ca8" } else { "#9aa5b1" };
+        let colour = if arm.contains("keylane") { "#1b6ca8" } else { "#9aa5b1" };
         let _ = writeln!(
             svg,
             "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"14\" fill=\"{colour}\"/>"

@@ -32,6 +32,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 const ASK_AFTER: Duration = Duration::from_millis(500);
 /// Records and replies dealt with before others on the thread have their turn.
 const TURN: usize = 256;
+/// Orders for which the room that they were handed over in is kept.
+const KEPT: usize = 4_096;
 
 /// The publisher's thread.
 pub(super) struct Sender {
@@ -47,6 +49,8 @@ pub(super) struct Sender {
     /// The connection takes no more for now.
     clogged: bool,
     done: (usize, usize),
+    /// Empty: what the next orders are taken in.
+    orders: Vec<Order>,
     closing: Option<(Time, Vec<oneshot::Sender<usize>>)>,
 }
 
@@ -64,6 +68,7 @@ impl Sender {
             sequences: Sequences::default(),
             clogged: false,
             done: (0, 0),
+            orders: Vec::new(),
             closing: None,
         }
     }
@@ -103,14 +108,17 @@ impl Sender {
                 _ => break,
             }
         }
-        let (mut orders, mut news) = (Vec::new(), Vec::new());
+        let (mut orders, mut news) = (std::mem::take(&mut self.orders), Vec::new());
         self.hand.take(std::mem::take(&mut self.done), &mut orders, &mut news);
-        for order in orders {
+        for order in orders.drain(..) {
             // Of core NATS nothing is confirmed: what is sent is in order as it is.
             let key = order.key.filter(|_| !order.topic.options.at_most_once);
             let (bytes, deadline) = (order.bytes, order.deadline);
             self.window.admit(order, key, bytes, deadline);
         }
+        // Given back to be filled again at the next turn, unless it has grown in a rush.
+        orders.shrink_to(KEPT);
+        self.orders = orders;
         news.into_iter().for_each(|news| self.hear(news));
         self.reconnected();
         self.send_all();
@@ -209,15 +217,17 @@ impl Sender {
             Verdict::read(&reply.payload)
         };
         let newest = self.window.is_newest(sending);
-        let now = self.now();
         let Some(order) = self.window.get(ticket) else { return };
         let partition = order.partition;
         match verdict {
             Verdict::Stored(offset) => self.finish(ticket, Ok(Position { partition, offset })),
             // The answer to an earlier sending; that to the last one counts.
             _ if !newest => {}
-            Verdict::NotReady(why) => self.not_ready(ticket, why, now),
-            Verdict::Busy => self.window.again(ticket, Some(now.after(PAUSES.0))),
+            Verdict::NotReady(why) => self.not_ready(ticket, why),
+            Verdict::Busy => {
+                let at = self.now().after(PAUSES.0);
+                self.window.again(ticket, Some(at));
+            }
             Verdict::WrongLast(_) if order.doubt && !order.asked => self.read_back(ticket),
             Verdict::WrongLast(last) => {
                 self.refuse(ticket, PublishErrorKind::WrongLastSequence { last });
@@ -232,8 +242,9 @@ impl Sender {
     }
 
     /// Nobody was there to store it: it is sent again, and after a while it is asked whether there ever will be.
-    fn not_ready(&mut self, ticket: Ticket, why: Box<str>, now: Time) {
+    fn not_ready(&mut self, ticket: Ticket, why: Box<str>) {
         log::debug!("a publish is tried again: {why}");
+        let now = self.now();
         let Some(order) = self.window.get(ticket) else { return };
         let (since, times) = order.missed.as_ref().map_or((now, 0), |m| (m.since, m.times));
         order.missed = Some(Missed { since, times: times + 1, why });
