@@ -50,9 +50,9 @@ impl Latency {
     }
 }
 
-/// Told the payload of every record that is handed to the runtime, for our own benches: they look at the clock.
+/// Told the payload of every record that a source hands to the runtime, for our own benches: they look at the clock.
 #[cfg(feature = "internals")]
-pub static SUBMITTED: crate::sync::OnceLock<fn(&[u8])> = crate::sync::OnceLock::new();
+pub static PUT: crate::sync::OnceLock<fn(&[u8])> = crate::sync::OnceLock::new();
 
 #[cfg(feature = "metrics")]
 mod sampling {

@@ -226,7 +226,7 @@ pub mod internals {
     pub use crate::handler::{Running, Version};
     pub use crate::hash::{Route, Router, fnv1a32};
     pub use crate::lane::{Lane, Lanes};
-    pub use crate::latency::SUBMITTED;
+    pub use crate::latency::PUT;
     pub use crate::ledger::*;
     pub use crate::machine::{Core, Machine};
     pub use crate::parker::{Parker, Unparker, with_current};

@@ -235,6 +235,10 @@ impl Source {
     /// # Errors
     /// As `deliver`.
     pub fn put(&mut self, record: Record) -> Result<(), Undelivered> {
+        #[cfg(feature = "internals")]
+        if let Some(tell) = crate::latency::PUT.get() {
+            tell(record.payload());
+        }
         if self.state.is_stopped() || !self.entry.state.takes() {
             return Err(Undelivered::Stopped(record));
         }

@@ -197,10 +197,6 @@ pub(crate) fn route_keyless(core: &Core, entry: &Entry) -> Result<Route, Refusal
 /// The record, which is submitted now: one in some is timed.
 #[inline(always)]
 pub(crate) fn timed(core: &Core, record: Record) -> Record {
-    #[cfg(feature = "internals")]
-    if let Some(tell) = crate::latency::SUBMITTED.get() {
-        tell(record.payload());
-    }
     #[cfg(feature = "metrics")]
     if crate::latency::is_sampled() {
         let mut record = record;
