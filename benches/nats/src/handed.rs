@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keylane::internals::SUBMITTED;
+use keylane::internals::PUT;
 
 /// More than are ever between the loop and their handlers.
 const PLACES: usize = 1 << 18;
@@ -16,7 +16,7 @@ static TIMES: [AtomicU64; PLACES] = [const { AtomicU64::new(0) }; PLACES];
 pub fn begin() {
     ORIGIN.get_or_init(Instant::now);
     // Set by an earlier call: it is the same.
-    let _ = SUBMITTED.set(note);
+    let _ = PUT.set(note);
 }
 
 /// The record's number, from 1; 0 is none.
