@@ -40,6 +40,8 @@ pub(crate) struct Worker {
     turns: VecDeque<u32>,
     /// Which lanes are in `turns`: each at most once, also if it was taken and came back meanwhile.
     queued: Box<[bool]>,
+    /// Turns left before it looks again for lanes that have become ready.
+    round: usize,
     /// How much of the spin budget has been worth it lately, in eighths.
     spin: u32,
     /// It has slept, and the monitor does not know yet that it is up: a heartbeat alone is not worth a call.
@@ -69,15 +71,16 @@ impl Worker {
         let table = core.registry.start(id);
         let lanes = core.lanes.len() as usize;
         let (turns, queued) = (VecDeque::with_capacity(lanes), vec![false; lanes].into());
-        Self { core: core.clone(), local, table, turns, queued, spin: 8, dozed: false, steps: 0 }
+        let core = core.clone();
+        Self { core, local, table, turns, queued, round: 0, spin: 8, dozed: false, steps: 0 }
     }
 
     /// Visits the next lane. False if there is none.
     pub(crate) fn turn(&mut self) -> bool {
-        // What became ready stands behind what has its turn already: it is looked for when that is done, or
-        // comes round again.
-        while !self.turns.is_empty() || self.collect() {
-            while let Some(lane) = self.turns.pop_front() {
+        // What became ready stands behind what has its turn already, and is looked for once a round: lanes that come
+        // back to their place begin no round, or one that never runs dry would keep all others out.
+        while self.round > 0 || self.collect() {
+            while let Some(lane) = self.next_in_round() {
                 let token = self.core.lanes.bell(self.local.id).take(lane);
                 // Also if it was taken meanwhile: it may come back.
                 if token.is_some() || !weak!("worker_queued") {
@@ -92,11 +95,17 @@ impl Worker {
         false
     }
 
-    /// Gives every lane a turn that has become ready. False if there is none.
+    fn next_in_round(&mut self) -> Option<u32> {
+        self.round = self.round.checked_sub(1)?;
+        self.turns.pop_front()
+    }
+
+    /// Begins a round: gives every lane a turn that has become ready. False if none has one.
     fn collect(&mut self) -> bool {
         let (turns, queued) = (&mut self.turns, &mut self.queued);
         self.core.lanes.bell(self.local.id).collect(|lane| queue(turns, queued, lane));
-        !turns.is_empty()
+        self.round = turns.len();
+        self.round > 0
     }
 
     /// Takes a lane from a worker that is held up, and visits it. False if there is none.
