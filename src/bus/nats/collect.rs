@@ -55,12 +55,13 @@ impl<D: Deliveries> Consumer<D> {
         let clock = self.shared.runtime.clock().clone();
         let mut until = clock.now().after(self.plan.ack_wait);
         let mut next = info.delivered.consumer_sequence + 1;
-        if wanted > 0 {
-            self.deliveries.pull(wanted, 0, clock.now()).await;
-        }
         let mut all: Vec<Kept> = Vec::with_capacity(wanted.min(self.plan.window));
         while all.len() < wanted {
             let now = clock.now();
+            // Again once a pull has come to its end, which may be sooner than what is awaited.
+            if self.deliveries.expected(now) == 0 {
+                self.deliveries.pull(wanted - all.len(), 0, now).await;
+            }
             let come = poll_fn(|cx| self.deliveries.poll_next(cx, now));
             match tokio::time::timeout(LOOK, come).await {
                 Ok(Arrival::Delivery(delivery)) => {
@@ -69,7 +70,14 @@ impl<D: Deliveries> Consumer<D> {
                     all.push(self.read(delivery));
                 }
                 Ok(Arrival::Heartbeat | Arrival::Foreign) => {}
-                Err(_) if now < until && self.deliveries.connects() == connects => {}
+                Ok(Arrival::Ended { .. }) | Err(_)
+                    if now < until && self.deliveries.connects() == connects => {}
+                // The node of a cluster that we have just come to may not know yet who leads.
+                Ok(Arrival::NoResponders)
+                    if now < until && self.deliveries.connects() == connects =>
+                {
+                    tokio::time::sleep(LOOK).await;
+                }
                 Ok(_) | Err(_) if self.deliveries.connects() != connects => return Ok(None),
                 Ok(_) | Err(_) => {
                     return Err(failed("the server did not deliver again what it has to"));
