@@ -20,6 +20,9 @@ for name in conformance faults faults_of_others processes; do clustered+=(--test
 tests=()
 for path in tests/nats_*.rs; do tests+=(--test "$(basename "$path" .rs)"); done
 cargo test --locked --no-run --features "$(all_features)" "${tests[@]}"
+# Here, and not by the tests: each would wait for cargo's lock, for as long as anybody builds.
+cargo build --locked --features "$(all_features)" --example service --example quickstart
+export KL_EXAMPLES=built
 
 # run VERSION NODES SECONDS [ARGUMENT…]: the tests there, with these arguments for their harness.
 run() {

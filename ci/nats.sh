@@ -125,7 +125,8 @@ security() { # DIR MODE: prints config lines
     local d=$1 mode=$2
     certificates "$d" >"$d/openssl.log" 2>&1 || die "openssl failed: $(tail -n 5 "$d/openssl.log")"
     printf %s "s3cr-et-$RANDOM$RANDOM" | tee "$d/password" >"$d/token"
-    echo "tls { cert_file: \"$d/server.pem\", key_file: \"$d/server.key\", ca_file: \"$d/ca.pem\", verify: $([[ $mode != mtls ]] && echo false || echo true) }"
+    # A handshake of 2 s, which is what a server allows otherwise, is soon over on a busy machine.
+    echo "tls { timeout: 30, cert_file: \"$d/server.pem\", key_file: \"$d/server.key\", ca_file: \"$d/ca.pem\", verify: $([[ $mode != mtls ]] && echo false || echo true) }"
     if [[ $mode == token ]]; then echo "authorization { token: \"$(cat "$d/token")\" }"; else python3 "$HERE/nats_keys.py" "$d" "$mode"; fi
 }
 

@@ -5,15 +5,19 @@
 #[path = "support/broker.rs"]
 mod broker;
 
+use std::thread;
+use std::time::Instant;
+
 use broker::Server;
 use keylane::nats::{AckMode, NatsBus};
 use keylane::testing::conformance::{
-    Conformance, Ended, Failed, Fixture, Loss, Opened, Progress, Restart, Shape,
+    Conformance, Ended, Failed, Fixture, Loss, Opened, Progress, Restart, Shape, names,
 };
 use keylane::{Bus, BusSubscription, Runtime};
+use parking_lot::Mutex;
 
 struct Nats {
-    url: String,
+    server: &'static Server,
     mode: AckMode,
 }
 
@@ -40,7 +44,9 @@ impl Fixture for Nats {
             return Err(Failed::Unsupported("a full stream"));
         }
         let executor = tokio::runtime::Builder::new_current_thread().build()?;
-        let bus = NatsBus::builder(runtime, &self.url).ack_mode(self.mode).connect();
+        let replicas = if self.server.nodes() > 1 { 3 } else { 1 };
+        let builder = NatsBus::builder(runtime, self.server.url()).ack_mode(self.mode);
+        let bus = builder.replicas(replicas).connect();
         Ok(Box::new(Open(executor.block_on(bus)?)))
     }
 }
@@ -71,13 +77,36 @@ impl Opened for Open {
     }
 }
 
+/// So many cases of a mode are under way at once: they wait more than they work, and each has names of its own.
+const AT_ONCE: usize = 8;
+/// On a cluster, where every stream and every consumer is a group of three.
+const AT_ONCE_OF_THREE: usize = 2;
+
 fn passes(mode: AckMode) {
     let Some(server) = Server::shared() else { return };
-    let suite = Conformance::new(Nats { url: server.url().to_owned(), mode });
-    let report = suite.run();
-    let not_run = report.results.iter().filter(|case| matches!(case.ended, Ended::NotRun(_)));
+    let at_once = if server.nodes() > 1 { AT_ONCE_OF_THREE } else { AT_ONCE };
+    let cases = Mutex::new(names());
+    let next = || cases.lock().next();
+    let run = || {
+        let suite = Conformance::new(Nats { server, mode });
+        let mut results = Vec::new();
+        while let Some(case) = next() {
+            let begun = Instant::now();
+            let result = suite.run_case(case);
+            println!("{:4} s {result}", begun.elapsed().as_secs());
+            results.push(result);
+        }
+        results
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(results.len(), names().count());
+    let not_run = results.iter().filter(|case| matches!(case.ended, Ended::NotRun(_)));
     not_run.for_each(|case| eprintln!("{case}"));
-    report.assert_passed();
+    let failed: Vec<_> = results.iter().filter(|case| case.has_failed()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

@@ -5,10 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The path of an example. Cargo puts examples beside the tests' folder; whether the one that lies there has our features
-/// only cargo knows.
+/// only cargo knows, and it waits for whoever else builds there: `KL_EXAMPLES=built` says that they were, just before.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let profile = test.parent().and_then(Path::parent).expect("tests lie in deps");
+    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    if std::env::var_os("KL_EXAMPLES").is_some_and(|value| value == "built") {
+        assert!(program.exists(), "{} was not built", program.display());
+        return program;
+    }
     let built_as = match profile.file_name().and_then(|name| name.to_str()) {
         None | Some("debug") => "dev",
         Some(name) => name,
@@ -18,7 +23,6 @@ pub fn example(name: &str) -> PathBuf {
         .args(["--features", &features().join(",")])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
-    let program = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(status.expect("cargo runs").success() && program.exists(), "{}", program.display());
     program
 }

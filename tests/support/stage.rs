@@ -162,8 +162,13 @@ impl Stage {
     /// How many records are handled of which the server, or what we keep there, does not know it.
     pub fn forgotten(&self) -> usize {
         let handled = self.history.judge().handled;
+        handled.saturating_sub(self.known())
+    }
+
+    /// How many records are known to be done.
+    pub fn known(&self) -> usize {
         let known = self.checkpoint().map(|kept| kept.map_or(0, |stored| known_to(&stored)));
-        handled.saturating_sub(known.unwrap_or_else(|| self.floor()))
+        known.unwrap_or_else(|| self.floor())
     }
 
     /// The records up to this one are known to be done.

@@ -55,15 +55,18 @@ impl<D: Deliveries> Consumer<D> {
         let clock = self.shared.runtime.clock().clone();
         let mut until = clock.now().after(self.plan.ack_wait);
         let mut next = info.delivered.consumer_sequence + 1;
-        if wanted > 0 {
-            self.deliveries.pull(wanted, 0, clock.now()).await;
-        }
         let mut all: Vec<Kept> = Vec::with_capacity(wanted.min(self.plan.window));
         while all.len() < wanted {
             let now = clock.now();
+            // Again once a pull has come to its end, which may be sooner than what is awaited.
+            if self.deliveries.expected(now) == 0 {
+                self.deliveries.pull(wanted - all.len(), 0, now).await;
+            }
             let come = poll_fn(|cx| self.deliveries.poll_next(cx));
             let mut come = tokio::time::timeout(LOOK, come).await;
             let arrival = come.as_mut().ok().map(|message| self.deliveries.read(message, now));
+            let connected = self.deliveries.connects() == connects;
+            let goes_on = connected && now < until;
             match (arrival, &come) {
                 (Some(Arrival::Delivery(delivery)), Ok(message)) => {
                     next = delivery.numbers.consumer + 1;
@@ -71,8 +74,10 @@ impl<D: Deliveries> Consumer<D> {
                     all.push(self.read(delivery, message));
                 }
                 (Some(Arrival::Heartbeat | Arrival::Foreign), _) => {}
-                (None, _) if now < until && self.deliveries.connects() == connects => {}
-                _ if self.deliveries.connects() != connects => return Ok(None),
+                (Some(Arrival::Ended { .. }) | None, _) if goes_on => {}
+                // The node of a cluster that we have just come to may not know yet who leads.
+                (Some(Arrival::NoResponders), _) if goes_on => tokio::time::sleep(LOOK).await,
+                _ if !connected => return Ok(None),
                 _ => {
                     return Err(failed("the server did not deliver again what it has to"));
                 }

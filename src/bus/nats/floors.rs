@@ -1,6 +1,8 @@
 //! What a bus keeps in a key-value bucket beside its consumers: how far a durable was before it was deleted, and the
 //! checkpoints of consumers that are not acknowledged.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{kv, stream};
 
 use super::link::Link;
@@ -8,6 +10,10 @@ use crate::bus::{BrokerError, BrokerErrorKind};
 
 /// The bucket's name.
 const BUCKET: &str = "keylane";
+
+/// Between two looks for a bucket that was just made: twice as long each time, 3 s together.
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_LAST: Duration = Duration::from_millis(1_600);
 
 /// The bucket.
 #[derive(Clone, Debug)]
@@ -33,10 +39,16 @@ impl Floors {
         };
         // Somebody else may have been first: what counts is that it is there.
         let made = control.jetstream.create_stream(config).await;
-        match (control.jetstream.get_key_value(BUCKET).await, made) {
-            (Ok(store), _) => Ok(Self(store)),
-            (Err(_), Err(error)) => Err(failed("the bucket cannot be made", error)),
-            (Err(error), Ok(_)) => Err(failed("the bucket cannot be opened", error)),
+        let mut pause = AGAIN_FIRST;
+        loop {
+            match (control.jetstream.get_key_value(BUCKET).await, &made) {
+                (Ok(store), _) => return Ok(Self(store)),
+                (Err(_), Err(error)) => return Err(failed("the bucket cannot be made", error)),
+                // Of two that make it in a cluster at once, one is told so before it is there.
+                (Err(_), Ok(_)) if pause <= AGAIN_LAST => tokio::time::sleep(pause).await,
+                (Err(error), Ok(_)) => return Err(failed("the bucket cannot be opened", error)),
+            }
+            pause *= 2;
         }
     }
 
