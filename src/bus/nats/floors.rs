@@ -2,8 +2,10 @@
 //! checkpoints of consumers that are not acknowledged.
 
 use async_nats::jetstream::{kv, stream};
+use bytes::Bytes;
 
 use super::link::Link;
+use super::poison::Raw;
 use crate::bus::{BrokerError, BrokerErrorKind};
 
 /// The bucket's name.
@@ -37,6 +39,15 @@ impl Floors {
             (Ok(store), _) => Ok(Self(store)),
             (Err(_), Err(error)) => Err(failed("the bucket cannot be made", error)),
             (Err(error), Ok(_)) => Err(failed("the bucket cannot be opened", error)),
+        }
+    }
+
+    /// The value, in one request and without making a bucket.
+    pub(super) async fn peek(control: &Link, key: &str) -> Result<Option<Bytes>, BrokerError> {
+        let (stream, subject) = (format!("KV_{BUCKET}"), format!("$KV.{BUCKET}.{key}"));
+        match Raw::last(control, &stream, &subject).await {
+            Err(error) if error.kind() == BrokerErrorKind::MissingTopic => Ok(None),
+            found => found,
         }
     }
 
