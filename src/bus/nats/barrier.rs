@@ -136,7 +136,12 @@ impl<D: Deliveries> Consumer<D> {
         let connects = self.deliveries.connects();
         if !self.recovery.knows_no_reset(connects) {
             match self.plan.durable.reset(&self.shared.links.consume).await? {
-                Reset::Done => return Ok(1),
+                Reset::Done => {
+                    // Acknowledgements of before may have come meanwhile: from here on it is counted anew.
+                    let info = self.plan.durable.info(&self.shared.links.control).await?;
+                    info.iter().for_each(|info| self.marks.stands(info));
+                    return Ok(1);
+                }
                 Reset::Missing => return self.replace_missing(&stream, lost).await,
                 Reset::Unknown => {}
             }

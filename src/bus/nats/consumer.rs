@@ -304,7 +304,7 @@ impl<D: Deliveries> Consumer<D> {
         let stopped_by = self.source.stopped_by();
         let committed = match &self.checkpoint {
             Some(checkpoint) => checkpoint.written(),
-            None => self.source.ledger().frontier(),
+            None => self.source.ledger().frontier().or(Some(self.marks.behind)),
         };
         let committed = committed.unwrap_or(0);
         let mut seen = self.desk.seen.lock();
