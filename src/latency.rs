@@ -54,6 +54,16 @@ impl Latency {
 #[cfg(feature = "internals")]
 pub static PUT: crate::sync::OnceLock<fn(&[u8])> = crate::sync::OnceLock::new();
 
+/// A source hands a record of this payload to the runtime.
+#[inline(always)]
+pub(crate) fn tell_put(payload: &[u8]) {
+    #[cfg(feature = "internals")]
+    if let Some(tell) = PUT.get() {
+        tell(payload);
+    }
+    let _ = payload;
+}
+
 #[cfg(feature = "metrics")]
 mod sampling {
     use std::cell::Cell;

@@ -8,7 +8,7 @@ use crate::clock::Time;
 use crate::core::{Command, Core, Restoring};
 use crate::delivery::{DeliverError, Slot};
 use crate::error::{ConfigError, PushError};
-use crate::hash::Route;
+use crate::latency::tell_put;
 use crate::ledger::Ledger;
 use crate::notice::Notice;
 use crate::outcome::Failure;
@@ -235,10 +235,7 @@ impl Source {
     /// # Errors
     /// As `deliver`.
     pub fn put(&mut self, record: Record) -> Result<(), Undelivered> {
-        #[cfg(feature = "internals")]
-        if let Some(tell) = crate::latency::PUT.get() {
-            tell(record.payload());
-        }
+        tell_put(record.payload());
         if self.state.is_stopped() || !self.entry.state.takes() {
             return Err(Undelivered::Stopped(record));
         }
@@ -414,7 +411,7 @@ fn restore(
     let restoring = Arc::new(Restoring { source: name.clone(), waker: waker.clone() });
     for key in parked {
         let (generation, state) = (entry.generation, entry.state.clone());
-        let Route { lane, hash } = core.router.route_salted(&entry.salt, key);
+        let crate::hash::Route { lane, hash } = core.router.route_salted(&entry.salt, key);
         let (key, of) = (key.as_slice().into(), Some(restoring.clone()));
         core.lanes.command(lane, Command::Park { generation, state, key, hash, of });
     }

@@ -101,7 +101,8 @@ pub enum Start {
 /// somebody has deleted is not, nor one whose place a newer record of its key or subject has taken (compaction, a
 /// limit for each subject, a roll-up). On NATS, what has gone from a stream's beginning is called lost only for a consumer
 /// that takes all of the stream's subjects, of a stream that keeps what is acknowledged: of any other nobody can tell
-/// whose records they were. There, too, a purge moves the position of a durable that does not run, and is not lost.
+/// whose records they were. That a stream was made anew, or ends before the place, is a loss of any. A durable that was
+/// deleted by hand begins anew, where [`start`](Subscription::start) says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use broker::Server;
-use keylane::nats::{AckMode, NatsBus};
+use keylane::nats::{AckMode, Discard, NatsBus, Retention, TopicOptions};
 use keylane::testing::conformance::{
     Conformance, Ended, Failed, Fixture, Loss, Opened, Progress, Restart, Shape, names,
 };
@@ -21,10 +21,22 @@ struct Nats {
     mode: AckMode,
 }
 
-struct Open(NatsBus);
+struct Open {
+    bus: NatsBus,
+    partitions: u32,
+}
+
+/// Why a case is not run.
+const FULL_FOR_EVER: &str = "what checkpoints are for keeps its records, and once full stays so";
+const REFUSES_AT_ONCE: &str = "a full topic refuses at once";
+const MADE_ANEW: &str = "streams are made anew in tests of their own";
 
 impl Fixture for Nats {
     fn takes_any_header_name(&self) -> bool {
+        false
+    }
+
+    fn holds_publishers_of_full_topics(&self) -> bool {
         false
     }
 
@@ -37,45 +49,89 @@ impl Fixture for Nats {
     }
 
     fn open(&self, runtime: &Runtime, shape: &Shape) -> Result<Box<dyn Opened>, Failed> {
-        if shape.partitions > 1 {
-            return Err(Failed::Unsupported("partitions"));
+        let replicas = if self.server.nodes() > 1 { 3 } else { 1 };
+        let mut builder =
+            NatsBus::builder(runtime, self.server.url()).ack_mode(self.mode).replicas(replicas);
+        let partitions = u32::try_from(shape.partitions)?;
+        if partitions > 1 {
+            builder = builder.topic("*", TopicOptions::partitioned(partitions));
         }
-        if shape.capacity.is_some() {
-            return Err(Failed::Unsupported("a full stream"));
+        if let Some(capacity) = shape.capacity {
+            if self.mode == AckMode::Checkpoint {
+                return Err(Failed::Unsupported(FULL_FOR_EVER));
+            }
+            // One that has room again once its records are acknowledged.
+            builder =
+                builder.retention(Retention::Interest).max_messages(capacity).discard(Discard::New);
         }
         let executor = tokio::runtime::Builder::new_current_thread().build()?;
-        let replicas = if self.server.nodes() > 1 { 3 } else { 1 };
-        let builder = NatsBus::builder(runtime, self.server.url()).ack_mode(self.mode);
-        let bus = builder.replicas(replicas).connect();
-        Ok(Box::new(Open(executor.block_on(bus)?)))
+        let bus = executor.block_on(builder.connect())?;
+        Ok(Box::new(Open { bus, partitions }))
+    }
+}
+
+impl Open {
+    /// The place of a partition's last record.
+    fn last(&self, topic: &str, partition: u32) -> Result<Option<u64>, Failed> {
+        let executor = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let wanted = format!(r#"{{"last_by_subj":"{topic}.{partition}"}}"#);
+        let subject = format!("$JS.API.STREAM.MSG.GET.STREAM_{topic}");
+        let answer = executor.block_on(self.bus.control().request(subject, wanted.into()))?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+        Ok(answer["message"]["seq"].as_u64())
     }
 }
 
 impl Opened for Open {
     fn bus(&self) -> Bus {
-        self.0.bus()
+        self.bus.bus()
     }
 
     fn restart(&self, subscription: &BusSubscription, how: Restart) -> Result<(), Failed> {
-        Ok(self.0.restart_consumer(subscription.subscriber().name(), how == Restart::Graceful)?)
+        Ok(self.bus.restart_consumer(subscription.subscriber().name(), how == Restart::Graceful)?)
     }
 
     fn progress(&self, subscription: &BusSubscription) -> Result<Vec<Progress>, Failed> {
-        let progress = self.0.progress(subscription.subscriber().name()).into_iter();
-        Ok(progress.map(|(committed, end)| Progress { partition: 0, committed, end }).collect())
+        let seen = self.bus.progress(subscription.subscriber().name());
+        // Topic after topic, and of each its partitions.
+        let topics =
+            subscription.topics().flat_map(|topic| (0..self.partitions).map(move |p| (topic, p)));
+        let each = seen.into_iter().zip(topics).map(|((committed, end), (topic, partition))| {
+            // Places are the stream's: a partition's end is behind its own last record.
+            let end = match self.partitions {
+                1 => end,
+                _ => self.last(topic, partition)?.map_or(committed, |last| last + 1),
+            };
+            Ok(Progress { partition, committed, end })
+        });
+        each.collect()
     }
 
     fn lose(&self, topic: &str, loss: Loss) -> Result<(), Failed> {
         if loss != Loss::Purged {
-            return Err(Failed::Unsupported("streams are made anew in tests of their own"));
+            return Err(Failed::Unsupported(MADE_ANEW));
         }
         let executor = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let purge = format!("$JS.API.STREAM.PURGE.STREAM_{topic}");
-        let answer = executor.block_on(self.0.control().request(purge, "".into()))?;
+        let answer = executor.block_on(self.bus.control().request(purge, "".into()))?;
         let answer = String::from_utf8_lossy(&answer.payload).into_owned();
         if answer.contains(r#""success":true"#) { Ok(()) } else { Err(Failed::Broken(answer)) }
     }
 }
+
+/// What is not run, and why; nothing else may be left out.
+const NOT_RUN: &[&str] = &[
+    FULL_FOR_EVER,
+    REFUSES_AT_ONCE,
+    // Tests of their own do this to a server: nats_places, nats_poison, nats_service, parked_keys.
+    MADE_ANEW,
+    "deliveries cannot be held",
+    "publishes cannot be made to fail",
+    "records of other programs cannot be made",
+    "parked keys are not stored",
+    // What is promised instead is tried by the other modes' cases.
+    "what is above the frontier is committed as well",
+];
 
 /// So many cases of a mode are under way at once: they wait more than they work, and each has names of its own.
 const AT_ONCE: usize = 8;
@@ -89,24 +145,24 @@ fn passes(mode: AckMode) {
     let next = || cases.lock().next();
     let run = || {
         let suite = Conformance::new(Nats { server, mode });
-        let mut results = Vec::new();
-        while let Some(case) = next() {
+        let mut broken = Vec::new();
+        while let Some(name) = next() {
             let begun = Instant::now();
-            let result = suite.run_case(case);
-            println!("{:4} s {result}", begun.elapsed().as_secs());
-            results.push(result);
+            let case = suite.run_case(name);
+            println!("{:4} s {case}", begun.elapsed().as_secs());
+            match &case.ended {
+                Ended::Passed => {}
+                Ended::NotRun(why) if NOT_RUN.contains(why) => eprintln!("{case}"),
+                _ => broken.push(case.to_string()),
+            }
         }
-        results
+        broken
     };
-    let results: Vec<_> = thread::scope(|scope| {
+    let broken: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(run)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    assert_eq!(results.len(), names().count());
-    let not_run = results.iter().filter(|case| matches!(case.ended, Ended::NotRun(_)));
-    not_run.for_each(|case| eprintln!("{case}"));
-    let failed: Vec<_> = results.iter().filter(|case| case.has_failed()).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(broken.is_empty(), "{mode:?}:\n{}", broken.join("\n"));
 }
 
 #[test]

@@ -300,6 +300,19 @@ enum Loss {
     Retention,
     Purge,
     MadeAnew,
+    /// An older copy of the stream is put in its place, from before the first record.
+    Truncation,
+}
+
+/// The stream as it lies on the disk of a server that does not run.
+fn lying(scene: &Scene) -> std::path::PathBuf {
+    scene.server.dir().join(format!("n1/store/jetstream/$G/streams/{STREAM}"))
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let _ = std::fs::remove_dir_all(to); // there may be none
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success(), "{} is copied", from.display());
 }
 
 /// Loses records that were not handled: those from 3 on.
@@ -320,12 +333,26 @@ fn lose(scene: &mut Scene, loss: Loss) {
             let answer = scene.wire.request(&format!("STREAM.CREATE.{STREAM}"), &config);
             assert!(answer.get("error").is_none(), "{answer}");
         }
+        Loss::Truncation => {
+            let (older, stream) = (scene.server.dir().join("older"), lying(scene));
+            scene.server.kill(1);
+            copy(&older, &stream);
+            scene.server.restart(1);
+            scene.wire = Wire::new(scene.server.url());
+        }
     }
 }
 
 fn lost_at_start(mode: AckMode, loss: Loss, on_lost: OnLost) {
     let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
     let what = format!("{mode:?} {loss:?} {on_lost:?}");
+    if matches!(loss, Loss::Truncation) {
+        scene.start().close();
+        scene.server.kill(1);
+        copy(&lying(&scene), &scene.server.dir().join("older"));
+        scene.server.restart(1);
+        scene.wire = Wire::new(scene.server.url());
+    }
     let service = scene.start();
     scene.publish(1..3);
     scene.notes.wait(2 * KEYS as usize, SOON);
@@ -334,15 +361,18 @@ fn lost_at_start(mode: AckMode, loss: Loss, on_lost: OnLost) {
     lose(&mut scene, loss);
     scene.publish(5..6);
     let policy = |policy: Subscription| policy.on_lost_position(on_lost);
-    // A durable's position is the server's: it goes with the stream, and a purge moves it.
-    let stored = matches!(loss, Loss::Retention) || mode == AckMode::Checkpoint;
-    if on_lost == OnLost::Stop && stored {
-        let (kind, text) = refused(&scene, policy);
-        assert_eq!(kind, BrokerErrorKind::LostPosition, "{what}: {text}");
+    if on_lost == OnLost::Stop {
+        // Nor is it forgotten by having been said.
+        for _ in 0..2 {
+            let (kind, text) = refused(&scene, policy);
+            assert_eq!(kind, BrokerErrorKind::LostPosition, "{what}: {text}");
+            assert!(text.contains(STREAM), "{what}: {text}");
+        }
+        assert_eq!(scene.handled(), 2 * KEYS as usize, "{what}");
         return;
     }
     let service = scene.try_start(|builder| builder, policy).unwrap();
-    let left = if on_lost == OnLost::Latest && stored {
+    let left = if on_lost == OnLost::Latest {
         0
     } else if matches!(loss, Loss::Retention) {
         2
@@ -356,6 +386,126 @@ fn lost_at_start(mode: AckMode, loss: Loss, on_lost: OnLost) {
     scene.notes.assert_order();
     let handled = scene.notes.handled().split_off(2 * KEYS as usize);
     assert_eq!(handled.len(), left + 1, "{what}: {handled:?}");
+    // Where it went on is its place now.
+    let service = scene.start();
+    scene.wire.record(TOPIC, "k3", 7);
+    scene.notes.wait(2 * KEYS as usize + left + 2, SOON);
+    service.close();
+    assert_eq!(scene.handled(), 2 * KEYS as usize + left + 2, "{what}");
+}
+
+/// What was handled may go, whoever handled it.
+#[test]
+fn what_is_gone_of_what_was_handled_is_not_lost() {
+    for (mode, retention) in [
+        (AckMode::Each, Retention::Limits),
+        (AckMode::Floor, Retention::Limits),
+        (AckMode::Checkpoint, Retention::Limits),
+        (AckMode::Each, Retention::WorkQueue),
+        (AckMode::Each, Retention::Interest),
+        (AckMode::Floor, Retention::Interest),
+    ] {
+        let Some(mut scene) = Scene::new(mode, retention, &[]) else { return };
+        let what = format!("{mode:?} {retention:?}");
+        let service = scene.start();
+        scene.publish(1..3);
+        scene.notes.wait(2 * KEYS as usize, SOON);
+        service.close();
+        scene.stream("PURGE");
+        let service = scene.start();
+        scene.publish(3..5);
+        scene.notes.wait(4 * KEYS as usize, SOON);
+        assert_eq!(service.stopped(), None, "{what}");
+        service.close();
+        if mode != AckMode::Checkpoint {
+            // Somebody else takes what comes next from our durable.
+            scene.publish(5..7);
+            let count = 2 * KEYS as usize;
+            let came = scene.wire.pull(STREAM, DURABLE, count);
+            assert_eq!(came.len(), count, "{what}");
+            came.iter().for_each(|(reply, _)| scene.wire.say(reply, b"+ACK"));
+            scene.wire.wait_consumer(STREAM, DURABLE, "all is acknowledged", |info| {
+                info["num_ack_pending"].as_u64() == Some(0)
+            });
+            scene.stream("PURGE");
+        }
+        let service = scene.start();
+        scene.publish(7..9);
+        scene.notes.wait(6 * KEYS as usize, SOON);
+        assert_eq!(service.stopped(), None, "{what}");
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0, "{what}");
+    }
+}
+
+/// A bus that may not keep its mark, or not read it, works without, and says so.
+#[test]
+fn without_the_right_to_a_mark_it_goes_on() {
+    for (denied, writes) in [("$KV.>", false), ("$JS.API.STREAM.MSG.GET.KV_keylane", true)] {
+        let users = format!(
+            r#"authorization: {{ users: [ {{ user: root, password: pw }}, {{ user: bob, password: pw, permissions: {{ publish: {{ deny: ["{denied}"] }} }} }} ] }}"#
+        );
+        let Some(server) = Server::start(&["--prop", &users]) else { return };
+        let as_user = |user: &str| server.url().replace("nats://", &format!("nats://{user}:pw@"));
+        let notes = Notes::default();
+        let set = |builder: NatsBuilder| builder.request_timeout(Duration::from_secs(2));
+        // One that has no durable yet has to look in the bucket.
+        let root = as_user("root");
+        Service::start(&root, TOPIC, &notes, set, |policy| policy).unwrap().close();
+        let url = as_user("bob");
+        let began = std::time::Instant::now();
+        let service = Service::start(&url, TOPIC, &notes, set, |policy| policy).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5), "{denied}: {:?}", began.elapsed());
+        let mut events = service.bus.events();
+        let noted = |event| matches!(event, BusEvent::Noted { text, .. } if text.contains("its place is lost"));
+        let (deadline, mut number, mut said) = (std::time::Instant::now() + HANG, 0, 0);
+        while number < 10 || (said == 0 && !writes) {
+            assert!(std::time::Instant::now() < deadline, "{denied}: it is not said");
+            number += 1;
+            let record = keylane::Record::new("k0", format!("k0 {number}"));
+            service.bus.publish(TOPIC, record).wait().unwrap();
+            notes.wait(number as usize, SOON);
+            said += std::iter::from_fn(|| events.try_next())
+                .filter(|event| noted(event.clone()))
+                .count();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(said <= 1, "{denied}: it is said once");
+        assert_eq!(service.stopped(), None, "{denied}");
+        let closing = std::time::Instant::now();
+        service.close();
+        assert!(closing.elapsed() < Duration::from_secs(5), "{denied}: {:?}", closing.elapsed());
+        assert_eq!(notes.handled().len(), number as usize, "{denied}");
+    }
+}
+
+/// A work queue and a stream of interest lose what is in them by acknowledgements: only the stream itself can be another.
+#[test]
+fn a_stream_made_anew_is_lost_in_every_retention() {
+    for (mode, retention) in [
+        (AckMode::Each, Retention::WorkQueue),
+        (AckMode::Each, Retention::Interest),
+        (AckMode::Floor, Retention::Interest),
+    ] {
+        let Some(mut scene) = Scene::new(mode, retention, &[]) else { return };
+        let service = scene.start();
+        scene.publish(1..3);
+        scene.notes.wait(2 * KEYS as usize, SOON);
+        service.close();
+        lose(&mut scene, Loss::MadeAnew);
+        let (kind, text) = refused(&scene, |policy| policy);
+        assert_eq!(kind, BrokerErrorKind::LostPosition, "{mode:?} {retention:?}: {text}");
+        let earliest = |policy: Subscription| policy.on_lost_position(OnLost::Earliest);
+        let service = scene.try_start(|builder| builder, earliest).unwrap();
+        scene.publish(3..5);
+        scene.notes.wait(4 * KEYS as usize, SOON);
+        service.close();
+        let service = scene.start();
+        scene.publish(5..6);
+        scene.notes.wait(5 * KEYS as usize, SOON);
+        service.close();
+        assert_eq!(scene.notes.assert_order(), 0, "{mode:?} {retention:?}");
+    }
 }
 
 fn lost_while_running(mode: AckMode, loss: Loss, on_lost: OnLost) {
@@ -632,6 +782,7 @@ macro_rules! losses {
             #[test] fn retention_at_start() { all(Loss::Retention, lost_at_start); }
             #[test] fn purge_at_start() { all(Loss::Purge, lost_at_start); }
             #[test] fn made_anew_at_start() { all(Loss::MadeAnew, lost_at_start); }
+            #[test] fn truncation_at_start() { all(Loss::Truncation, lost_at_start); }
             #[test] fn made_anew_while_running() { all(Loss::MadeAnew, lost_while_running); }
             #[test] fn purge_while_paused() { all(Loss::Purge, lost_while_paused); }
             #[test] fn retention_while_paused() { all(Loss::Retention, lost_while_paused); }

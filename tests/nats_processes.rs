@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use keylane::nats::AckMode;
 use process::{Pace, Process};
-use stage::{HANG, KEYS, Stage};
+use stage::{DURABLE, HANG, KEYS, Stage};
 
 /// Not a test: what the others start as a consumer.
 #[test]
@@ -79,6 +79,68 @@ fn killed_with_a_full_window(mode: AckMode) {
     stage.recover("a kill with a full window");
     assert!(second.close());
     stage.history.judge().assert_sound(bound);
+}
+
+/// A server without a reset, as old ones are: there a consumer that goes on is deleted and made anew.
+const RESETLESS: &str = "debian";
+
+#[test]
+fn killed_between_deletion_and_making_each() {
+    killed_between_deletion_and_making(AckMode::Each);
+}
+
+#[test]
+fn killed_between_deletion_and_making_floor() {
+    killed_between_deletion_and_making(AckMode::Floor);
+}
+
+/// SIGKILL of our process once it has deleted its consumer, and before the server has heard that it is to be made. What it
+/// has written before is where the next one goes on.
+fn killed_between_deletion_and_making(mode: AckMode) {
+    let Some(mut stage) = Stage::new(&["--version", RESETLESS]) else { return };
+    stage.place.window = WINDOW;
+    stage.publish(20);
+    let first = start(&stage, 1, mode, Pace::QUICK);
+    let floor = 20 * KEYS;
+    stage.wait_consumer("all is acknowledged", |info| info.ack_floor.stream_sequence == floor);
+    first.kill();
+    stage.publish(10);
+    assert_eq!(kept_floor(&stage), None, "nothing was deleted yet");
+
+    // The request is lost on its way, and our process waits for its answer.
+    let making = stage.proxy.inject(usize::MAX, proxy::Act::Drop, |frame| {
+        let subject = frame.subject();
+        frame.is_publish() && subject.contains(".CONSUMER.") && subject.contains("CREATE.")
+    });
+    let second = start(&stage, 2, mode, Pace::QUICK);
+    let deadline = Instant::now() + HANG;
+    while making.count() == 0 {
+        assert!(Instant::now() < deadline, "it does not make its consumer: {:?}", second.stopped());
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(stage.consumers().is_empty(), "it was deleted");
+    second.kill();
+    assert!(stage.consumers().is_empty(), "and is not there");
+    let written = (floor + 1).to_string();
+    assert_eq!(kept_floor(&stage), Some(written), "our process has written it");
+    making.end();
+
+    stage.publish(5);
+    let third = start(&stage, 3, mode, Pace::QUICK);
+    stage.recover("a kill between deletion and making");
+    assert!(third.close());
+    assert_eq!(kept_floor(&stage), None, "it is of no use any more");
+    // Not one of those that were acknowledged came again, and no other was done.
+    stage.history.judge().assert_sound(0);
+}
+
+/// The floor that the bus keeps while its consumer is not there.
+fn kept_floor(stage: &Stage) -> Option<String> {
+    let kept = stage.insist("what the bus keeps", |context| async move {
+        let Ok(bucket) = context.get_key_value("keylane").await else { return Ok(None) };
+        bucket.get(DURABLE).await.map_err(|error| error.to_string())
+    })?;
+    Some(String::from_utf8_lossy(&kept).into_owned())
 }
 
 /// What the first process had begun and nobody else knew to be done. Counted after the judgement: what it said before it was

@@ -65,6 +65,7 @@ impl<D: Deliveries> Consumer<D> {
                 // What comes again is new to the replies, and old to the ledger.
                 self.recovery.done(connects, self.shared.links.consume.signals.drops());
                 self.plan.made_anew = false;
+                self.begin_marks();
                 self.source.counts().barriers.add(1);
                 let source = self.plan.label();
                 self.shared.health.clear(ReasonKind::Barrier, &source);
@@ -119,12 +120,14 @@ impl<D: Deliveries> Consumer<D> {
         if self.plan.acks == AckMode::Checkpoint {
             return self.order_anew(&stream, look.unwrap_or(0)).await;
         }
+        let lost = self.lost_meanwhile(&stream, info.as_ref()).await;
         // Of a consumer that is not there a server says nothing at all to a reset.
-        let Some(info) = info else { return self.replace_missing(&stream).await };
+        let Some(info) = info else { return self.replace_missing(&stream, lost).await };
+        self.marks.stands(&info);
         let floor = floor(&info);
         let next = self.next().max((floor > 0).then_some(floor + 1));
         // A purge moves the floor as well.
-        let next = self.watch.lost().or(next);
+        let next = self.watch.lost().or(lost).or(next);
         if let Some(from) = self.begin_elsewhere(next, &stream)? {
             return self.make(from).await;
         }
@@ -133,8 +136,13 @@ impl<D: Deliveries> Consumer<D> {
         let connects = self.deliveries.connects();
         if !self.recovery.knows_no_reset(connects) {
             match self.plan.durable.reset(&self.shared.links.consume).await? {
-                Reset::Done => return Ok(1),
-                Reset::Missing => return self.replace_missing(&stream).await,
+                Reset::Done => {
+                    // Acknowledgements of before may have come meanwhile: from here on it is counted anew.
+                    let info = self.plan.durable.info(&self.shared.links.control).await?;
+                    info.iter().for_each(|info| self.marks.stands(info));
+                    return Ok(1);
+                }
+                Reset::Missing => return self.replace_missing(&stream, lost).await,
                 Reset::Unknown => {}
             }
             if self.plan.durable.info(&self.shared.links.control).await?.is_some() {
@@ -182,7 +190,8 @@ impl<D: Deliveries> Consumer<D> {
     async fn make(&mut self, from: DeliverPolicy) -> Result<u64, BrokerError> {
         let control = &self.shared.links.control;
         self.plan.durable.delete(control).await?;
-        self.plan.durable.create(control, from).await?;
+        let info = self.plan.durable.create(control, from).await?;
+        self.marks.stands(&info);
         Ok(1)
     }
 
@@ -224,13 +233,18 @@ impl<D: Deliveries> Consumer<D> {
         Ok(next)
     }
 
-    /// There is none: it is made where its predecessor was, or where the subscription starts.
-    async fn replace_missing(&mut self, stream: &stream::Info) -> Result<u64, BrokerError> {
+    /// There is none: it is made where its predecessor was, or where the subscription starts. `lost`: the place of an earlier
+    /// life, if that is there no more.
+    async fn replace_missing(
+        &mut self,
+        stream: &stream::Info,
+        lost: Option<u64>,
+    ) -> Result<u64, BrokerError> {
         let floors = self.floors().await?;
         let name = self.plan.durable.name().to_owned();
         let kept = floors.get(&name).await?;
         let kept = kept.and_then(|(text, _)| std::str::from_utf8(&text).ok()?.parse().ok());
-        let place = self.source.ledger().frontier().or(kept).or(self.plan.place());
+        let place = self.source.ledger().frontier().or(lost).or(kept).or(self.plan.place());
         let from = match (self.begin_elsewhere(place, stream)?, place) {
             (Some(from), _) => from,
             (None, Some(place)) => self.plan.from(place),
@@ -238,6 +252,7 @@ impl<D: Deliveries> Consumer<D> {
         };
         let info = self.plan.durable.create(&self.shared.links.control, from).await?;
         self.plan.began(&info);
+        self.marks.stands(&info);
         if kept.is_some() {
             floors.remove(&name).await?;
         }

@@ -14,6 +14,7 @@ use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
 use super::desk::{Command, Desk};
 use super::held::Held;
+use super::mark::Marks;
 use super::plan::Plan;
 use super::poison::Poisons;
 use super::pull::Deliveries;
@@ -52,6 +53,7 @@ pub(super) struct Consumer<D> {
     pub(super) recovery: Recovery,
     pub(super) poisons: Poisons,
     pub(super) watch: Watch,
+    pub(super) marks: Marks,
     /// Where progress is kept that is not acknowledged.
     pub(super) checkpoint: Option<Checkpoint>,
     /// Taken from the server and not yet by the source, in order.
@@ -102,6 +104,7 @@ impl<D: Deliveries> Consumer<D> {
             recovery: Recovery::new(),
             poisons: Poisons::default(),
             watch: Watch::default(),
+            marks: Marks::default(),
             checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
@@ -134,6 +137,7 @@ impl<D: Deliveries> Consumer<D> {
             self.deliver();
             self.pull().await;
             self.watch();
+            self.mark();
             self.stay_in_progress().await;
             self.wait().await;
         }
@@ -295,7 +299,7 @@ impl<D: Deliveries> Consumer<D> {
         let stopped_by = self.source.stopped_by();
         let committed = match &self.checkpoint {
             Some(checkpoint) => checkpoint.written(),
-            None => self.source.ledger().frontier(),
+            None => self.source.ledger().frontier().or(Some(self.marks.behind)),
         };
         let committed = committed.unwrap_or(0);
         let mut seen = self.desk.seen.lock();
@@ -373,6 +377,7 @@ impl<D: Deliveries> Consumer<D> {
         } else if self.deliveries.is_connected() {
             // Whatever was sent on this connection has been read once this is answered.
             self.plan.durable.sync(&self.shared.links.consume).await;
+            self.end_marks().await;
         }
         let _ = self.deliveries.begin_anew().await;
         self.show();

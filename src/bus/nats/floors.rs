@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{kv, stream};
+use bytes::Bytes;
 
 use super::link::Link;
+use super::poison::Raw;
 use crate::bus::{BrokerError, BrokerErrorKind};
 
 /// The bucket's name.
@@ -49,6 +51,15 @@ impl Floors {
                 (Err(error), Ok(_)) => return Err(failed("the bucket cannot be opened", error)),
             }
             pause *= 2;
+        }
+    }
+
+    /// The value, in one request and without making a bucket.
+    pub(super) async fn peek(control: &Link, key: &str) -> Result<Option<Bytes>, BrokerError> {
+        let (stream, subject) = (format!("KV_{BUCKET}"), format!("$KV.{BUCKET}.{key}"));
+        match Raw::last(control, &stream, &subject).await {
+            Err(error) if error.kind() == BrokerErrorKind::MissingTopic => Ok(None),
+            found => found,
         }
     }
 

@@ -28,6 +28,8 @@ mod io;
 mod key_token;
 mod letter;
 mod link;
+mod mark;
+mod marking;
 mod nats_bus;
 mod options;
 mod outgoing;

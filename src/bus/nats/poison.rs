@@ -167,6 +167,16 @@ impl Raw {
         Ok(first)
     }
 
+    /// What the last message of a subject holds.
+    pub(super) async fn last(
+        control: &Link,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<Bytes>, BrokerError> {
+        let wanted = json!({ "last_by_subj": subject });
+        Ok(Self::ask(control, stream, &wanted).await?.map(|found| found.payload))
+    }
+
     async fn ask(
         control: &Link,
         stream: &str,

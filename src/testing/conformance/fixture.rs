@@ -19,6 +19,11 @@ pub trait Fixture: Sync {
         true
     }
 
+    /// Whether a publish to a full topic waits for room, and is not refused at once.
+    fn holds_publishers_of_full_topics(&self) -> bool {
+        true
+    }
+
     /// Whether handlers of raw records see the key of what was published as an envelope: not where it stands in the body
     /// alone.
     fn tells_keys_of_envelopes(&self) -> bool {
