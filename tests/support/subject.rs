@@ -26,6 +26,8 @@ pub struct Place {
     pub ack_wait: Duration,
     /// The most deliveries that are not acknowledged.
     pub window: usize,
+    /// How often a position is written.
+    pub interval: Duration,
 }
 
 /// What a handler does between its start and its end; false fails it.
@@ -263,7 +265,8 @@ impl Subject for Ours {
         let builder = NatsBus::builder(&runtime, &place.url)
             .ack_mode(self.0)
             .ack_wait(place.ack_wait)
-            .window(place.window);
+            .window(place.window)
+            .checkpoint_interval(place.interval);
         let bus = executor().block_on(builder.connect()).expect("a bus");
         let group = place.durable.trim_end_matches(&place.topic).trim_end_matches('-');
         let handle = move |record: &Record| {
