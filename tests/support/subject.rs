@@ -223,7 +223,10 @@ impl Subject for Naive {
                 let Some(consumer) = durable(&context, &place, place.window as i64, 0).await else {
                     continue;
                 };
-                let Ok(mut messages) = consumer.messages().await else { continue };
+                // As `messages()` alone, with less patience.
+                let pulls = consumer.stream().expires(Duration::from_secs(2));
+                let pulls = pulls.heartbeat(Duration::from_millis(500));
+                let Ok(mut messages) = pulls.messages().await else { continue };
                 while !stop.load(SeqCst) {
                     let next =
                         tokio::time::timeout(Duration::from_millis(100), messages.next()).await;
