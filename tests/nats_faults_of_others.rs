@@ -45,6 +45,7 @@ macro_rules! faults {
 faults! {
     second_consumer_by_mistake
     dead_letters_find_no_room
+    store_truncated
     ;
     long:
     leader_stepped_down
@@ -116,6 +117,46 @@ fn dead_letters_find_no_room(mode: AckMode) {
     assert_eq!((letters, subscription.stopped_by()), (Some(1), None));
     bus.close(Duration::from_secs(10)).wait().unwrap();
     runtime.close(Duration::from_secs(10)).unwrap();
+    stage.history.judge().assert_sound(0);
+}
+
+/// The server's disk has lost the newest records, all of them handled: what takes their places is not what was there.
+/// That is a lost position, of which the service is told; nothing is handled again or passed by.
+fn store_truncated(mode: AckMode) {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let running = stage.start(&Ours(mode), quick());
+    if stage.server.nodes() > 1 {
+        return running.close(); // the others have it
+    }
+    stage.publish(5);
+    stage.drain();
+    let all = 5 * KEYS as usize;
+    let deadline = Instant::now() + HANG;
+    while stage.floor() < all {
+        assert!(Instant::now() < deadline, "{} of {all} are done", stage.floor());
+        thread::sleep(Duration::from_millis(5));
+    }
+    stage.proxy.refuse(true);
+    stage.server.kill(1);
+    let store = stage.server.dir().join("n1/store/jetstream/$G/streams").join(STREAM).join("msgs");
+    let _ = std::fs::remove_file(store.join("index.db")); // older ones have none
+    let block = std::fs::File::options().write(true).open(store.join("1.blk")).unwrap();
+    // Into the last but one or so.
+    block.set_len(block.metadata().unwrap().len() - 250).unwrap();
+    stage.server.restart(1);
+    let last = stage.request(&format!("STREAM.INFO.{STREAM}"), "")["state"]["last_seq"].as_u64();
+    assert!(last.is_some_and(|last| 0 < last && last < all as u64), "{last:?} is the last");
+    stage.proxy.refuse(false);
+    let deadline = Instant::now() + history::RECOVERY;
+    let why = loop {
+        if let Some(why) = running.stopped() {
+            break why;
+        }
+        assert!(Instant::now() < deadline, "nobody notices");
+        thread::sleep(Duration::from_millis(5));
+    };
+    eprintln!("{mode:?}, {last:?} is the last: {why}");
+    running.close();
     stage.history.judge().assert_sound(0);
 }
 
