@@ -11,7 +11,7 @@ limit=${KL_NATS_SECONDS:-900}
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-6}
 # It knows no reset of a consumer, so that the barrier has another way there.
 oldest=debian
-barrier=(barrier each::cut each::deliveries_swallowed each::server_killed each::consumer_deleted each::killed_with_a_full_window)
+barrier=(barrier {each,floor,checkpoint}::{cut,deliveries_swallowed,server_killed,consumer_deleted,killed_with_a_full_window})
 
 # What a cluster of three may do otherwise than one server: the rest looks at one server, or starts one for itself.
 clustered=()

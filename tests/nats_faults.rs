@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::consumer::DeliverPolicy;
 use frame::{Frame, Way};
 use keylane::nats::AckMode;
 use proxy::{Act, Injected};
@@ -121,12 +122,21 @@ fn black_hole(subject: &dyn Subject, ways: &[Way]) {
     for way in ways {
         stage.proxy.black_hole(*way);
     }
+    let kept = [Way::ToServer, Way::ToClient].map(|way| stage.proxy.kept_waiting(way));
     let before = stage.history.judge().handled;
     stage.publish(5);
     // Longer than it takes to notice.
     thread::sleep(Duration::from_secs(6));
+    for way in ways {
+        let now = stage.proxy.kept_waiting(*way);
+        assert!(now > kept[*way as usize], "nothing went {way:?} that the hole could take");
+    }
     if ways.contains(&Way::ToClient) {
         assert_eq!(stage.history.judge().handled, before, "the hole leaks");
+    }
+    // Nobody can have told the server of what was published behind the hole.
+    if ways.contains(&Way::ToServer) {
+        assert!(stage.floor() <= before, "the hole leaks: {} are done", stage.floor());
     }
     stage.proxy.heal();
     stage.recover("a black hole");
@@ -154,6 +164,9 @@ fn delay(subject: &dyn Subject) {
     stage.publish(2);
     stage.drain();
     assert!(sent.elapsed() >= LATE, "nothing was late");
+    for way in [Way::ToClient, Way::ToServer] {
+        assert!(stage.proxy.kept_waiting(way) > 0, "nothing was late {way:?}");
+    }
     stage.proxy.heal();
     stage.recover("a delay");
     stage.finish(running, 0);
@@ -293,10 +306,14 @@ fn consumer_deleted(subject: &dyn Subject) {
 /// Somebody makes it anew, from the stream's first record.
 fn consumer_recreated(subject: &dyn Subject) {
     let Some((stage, running)) = begun(subject) else { return };
+    let before = stage.consumer();
     stage.publish(10);
     // Ours would be faster.
     stage.proxy.black_hole(Way::ToServer);
     stage.recreate_consumer();
+    let after = stage.consumer();
+    assert!(after.created > before.created, "it is the same");
+    assert_eq!(after.config.deliver_policy, DeliverPolicy::All);
     stage.proxy.heal();
     stage.recover("a consumer that was made anew");
     stage.finish(running, 0);

@@ -45,6 +45,7 @@ macro_rules! faults {
 faults! {
     second_consumer_by_mistake
     dead_letters_find_no_room
+    store_truncated
     ;
     long:
     leader_stepped_down
@@ -119,6 +120,46 @@ fn dead_letters_find_no_room(mode: AckMode) {
     stage.history.judge().assert_sound(0);
 }
 
+/// The server's disk has lost the newest records, all of them handled: what takes their places is not what was there.
+/// That is a lost position, of which the service is told; nothing is handled again or passed by.
+fn store_truncated(mode: AckMode) {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let running = stage.start(&Ours(mode), quick());
+    if stage.server.nodes() > 1 {
+        return running.close(); // the others have it
+    }
+    stage.publish(5);
+    stage.drain();
+    let all = 5 * KEYS as usize;
+    let deadline = Instant::now() + HANG;
+    while stage.floor() < all {
+        assert!(Instant::now() < deadline, "{} of {all} are done", stage.floor());
+        thread::sleep(Duration::from_millis(5));
+    }
+    stage.proxy.refuse(true);
+    stage.server.kill(1);
+    let store = stage.server.dir().join("n1/store/jetstream/$G/streams").join(STREAM).join("msgs");
+    let _ = std::fs::remove_file(store.join("index.db")); // older ones have none
+    let block = std::fs::File::options().write(true).open(store.join("1.blk")).unwrap();
+    // Into the last but one or so.
+    block.set_len(block.metadata().unwrap().len() - 250).unwrap();
+    stage.server.restart(1);
+    let last = stage.request(&format!("STREAM.INFO.{STREAM}"), "")["state"]["last_seq"].as_u64();
+    assert!(last.is_some_and(|last| 0 < last && last < all as u64), "{last:?} is the last");
+    stage.proxy.refuse(false);
+    let deadline = Instant::now() + history::RECOVERY;
+    let why = loop {
+        if let Some(why) = running.stopped() {
+            break why;
+        }
+        assert!(Instant::now() < deadline, "nobody notices");
+        thread::sleep(Duration::from_millis(5));
+    };
+    eprintln!("{mode:?}, {last:?} is the last: {why}");
+    running.close();
+    stage.history.judge().assert_sound(0);
+}
+
 fn cluster(mode: AckMode) -> Option<(Stage, Box<dyn Running>)> {
     let mut stage = Stage::new(&["--nodes", "3"])?;
     stage.place.ack_wait = Duration::from_secs(30);
@@ -133,17 +174,39 @@ fn leader_stepped_down(mode: AckMode) {
     for _ in 0..3 {
         stage.publish(5);
         let consumer = stage.consumer();
-        let leads = consumer.config.num_replicas != 1;
-        let what = if leads {
-            format!("CONSUMER.LEADER.STEPDOWN.{STREAM}.{}", consumer.name)
-        } else {
-            format!("STREAM.LEADER.STEPDOWN.{STREAM}") // a consumer of one replica has no other leader
-        };
-        let answer = stage.request(&what, "");
-        assert_eq!(answer["success"].as_bool(), Some(true), "{answer}");
-        stage.recover("a step down");
+        // One of one replica has no other leader.
+        if consumer.config.num_replicas != 1 {
+            let what = format!("CONSUMER.LEADER.STEPDOWN.{STREAM}.{}", consumer.name);
+            step_down(&stage, &what, &format!("CONSUMER.INFO.{STREAM}.{}", consumer.name));
+            stage.recover("a consumer's leader that stepped down");
+            stage.publish(5);
+        }
+        let what = format!("STREAM.LEADER.STEPDOWN.{STREAM}");
+        step_down(&stage, &what, &format!("STREAM.INFO.{STREAM}"));
+        stage.recover("a stream's leader that stepped down");
     }
     stage.finish(running, KEYS as usize);
+}
+
+/// Has its leader step down, and waits until another leads.
+fn step_down(stage: &Stage, what: &str, info: &str) {
+    let leader = || stage.request(info, "")["cluster"]["leader"].as_str().map(str::to_owned);
+    let deadline = Instant::now() + HANG;
+    let before = loop {
+        if let Some(leader) = leader() {
+            break leader;
+        }
+        assert!(Instant::now() < deadline, "{info}: nobody leads");
+    };
+    let answer = stage.request(what, "");
+    assert_eq!(answer["success"].as_bool(), Some(true), "{answer}");
+    let after = loop {
+        match leader() {
+            Some(leader) if leader != before => break leader,
+            same => assert!(Instant::now() < deadline, "{info}: {before} led, and then {same:?}"),
+        }
+    };
+    eprintln!("{what}: {before}, then {after}");
 }
 
 fn leader_killed(mode: AckMode) {
@@ -159,6 +222,39 @@ fn leader_killed(mode: AckMode) {
         stage.recover("a killed leader");
     }
     stage.finish(running, KEYS as usize);
+}
+
+/// The position is written again until there is room for it; records go on meanwhile, and it is where it was to be. The
+/// other modes write nothing that could be refused: an acknowledgement takes no room, and has no answer.
+#[test]
+fn positions_find_no_room() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let running = stage.start(&Ours(AckMode::Checkpoint), quick());
+    stage.publish(5);
+    stage.drain();
+    let done = |count: usize| {
+        let deadline = Instant::now() + HANG;
+        while stage.floor() < count {
+            assert!(Instant::now() < deadline, "{} of {count} are done", stage.floor());
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    done(5 * KEYS as usize);
+    let full = stage.proxy.inject(usize::MAX, Act::Answer(FULL.into()), |frame| {
+        frame.is_publish() && frame.subject().starts_with("$KV.keylane.at.")
+    });
+    stage.publish(5);
+    stage.drain();
+    let deadline = Instant::now() + HANG;
+    while full.count() < 5 {
+        assert!(Instant::now() < deadline, "the position was written {} times", full.count());
+        stage.publish(1);
+    }
+    assert_eq!(stage.floor(), 5 * KEYS as usize, "it was stored without room");
+    full.end();
+    stage.recover("no room for a position");
+    done(stage.history.judge().published);
+    stage.finish(running, 0);
 }
 
 /// It is tried again for as long as a publish may take, and then comes back; nothing is stored twice.

@@ -17,12 +17,16 @@ mod stage;
 #[path = "support/subject.rs"]
 mod subject;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keylane::nats::AckMode;
+use parking_lot::Mutex;
 use process::{Pace, Process};
-use stage::{DURABLE, HANG, KEYS, Stage};
+use proxy::Act;
+use stage::{DURABLE, HANG, KEYS, Stage, quick};
+use subject::Ours;
 
 /// Not a test: what the others start as a consumer.
 #[test]
@@ -108,7 +112,7 @@ fn killed_between_deletion_and_making(mode: AckMode) {
     assert_eq!(kept_floor(&stage), None, "nothing was deleted yet");
 
     // The request is lost on its way, and our process waits for its answer.
-    let making = stage.proxy.inject(usize::MAX, proxy::Act::Drop, |frame| {
+    let making = stage.proxy.inject(usize::MAX, Act::Drop, |frame| {
         let subject = frame.subject();
         frame.is_publish() && subject.contains(".CONSUMER.") && subject.contains("CREATE.")
     });
@@ -222,7 +226,7 @@ fn stopped_and_back_beside_another(mode: AckMode) {
     let bound = unknown(&stage, known);
     verdict.assert_sound(bound);
 
-    let resumed = history::Event::now(history::What::Healed { fault: String::new() }).at;
+    let resumed = now();
     first.resume();
     let deadline = Instant::now() + HANG;
     while first.stopped().is_none() && second.stopped().is_none() {
@@ -257,6 +261,70 @@ fn stopped_and_back_beside_another(mode: AckMode) {
         assert!(verdict.is_complete() && verdict.overlaps.is_empty(), "{verdict}");
         assert!(verdict.phantoms.is_empty() && verdict.recovered(), "{verdict}");
     }
+}
+
+/// Two that live, and neither is ever stopped from outside: who has lost the position learns it with its next write, which
+/// is due an interval after its last one. Counted from the other's claim as it passes on the wire.
+#[test]
+fn a_losing_writer_stops_within_an_interval() {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    /// There and back, the refused write and the look at who has written, on a busy machine.
+    const ROUND: Duration = Duration::from_millis(800);
+    let Some(mut stage) = stage() else { return };
+    stage.place.interval = INTERVAL;
+    // Each write's owner, and when it went by.
+    let writes: Arc<Mutex<Vec<(String, Duration)>>> = Arc::default();
+    let noted = writes.clone();
+    let _writes = stage.proxy.inject(usize::MAX, Act::Pass, move |frame| {
+        let position = frame.is_publish() && frame.subject().starts_with("$KV.keylane.at.");
+        if position {
+            let owner = String::from_utf8_lossy(frame.payload());
+            let owner = owner.split(' ').next().unwrap_or_default().to_owned();
+            noted.lock().push((owner, now()));
+        }
+        position
+    });
+    let first = stage.start(&Ours(AckMode::Checkpoint), quick());
+    stage.publish(1);
+    stage.drain();
+    let deadline = Instant::now() + HANG;
+    while writes.lock().len() < 3 {
+        assert!(Instant::now() < deadline, "it writes {} times", writes.lock().len());
+        stage.publish(1);
+    }
+    let (loser, _) = writes.lock()[0].clone();
+    // In the midst of an interval.
+    let second = start(&stage, 2, AckMode::Checkpoint, Pace::QUICK);
+    while first.stopped().is_none() {
+        assert!(Instant::now() < deadline, "it does not stop");
+        stage.publish(1);
+    }
+    assert!(first.stopped().is_some_and(|why| why.contains("another process")));
+    let writes_so_far = writes.lock().clone();
+    let claim = writes_so_far.iter().position(|(owner, _)| *owner != loser);
+    let claim = claim.expect("somebody else has claimed the position");
+    let lost = writes_so_far[claim].1;
+    // What is published now is none of its business.
+    stage.publish(3);
+    stage.drain();
+    let lived: Vec<_> = stage.history.starts_of(history::SELF, lost);
+    let lived_for = lived.last().map_or(Duration::ZERO, |last| *last - lost);
+    eprintln!("the loser handled {} records within {lived_for:?}", lived.len());
+    assert!(lived_for <= INTERVAL + ROUND, "it went on for {lived_for:?}");
+    let refused = writes_so_far[claim..].iter().find(|(owner, _)| *owner == loser);
+    let refused = refused.expect("it learns it by a write of its own").1 - lost;
+    assert!(refused <= INTERVAL + ROUND, "its next write came after {refused:?}");
+    assert_eq!(second.stopped(), None);
+    first.close();
+    stage.recover("two owners");
+    assert!(second.close());
+    // What the loser handled since the last position that it can have stored.
+    let since = writes_so_far[claim.saturating_sub(2)].1;
+    stage.history.judge().assert_sound(stage.history.starts_of(history::SELF, since).len());
+}
+
+fn now() -> Duration {
+    history::Event::now(history::What::Healed { fault: String::new() }).at
 }
 
 /// In order, while it works or before it has begun to: nothing is handled twice.

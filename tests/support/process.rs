@@ -59,6 +59,7 @@ impl Process {
             pace.held_from.to_string(),
             place.ack_wait.as_millis().to_string(),
             place.window.to_string(),
+            place.interval.as_millis().to_string(),
             place.url.clone(),
             place.topic.clone(),
             place.stream.clone(),
@@ -166,8 +167,9 @@ pub fn play() {
     let mut number = || next().parse::<u64>().expect("it is a number");
     let (each, held_from) = (Duration::from_millis(number()), number());
     let (ack_wait, window) = (Duration::from_millis(number()), number() as usize);
-    let place =
-        Place { url: next(), topic: next(), stream: next(), durable: next(), ack_wait, window };
+    let interval = Duration::from_millis(number());
+    let [url, topic, stream, durable] = [next(), next(), next(), next()];
+    let place = Place { url, topic, stream, durable, ack_wait, window, interval };
     let work = Arc::new(move |_: &str, seq| {
         if seq >= held_from {
             loop {

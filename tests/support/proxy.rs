@@ -36,6 +36,8 @@ struct State {
     refusing: bool,
     hole: [bool; 2],
     delay: [Duration; 2],
+    /// How many frames a hole or a delay kept waiting.
+    kept: [usize; 2],
 }
 
 /// What happens to a frame.
@@ -160,6 +162,11 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
+    /// How many frames that went this way a hole or a delay has kept waiting so far.
+    pub fn kept_waiting(&self, way: Way) -> usize {
+        self.shared.state.lock().kept[way as usize]
+    }
+
     /// How many connections were accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.state.lock().accepted
@@ -251,11 +258,17 @@ impl Connection {
         loop {
             let size = stream.read(&mut chunk).unwrap_or(0);
             buffer.extend_from_slice(&chunk[..size]);
-            let due = Instant::now() + shared.state.lock().delay[way as usize];
+            let delay = shared.state.lock().delay[way as usize];
+            let due = Instant::now() + delay;
             while let Some(frame) = Frame::take(way, &mut buffer) {
                 let Some((bytes, last)) = self.treat(shared, frame.without_addresses()) else {
                     continue;
                 };
+                {
+                    let mut state = shared.state.lock();
+                    let waits = state.hole[way as usize] || !delay.is_zero();
+                    state.kept[way as usize] += usize::from(waits);
+                }
                 if parcels.send(Parcel { due, bytes, last }).is_err() || last {
                     return;
                 }

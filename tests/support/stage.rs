@@ -54,6 +54,7 @@ impl Stage {
             durable: DURABLE.to_owned(),
             ack_wait: Duration::from_secs(2),
             window: 1_000,
+            interval: Duration::from_millis(100),
         };
         let stage =
             Self { server, proxy, history: History::new(), place, admin, published: Mutex::new(0) };

@@ -26,6 +26,8 @@ pub struct Place {
     pub ack_wait: Duration,
     /// The most deliveries that are not acknowledged.
     pub window: usize,
+    /// How often a position is written.
+    pub interval: Duration,
 }
 
 /// What a handler does between its start and its end; false fails it.
@@ -221,7 +223,10 @@ impl Subject for Naive {
                 let Some(consumer) = durable(&context, &place, place.window as i64, 0).await else {
                     continue;
                 };
-                let Ok(mut messages) = consumer.messages().await else { continue };
+                // As `messages()` alone, with less patience.
+                let pulls = consumer.stream().expires(Duration::from_secs(2));
+                let pulls = pulls.heartbeat(Duration::from_millis(500));
+                let Ok(mut messages) = pulls.messages().await else { continue };
                 while !stop.load(SeqCst) {
                     let next =
                         tokio::time::timeout(Duration::from_millis(100), messages.next()).await;
@@ -263,7 +268,8 @@ impl Subject for Ours {
         let builder = NatsBus::builder(&runtime, &place.url)
             .ack_mode(self.0)
             .ack_wait(place.ack_wait)
-            .window(place.window);
+            .window(place.window)
+            .checkpoint_interval(place.interval);
         let bus = executor().block_on(builder.connect()).expect("a bus");
         let group = place.durable.trim_end_matches(&place.topic).trim_end_matches('-');
         let handle = move |record: &Record| {

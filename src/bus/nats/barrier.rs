@@ -59,7 +59,10 @@ impl<D: Deliveries> Consumer<D> {
             self.source.counts().reconnects.add(1);
         }
         let why = self.recovery.say_begun(&self.shared.health, &self.plan);
-        match self.restore().await {
+        let restored = self.restore().await;
+        // It may have taken long: what is asked for now would else be overdue at once, and the server silent.
+        self.now = self.shared.runtime.clock().now();
+        match restored {
             Ok(next) => {
                 self.sequence = Sequence::from(next);
                 // What comes again is new to the replies, and old to the ledger.
@@ -134,7 +137,9 @@ impl<D: Deliveries> Consumer<D> {
         self.search(floor + 1, look.unwrap_or(0)).await?;
         self.poisons.begin(floor);
         let connects = self.deliveries.connects();
-        if !self.recovery.knows_no_reset(connects) {
+        // One that is too old does not answer: that would be waited for.
+        let resets = self.shared.links.consume.version().resets();
+        if resets && !self.recovery.knows_no_reset(connects) {
             match self.plan.durable.reset(&self.shared.links.consume).await? {
                 Reset::Done => {
                     // Acknowledgements of before may have come meanwhile: from here on it is counted anew.

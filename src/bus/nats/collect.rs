@@ -23,8 +23,9 @@ const LATE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often the connection may be cut meanwhile.
 const CUTS: usize = 8;
-/// How many records are read in search of the one that cuts it.
+/// How many records are read in search of the next one that cuts it, and how many of these are looked for at once.
 const SEARCH: usize = 2_000;
+const FOUND: usize = 16;
 
 impl<D: Deliveries> Consumer<D> {
     /// Has everything unacknowledged come again. The number of the delivery that is the next then.
@@ -34,7 +35,7 @@ impl<D: Deliveries> Consumer<D> {
         }
         for _ in 0..CUTS {
             // A search is short beside the wait that is lost if something that cuts the connection comes with the rest.
-            self.search(floor(info) + 1, SEARCH).await?;
+            self.search_all(floor(info) + 1, info.delivered.stream_sequence).await?;
             if let Some(next) = self.collect_uncut().await? {
                 return Ok(next);
             }
@@ -42,6 +43,20 @@ impl<D: Deliveries> Consumer<D> {
             self.deliveries.begin_anew().await?;
         }
         Err(failed("the connection is cut again and again"))
+    }
+
+    /// Looks for all that cannot be read of what was delivered, from `from` on if none of it has come: each that was not
+    /// found before the wait costs another.
+    async fn search_all(&mut self, from: u64, delivered: u64) -> Result<(), BrokerError> {
+        let newest = self.source.ledger().newest();
+        let mut at = newest.map_or(from, |newest| newest.saturating_add(1));
+        for _ in 0..FOUND {
+            match self.search_at(at, SEARCH).await? {
+                Some(found) if found < delivered => at = found.saturating_add(1),
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     /// As [`collect`](Self::collect); `None` if the connection was cut meanwhile.

@@ -57,32 +57,41 @@ impl<D: Deliveries> Consumer<D> {
 
     /// Looks at so many records, from `from` on if nothing was delivered yet, for one that cannot be read.
     pub(super) async fn search(&mut self, from: u64, count: usize) -> Result<(), BrokerError> {
+        let newest = self.source.ledger().newest();
+        let at = newest.map_or(from, |newest| newest.saturating_add(1));
+        self.search_at(at, count).await.map(drop)
+    }
+
+    /// Looks at so many records from `at` on. Where one stands that cannot be read and was not known.
+    pub(super) async fn search_at(
+        &mut self,
+        mut at: u64,
+        count: usize,
+    ) -> Result<Option<u64>, BrokerError> {
         let clock = self.shared.runtime.clock().clone();
         let until = clock.now().after(SEARCH);
-        let newest = self.source.ledger().newest();
-        let mut at = newest.map_or(from, |newest| newest.saturating_add(1));
         for _ in 0..count {
             let raw = match self.raw(at).await {
                 // Whoever may not look is cut off again and again, and told why.
                 Err(error) if error.kind() == BrokerErrorKind::NotPermitted => {
                     log::warn!("{}: {error}", self.plan.label());
-                    return Ok(());
+                    return Ok(None);
                 }
                 other => other?,
             };
-            let Some(raw) = raw else { return Ok(()) };
+            let Some(raw) = raw else { return Ok(None) };
             if let Some(complaint) = raw.complaint()
                 && self.poisons.add(raw.place)
             {
                 log::warn!("record {} of {}: {complaint}", raw.place, self.plan.label());
-                return Ok(());
+                return Ok(Some(raw.place));
             }
             at = raw.place.saturating_add(1);
             if clock.now() >= until {
-                return Ok(());
+                return Ok(None);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Takes records that cannot be read and are the next from `at` on, for a consumer that is made anew behind them.

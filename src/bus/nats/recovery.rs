@@ -158,12 +158,41 @@ impl Recovery {
 
     /// It is over, on this connection, of which the client has dropped so many deliveries.
     pub(super) fn done(&mut self, connects: u64, drops: u64) {
-        // What the client has dropped nobody else has.
-        if self.under_way == Some(Why::Foreign) && self.has_dropped(drops) {
+        // What the client has dropped, or a cut has lost before it was seen, nobody else has.
+        let ours = self.has_dropped(drops) || self.has_reconnected(connects);
+        if self.under_way == Some(Why::Foreign) && ours {
             self.foreign.pop_back();
         }
         self.drops = drops;
         (self.under_way, self.said) = (None, false);
         self.connects = Some(connects);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many recoveries because deliveries are missing, each after a cut or after drops of ours if `ours` says so.
+    fn is_shared_after(count: usize, ours: impl Fn(u64) -> (u64, u64)) -> bool {
+        let mut recovery = Recovery::new();
+        recovery.done(0, 0);
+        for time in 1..=count as u64 {
+            recovery.begin(Why::Foreign, Time::ZERO.after(Duration::from_secs(time)));
+            if recovery.is_shared() {
+                return true;
+            }
+            let (connects, drops) = ours(time);
+            recovery.done(connects, drops);
+        }
+        false
+    }
+
+    #[test]
+    fn what_a_cut_or_the_client_has_lost_is_not_somebody_elses() {
+        assert!(is_shared_after(FOREIGN, |_| (0, 0)));
+        assert!(!is_shared_after(FOREIGN - 1, |_| (0, 0)));
+        assert!(!is_shared_after(5 * FOREIGN, |time| (time, 0)), "the connection was cut");
+        assert!(!is_shared_after(5 * FOREIGN, |time| (0, time)), "the client dropped them");
     }
 }
