@@ -25,12 +25,9 @@ fn top_up(actions: &mut Vec<Action>, random: &mut Random) {
     for key in actions.iter().flat_map(items).map(|item| item.key).filter(|&key| key != KEYLESS) {
         used[key as usize] = true;
     }
-    let mut keys = used.iter().filter(|used| **used).count();
-    for key in (0..KEYS).filter(|&key| !used[key as usize]) {
-        if keys >= LEAST_KEYS {
-            break;
-        }
-        keys += 1;
+    let missing: Vec<u32> = (0..KEYS).filter(|&key| !used[key as usize]).collect();
+    let enough = LEAST_KEYS.saturating_sub(used.len() - missing.len());
+    for key in missing.into_iter().take(enough) {
         let item = Item { key, plays: [Play::Ok; 3] };
         let action = if random.percent(50) {
             Action::Publish { partition: random.below(PARTITIONS as u64) as usize, item }
