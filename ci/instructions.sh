@@ -5,6 +5,9 @@
 #   ci/instructions.sh            prints the tables and compares them with the baseline
 #   ci/instructions.sh WAY…       only these ways: see benches/support/bin/steady.rs
 #   ci/instructions.sh --record   makes what is counted the baseline of this compiler and target
+#   ci/instructions.sh --with FEATURES [--heard] WAY…
+#                                 prints the table with the features metrics, tracing or both; compares nothing.
+#                                 --heard: an exporter publishes once a round, and a subscriber wants every span
 #
 # Ways: each runs twice, with 10 and with 30 rounds: the difference is what 20 rounds cost, whatever starting costs.
 # Producer and worker are threads of their own, one held while the other runs, so neither spins, and they sleep as
@@ -19,8 +22,10 @@ most=5 swap_most=2
 all_ways=(single spread sparse batch-single batch grouped ready receipt swap)
 few=10 many=30
 
-record=no
+record=no with= heard=
 [ "${1:-}" != --record ] || { record=yes; shift; }
+[ "${1:-}" != --with ] || { with=${2:?which features}; shift 2; }
+[ -z "$with" ] || [ "${1:-}" != --heard ] || { heard=heard; shift; }
 ways=("$@")
 [ $# -gt 0 ] || ways=("${all_ways[@]}")
 
@@ -30,7 +35,7 @@ case $host in x86_64-*linux*) ;; *) not_run_optional "locked instructions are kn
 # Another compiler writes other instructions.
 section="rustc $(rustc -V | cut -d ' ' -f 2) $host"
 
-cargo build --locked --release -p keylane-bench-support --bin steady --bin parts
+cargo build --locked --release -p keylane-bench-support --bin steady --bin parts ${with:+--features "$with"}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
@@ -92,9 +97,9 @@ load=$(part load) handler=$(part handler)
 # Ways: `name producer worker locked locked allocations` a line.
 for way in "${ways[@]}"; do
     # Not under callgrind: fails if a record allocates more than it may.
-    allocations=$("$target/release/steady" "$way" $many) || fail "allocations of $way"
+    allocations=$("$target/release/steady" "$way" $many $heard) || fail "allocations of $way"
     for rounds in $few $many; do
-        callgrind "$out/$way.$rounds" --separate-threads=yes "$target/release/steady" "$way" $rounds bare >"$out/said.$rounds"
+        callgrind "$out/$way.$rounds" --separate-threads=yes "$target/release/steady" "$way" $rounds bare $heard >"$out/said.$rounds"
     done
     [ "$(echo "$out/$way.$few"-*)" = "$(echo "$out/$way.$few"-0{1,2,3,4})" ] || fail "$way has other threads than four"
     records=$(($(awk '{ print $2 }' "$out/said.$many") - $(awk '{ print $2 }' "$out/said.$few")))
@@ -110,7 +115,7 @@ for way in "${ways[@]}"; do
 done >"$out/ways"
 
 echo "instructions a record, less the load's loop ($load) and the handler's own work ($handler)"
-echo "$(stamp), $(valgrind --version)"
+echo "$(stamp), $(valgrind --version)${with:+; with $with${heard:+, heard}}"
 echo
 printf '%-13s %9s %8s %9s %8s %9s %12s\n' way producer locked worker locked sum allocations
 awk '{ printf "%-13s %9.1f %8.2f %9.1f %8.2f %9.1f %12s\n", $1, $2, $4, $3, $5, $2 + $3, $6 }' "$out/ways"
@@ -118,6 +123,9 @@ echo
 printf '%-13s %9s %8s   with a loop as in the first row\n' part each locked
 awk '{ printf "%-13s %9.1f %8.2f\n", $1, $2, $3 }' "$out/parts"
 echo
+
+# Features cost what they cost: the baseline is that of the crate without.
+[ -z "$with" ] || exit 0
 
 failures=0
 bad() { echo "FAILED: $*" >&2; failures=$((failures + 1)); }

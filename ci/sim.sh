@@ -7,7 +7,9 @@
 #   ci/sim.sh --seed N   one seed, with all that happens in it
 #   KL_SIM_FIRST=N       from that seed on
 #
-# A failing seed is made as short as it gets, and what happens in it is printed.
+# A failing seed is made as short as it gets, and what happens in it is printed. Fails as well if a seed has too
+# little in it, if a fault meets a state too seldom, and if the seeds take more processor time than three minutes of
+# two cores for 20,000: not by the clock, which others on the machine move.
 . "$(dirname "$0")/lib.sh"
 
 # run TEST CFG: runs one test of tests/sim.rs, built with these flags.

@@ -28,6 +28,9 @@ fn run(first: u64, seeds: u64, most: usize) -> (Vec<Simulated>, Coverage, u64) {
             steps += simulated.steps;
             if simulated.conviction.is_some() {
                 failed.push(simulated);
+            } else {
+                let lacks = simulated.had.lacks();
+                assert!(lacks.is_empty(), "seed {seed} has too little: {}", lacks.join("; "));
             }
         }
     };
@@ -43,6 +46,19 @@ fn run(first: u64, seeds: u64, most: usize) -> (Vec<Simulated>, Coverage, u64) {
         failed.sort_by_key(|simulated| simulated.seed);
         (failed, coverage, steps)
     })
+}
+
+/// What a seed may cost: 20,000 within three minutes of two cores. Processor time, for on a machine that others use
+/// as well the clock says how busy those are.
+const MS_A_SEED: f64 = 180.0 * 2.0 / 20_000.0 * 1e3;
+
+/// Seconds of processor time that this process has had. `None` where the system does not tell it this way.
+fn processor_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may have anything in it: user and system, in hundredths.
+    let (_, behind) = text.rsplit_once(')')?;
+    let ticks = behind.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().ok());
+    Some(ticks.sum::<Option<u64>>()? as f64 / 100.0)
 }
 
 /// Says what a failing seed does, as short as it gets.
@@ -74,13 +90,14 @@ fn a_seed_replays_bit_by_bit() {
 #[ignore = "many seeds: ci/sim.sh"]
 fn seeds() {
     let (first, seeds) = (number("KL_SIM_FIRST", 0), number("KL_SIM_SEEDS", 20_000));
-    let started = Instant::now();
+    let (started, had) = (Instant::now(), processor_seconds());
     let (failed, coverage, steps) = run(first, seeds, 8);
     let took = started.elapsed().as_secs_f64();
     println!(
         "{seeds} seeds from {first}, {steps} steps, {took:.1} s, {:.0} seeds/s",
         seeds as f64 / took
     );
+    let spent = had.zip(processor_seconds()).map(|(before, now)| now - before);
     println!("{coverage}");
     for simulated in &failed {
         println!("seed {}: {}", simulated.seed, simulated.conviction.as_ref().unwrap());
@@ -90,6 +107,14 @@ fn seeds() {
     }
     let missing = coverage.missing(seeds / 200);
     assert!(missing.is_empty(), "too seldom:\n{}", missing.join("\n"));
+    match spent {
+        None => println!("not gated: the system does not tell this process's processor time"),
+        Some(spent) => {
+            let each = spent * 1e3 / seeds.max(1) as f64;
+            println!("{each:.1} ms of processor time a seed, at most {MS_A_SEED:.0}");
+            assert!(each <= MS_A_SEED, "{spent:.0} s of processor time for {seeds} seeds");
+        }
+    }
 }
 
 /// `ci/sim.sh --seed N`: what one seed does.

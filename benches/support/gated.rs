@@ -87,7 +87,7 @@ pub enum Kind {
 
 /// A runtime of one worker, held and let go.
 pub struct Gated {
-    _runtime: Runtime,
+    runtime: Runtime,
     gate: Subscriber,
     orders: Subscriber,
     /// For ever: handlers then need no count of who has it.
@@ -122,7 +122,7 @@ impl Gated {
                 marks.settled.set(round);
             }
         });
-        Self { _runtime: runtime, gate, orders, marks, kind, round: 0 }
+        Self { runtime, gate, orders, marks, kind, round: 0 }
     }
 
     /// Holds the worker while `put` puts `count` records in, then has them handled. All of the last round's are
@@ -136,6 +136,11 @@ impl Gated {
         put(&self.orders);
         marks.let_go.set(self.round);
         marks.settled.wait(self.round);
+    }
+
+    /// The runtime, for who listens to it.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// A handler that does the same as the one there is, to be swapped in.

@@ -4,5 +4,7 @@ pub mod allocator;
 pub mod bed;
 pub mod gated;
 pub mod lanes;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+pub mod listen;
 pub mod load;
 pub mod process;

@@ -8,9 +8,13 @@ use serde_json::Value;
 
 use crate::round::everybody;
 
+/// Rounds that a line has, at least, unless others had the processor in some.
+const ROUNDS: u64 = 5;
+
 const JOBS: [&str; 2] = ["noop/uniform/burst-1/1p/1w", "noop/zipf/burst-1/1p/1w"];
 
-/// Every arm has a line for every job, and every line is complete.
+/// Every arm has a line for every job, and every line is complete. Says which have fewer rounds than they should,
+/// since others had the processor.
 pub fn check(path: &Path) -> Result<usize, String> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut seen = HashSet::new();
@@ -19,6 +23,10 @@ pub fn check(path: &Path) -> Result<usize, String> {
         let line: Value =
             serde_json::from_str(text).map_err(|error| complaint(error.to_string()))?;
         let (arm, job) = line_of(&line).map_err(complaint)?;
+        if let Some(rounds) = line["rounds"].as_u64().filter(|rounds| *rounds < ROUNDS) {
+            let stolen = &line["discarded"];
+            println!("{arm} {job}: {rounds} rounds, others had the processor in {stolen} more");
+        }
         if !seen.insert((arm, job)) {
             return Err(complaint("twice the same arm and job".into()));
         }
@@ -49,6 +57,11 @@ fn line_of(line: &Value) -> Result<(String, String), String> {
         number.ok_or(format!("`{name}` is not a positive number"))
     };
     number(&line["msgs_per_s"], "msgs_per_s")?;
+    let count = |name: &str| line[name].as_u64().ok_or(format!("no `{name}`"));
+    let (rounds, discarded) = (count("rounds")?, count("discarded")?);
+    if rounds < ROUNDS && (rounds == 0 || rounds + discarded < ROUNDS) {
+        return Err(format!("{rounds} rounds and {discarded} discarded: at least {ROUNDS}"));
+    }
     let violations = line["violations"].as_u64().ok_or("no `violations`")?;
     let ours = named.0.starts_with("keylane");
     if violations > 0 {
@@ -80,11 +93,14 @@ mod tests {
     #[test]
     fn lines_that_lack_something_are_refused() {
         let good = json!({
-            "arm": "kanal", "job": JOBS[0], "msgs_per_s": 1e6, "ratio": 1.5, "spread": [1.2, 1.9], "violations": 0
+            "arm": "kanal", "job": JOBS[0], "msgs_per_s": 1e6, "ratio": 1.5, "spread": [1.2, 1.9], "violations": 0,
+            "rounds": 5, "discarded": 0
         });
         assert!(line_of(&good).is_ok());
         assert!(line_of(&json!({ "arm": "kanal", "job": JOBS[0], "not_run": "why" })).is_ok());
-        for name in ["arm", "job", "msgs_per_s", "ratio", "spread", "violations"] {
+        let all =
+            ["arm", "job", "msgs_per_s", "ratio", "spread", "violations", "rounds", "discarded"];
+        for name in all {
             let mut bad = good.clone();
             bad.as_object_mut().unwrap().remove(name);
             assert!(line_of(&bad).is_err(), "without {name}");
@@ -97,6 +113,10 @@ mod tests {
         assert!(with("spread", json!([1.6, 1.9])).is_err());
         assert!(with("violations", json!(3)).is_err());
         assert!(with("msgs_per_s", json!(0)).is_err());
+        assert!(with("rounds", json!(4)).is_err(), "too few, and nobody stole any");
+        let mut stolen = good.clone();
+        (stolen["rounds"], stolen["discarded"]) = (json!(4), json!(1));
+        assert!(line_of(&stolen).is_ok());
         let ours = with("arm", json!("keylane"));
         assert!(ours.is_err(), "keylane's own ratio is 1");
     }

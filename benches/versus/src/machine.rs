@@ -21,6 +21,45 @@ impl Stolen {
     }
 }
 
+/// How long something took, and how much of the processors others had meanwhile.
+pub struct Watch {
+    begun: Instant,
+    /// Busy anywhere, all there is, our own and our ended children's.
+    times: Option<[u64; 3]>,
+}
+
+impl Watch {
+    pub fn begin() -> Self {
+        Self { begun: Instant::now(), times: busy() }
+    }
+
+    /// Seconds, and what share of all processor time others had. `None` where the system does not tell.
+    pub fn end(&self) -> (f64, Option<f64>) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let others = self.times.zip(busy()).map(|(then, now)| others(then, now));
+        (seconds, others)
+    }
+}
+
+/// What was busy and not ours, as a part of all there was.
+fn others(then: [u64; 3], now: [u64; 3]) -> f64 {
+    let [busy, all, own] = [0, 1, 2].map(|at| now[at].saturating_sub(then[at]) as f64);
+    // Ticks are counted on either side for itself.
+    ((busy - own) / all.max(1.0)).clamp(0.0, 1.0)
+}
+
+fn busy() -> Option<[u64; 3]> {
+    let times = ticks()?;
+    let all: u64 = times.iter().take(8).sum();
+    // Idle, and waiting for a disk.
+    let idle = times.get(3)? + times.get(4)?;
+    let text = fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may have anything in it: user, system, and both of children that have ended.
+    let (_, behind) = text.rsplit_once(')')?;
+    let own = behind.split_whitespace().skip(11).take(4).map(|time| time.parse::<u64>().ok());
+    Some([all - idle, all, own.sum::<Option<u64>>()?])
+}
+
 /// `rounds` rounds from which nobody stole more than 1 %, of four times as many at most; and how many were discarded.
 pub fn rounds<T>(rounds: usize, round: impl FnMut(usize) -> T) -> (Vec<T>, usize) {
     rounds_until(rounds, None, round)
@@ -68,16 +107,16 @@ pub fn pinned<T: Send>(core: core_affinity::CoreId, run: impl FnOnce() -> T + Se
 
 /// Stolen, and all together.
 fn times() -> Option<[u64; 2]> {
-    let text = fs::read_to_string("/proc/stat").ok()?;
-    let times: Vec<u64> = text
-        .lines()
-        .next()?
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|time| time.parse().ok())
-        .collect();
+    let times = ticks()?;
     // The last two, a guest's, are in the first two already.
     Some([*times.get(7)?, times.iter().take(8).sum()])
+}
+
+/// What all processors have done, in ticks.
+fn ticks() -> Option<Vec<u64>> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().next()?;
+    Some(line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect())
 }
 
 /// The first line of a record: what the figures are of.
@@ -106,4 +145,31 @@ pub fn describe() -> Value {
 pub fn said(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_we_do_ourselves_is_not_others() {
+        assert_eq!(others([10, 100, 5], [110, 300, 105]), 0.0, "all that was busy was ours");
+        assert_eq!(others([10, 100, 5], [110, 300, 25]), 0.4);
+        assert_eq!(others([10, 100, 5], [110, 300, 106]), 0.0, "a tick too many");
+        assert_eq!(others([10, 100, 5], [10, 100, 5]), 0.0, "no time has passed");
+    }
+
+    #[test]
+    fn our_own_time_is_seen_to_pass() {
+        let watch = Watch::begin();
+        let Some(before) = watch.times else { return };
+        // Some ticks of our own, however few others leave us.
+        let mut now = before;
+        while now[2] < before[2] + 5 {
+            now = busy().expect("it was there before");
+        }
+        assert!(now[0] > before[0] && now[1] > before[1], "{before:?} {now:?}");
+        let (seconds, others) = watch.end();
+        assert!(seconds > 0.0 && others.is_some());
+    }
 }

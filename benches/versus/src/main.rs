@@ -51,7 +51,11 @@ fn main() -> ExitCode {
         }
     };
     if options.quick {
+        let watch = machine::Watch::begin();
         throughput::quick(&options, &mut recorder);
+        let (seconds, others) = watch.end();
+        let others = others.map_or("?".to_owned(), |share| format!("{:.0}", share * 100.0));
+        eprintln!("quick: {seconds:.1} s, others had {others} % of the processors");
     } else {
         full(&options, &mut recorder);
     }

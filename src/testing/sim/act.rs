@@ -39,26 +39,27 @@ fn act(world: &Rc<World>, action: Action) {
         Action::Swap { of, kind } => swap(world, of, kind),
         Action::Remove { of } => remove(world, of, None),
         Action::CloseOne { of, ms } => remove(world, of, Some(ms)),
-        Action::Resume { of, key } => {
-            command(world, of, |own| own.subscriber.resume(&key_name(key)))
-        }
-        Action::Park { of, key } => command(world, of, |own| {
+        Action::Resume { of, key } => command(world, of, Fault::Resume, |own| {
+            own.subscriber.resume(&key_name(key));
+        }),
+        Action::Park { of, key } => command(world, of, Fault::Park, |own| {
             own.subscriber.park(&key_name(key));
         }),
-        Action::Skip { of, key } => {
-            world.meets(Fault::Skip);
-            command(world, of, |own| {
-                own.subscriber.skip(&key_name(key));
-                world.judge.borrow_mut().skip(own.generation, key);
-            });
-        }
+        Action::Skip { of, key } => command(world, of, Fault::Skip, |own| {
+            own.subscriber.skip(&key_name(key));
+            world.judge.borrow_mut().skip(own.generation, key);
+        }),
         Action::Reassign { partition, commits } => {
-            world.meets(Fault::Reassign);
+            if is_read(world, partition) {
+                world.meets(Fault::Reassign);
+            }
             broker::revoke(world, partition, commits);
             broker::assign(world, partition);
         }
         Action::Redeliver { partition, back } => {
-            world.meets(Fault::Redeliver);
+            if is_read(world, partition) {
+                world.meets(Fault::Redeliver);
+            }
             broker::redeliver(world, partition, back as usize);
         }
         Action::Crash => {
@@ -67,13 +68,15 @@ fn act(world: &Rc<World>, action: Action) {
             world.judge.borrow_mut().crashed();
         }
         Action::Close { ms } => {
-            world.meets(Fault::Close);
+            if !world.closing.get() {
+                world.meets(Fault::Close);
+            }
             close(world, ms);
         }
         Action::StopNow => {
-            world.meets(Fault::StopNow);
             let runtime = world.node().runtime.borrow().clone();
             if let Some(runtime) = runtime {
+                world.meets(Fault::StopNow);
                 runtime.stop_now();
                 world.judge.borrow_mut().phase = Phase::Stopped;
                 close(world, 0);
@@ -84,18 +87,21 @@ fn act(world: &Rc<World>, action: Action) {
             world.advance_to(world.now().after(Duration::from_millis(ms.into())));
         }
         Action::HoldWorker { worker, steps } => {
-            world.meets(Fault::Hold);
+            world.meets(Fault::HoldWorker);
             world.node().hold_worker(worker, held(steps));
         }
         Action::HoldMonitor { steps } => {
-            world.meets(Fault::Hold);
+            world.meets(Fault::HoldMonitor);
             world.node().hold_monitor(held(steps));
         }
         Action::HoldBlocking { steps } => {
-            world.meets(Fault::Hold);
+            world.meets(Fault::HoldBlocking);
             world.node().blocking_held.set(held(steps));
         }
         Action::HoldFeed { partition, steps } => {
+            if is_read(world, partition) {
+                world.meets(Fault::HoldFeed);
+            }
             world.feeds.borrow_mut()[partition].held = held(steps);
         }
         Action::Within { to, item } => world.within.borrow_mut().push_back((to, item)),
@@ -104,8 +110,14 @@ fn act(world: &Rc<World>, action: Action) {
     }
 }
 
-fn command(world: &World, of: usize, order: impl FnOnce(&Subscribed)) {
+/// Whether somebody reads the partition.
+fn is_read(world: &World, partition: usize) -> bool {
+    world.feeds.borrow()[partition].source.is_some()
+}
+
+fn command(world: &World, of: usize, fault: Fault, order: impl FnOnce(&Subscribed)) {
     if let Some(own) = &world.subscribed.borrow()[of] {
+        world.meets(fault);
         order(own);
     }
 }
@@ -262,7 +274,7 @@ pub(super) fn remove(world: &World, of: usize, drains: Option<u32>) {
             }
         }
     };
-    world.meets(Fault::Remove);
+    world.meets(if drains.is_none() { Fault::Remove } else { Fault::CloseOne });
     let future = match drains {
         None => subscriber.remove(),
         Some(ms) => subscriber.close(Duration::from_millis(ms.into())),
@@ -357,6 +369,7 @@ fn give_up(world: &World) {
     if let Wait::Submit { mut future, number, .. } = own.wait
         && let Some(record) = future.take_record()
     {
+        world.meets(Fault::GiveUp);
         refuse(world, number, &record);
     }
 }

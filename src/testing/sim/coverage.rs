@@ -17,15 +17,27 @@ pub(super) enum Fault {
     Within,
     Swap,
     Remove,
+    /// A subscription is removed once it has drained.
+    CloseOne,
     Jump,
-    Hold,
+    /// Steps are withheld: of a worker, the monitor, the pool, a consume loop.
+    HoldWorker,
+    HoldMonitor,
+    HoldBlocking,
+    HoldFeed,
     Skip,
+    Park,
+    Resume,
+    /// A submit that waits is given up.
+    GiveUp,
+    /// The dead letters take nothing.
+    Outage,
     Full,
     Error,
     Panic,
 }
 
-const FAULTS: [(Fault, &str); 14] = [
+const FAULTS: [(Fault, &str); 22] = [
     (Fault::Crash, "crash"),
     (Fault::Close, "close"),
     (Fault::StopNow, "stop_now"),
@@ -34,9 +46,17 @@ const FAULTS: [(Fault, &str); 14] = [
     (Fault::Within, "submit within"),
     (Fault::Swap, "swap"),
     (Fault::Remove, "remove"),
+    (Fault::CloseOne, "close of one"),
     (Fault::Jump, "clock jump"),
-    (Fault::Hold, "withheld step"),
+    (Fault::HoldWorker, "worker withheld"),
+    (Fault::HoldMonitor, "monitor withheld"),
+    (Fault::HoldBlocking, "pool withheld"),
+    (Fault::HoldFeed, "feed withheld"),
     (Fault::Skip, "skip"),
+    (Fault::Park, "park"),
+    (Fault::Resume, "resume"),
+    (Fault::GiveUp, "given-up submit"),
+    (Fault::Outage, "letter outage"),
     (Fault::Full, "full lane"),
     (Fault::Error, "error"),
     (Fault::Panic, "panic"),
@@ -48,6 +68,8 @@ const STATES: [&str; 7] = ["queued", "sync", "future", "blocking", "retry", "let
 #[derive(Debug, Clone, Default)]
 pub struct Coverage {
     met: [[u64; STATES.len()]; FAULTS.len()],
+    /// How often each came while the script was played, whatever it met.
+    came: [u64; FAULTS.len()],
 }
 
 impl Coverage {
@@ -74,6 +96,17 @@ impl Coverage {
         }
     }
 
+    /// A fault of the script comes.
+    pub(super) fn came(&mut self, fault: Fault) {
+        self.came[fault as usize] += 1;
+    }
+
+    /// Kinds of fault that came. A handler that submits is none.
+    pub(super) fn kinds(&self) -> usize {
+        let came = FAULTS.iter().zip(&self.came);
+        came.filter(|((fault, _), came)| **came > 0 && *fault != Fault::Within).count()
+    }
+
     /// An attempt of this kind fails, `pending` if it had waited.
     pub(super) fn fails(&mut self, fault: Fault, kind: Kind, pending: bool) {
         let state = match kind {
@@ -90,6 +123,7 @@ impl Coverage {
         for (row, more) in self.met.iter_mut().zip(&other.met) {
             row.iter_mut().zip(more).for_each(|(count, more)| *count += more);
         }
+        self.came.iter_mut().zip(&other.came).for_each(|(count, more)| *count += more);
     }
 
     /// The pairs that fell short of one in `seeds / per` simulations.
@@ -110,10 +144,10 @@ impl Coverage {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:14}", "")?;
+        write!(f, "{:17}", "")?;
         STATES.iter().try_for_each(|state| write!(f, "{state:>10}"))?;
         for ((_, name), row) in FAULTS.iter().zip(&self.met) {
-            write!(f, "\n{name:14}")?;
+            write!(f, "\n{name:17}")?;
             row.iter().try_for_each(|count| write!(f, "{count:>10}"))?;
         }
         Ok(())

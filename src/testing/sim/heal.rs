@@ -122,6 +122,7 @@ fn heal(world: &Rc<World>) {
     }
     world.note(60, 0, || "faults stop".to_owned());
     world.healed.set(true);
+    world.scripted.set(world.judge.borrow().known.len());
     world.posts.borrow_mut().clear();
     let now = world.now();
     let mut judge = world.judge.borrow_mut();

@@ -7,6 +7,7 @@
 mod act;
 mod broker;
 mod coverage;
+mod enough;
 mod feed;
 mod heal;
 mod judge;
@@ -24,6 +25,7 @@ mod world;
 use std::rc::Rc;
 
 pub use self::coverage::Coverage;
+pub use self::enough::Had;
 use self::script::Script;
 pub use self::shrink::shrink;
 pub use self::verdict::{Conviction, Invariant};
@@ -42,8 +44,8 @@ pub struct Simulated {
     pub trace: u64,
     /// Steps that were made.
     pub steps: u64,
-    /// Records that were handled or given back.
-    pub records: usize,
+    /// How much there was in it.
+    pub had: Had,
     /// What met what.
     pub coverage: Coverage,
     /// What happened, a line each, if that was asked for.
@@ -52,7 +54,7 @@ pub struct Simulated {
 
 /// Runs the simulation of a seed; with `traces`, says what happened.
 pub fn simulate(seed: u64, traces: bool) -> Simulated {
-    play_script(Script::generate(seed), traces)
+    play_script(enough::script(seed), traces)
 }
 
 /// Runs a script to its end.
@@ -74,7 +76,7 @@ fn finish(seed: u64, world: Rc<World>) -> Simulated {
         conviction: judge.conviction.clone(),
         trace: world.trace.get(),
         steps: world.steps.get(),
-        records: judge.known.len(),
+        had: Had::of(&world),
         coverage: world.coverage.borrow().clone(),
         lines: world.lines.borrow_mut().take().unwrap_or_default(),
     }

@@ -126,8 +126,8 @@ fn end(life: u32, number: u32, kind: Kind, play: Play, waited: bool) -> Handled 
         format!("end of delivery {number}: {how:?}")
     });
     match how {
-        Ended::Panicked => world.coverage.borrow_mut().fails(Fault::Panic, kind, waited),
-        Ended::Failed => world.coverage.borrow_mut().fails(Fault::Error, kind, waited),
+        Ended::Panicked => world.fails(Fault::Panic, kind, waited),
+        Ended::Failed => world.fails(Fault::Error, kind, waited),
         _ => {}
     }
     world.judge.borrow_mut().ended(number, how);
@@ -219,6 +219,7 @@ impl DeadLetter for Letters {
         world.judge.borrow_mut().letter(number, letter.attempts, whole);
         let post = if world.healed.get() { None } else { world.posts.borrow_mut().pop_front() };
         if post == Some(Post::Panic) {
+            world.meets(Fault::Outage);
             world.judge.borrow_mut().answered(number, Err(Ended::Panicked), false);
             resume_unwind(Box::new(Scripted));
         }
@@ -258,6 +259,9 @@ impl Future for Posting {
             Some(Post::Fatal) => (Err(Ended::Fatal), Err(HandlerError::fatal("no post ever"))),
             _ => (Ok(()), Ok(())),
         };
+        if said.is_err() {
+            world.meets(Fault::Outage);
+        }
         let (generation, key) = {
             let judge = world.judge.borrow();
             let delivery = &judge.deliveries[this.number as usize];

@@ -1,7 +1,7 @@
 //! From a script that fails to a short one that fails the same way.
 
 use super::script::{Action, Script};
-use super::{Simulated, play_script};
+use super::{Simulated, enough, play_script};
 
 /// Plays that a search takes at most.
 const PLAYS: usize = 3_000;
@@ -9,7 +9,7 @@ const PLAYS: usize = 3_000;
 /// The shortest script found that violates what the seed's does, and what happens in it. `None` if the seed's
 /// violates nothing.
 pub fn shrink(seed: u64) -> Option<(String, Simulated)> {
-    let mut script = Script::generate(seed);
+    let mut script = enough::script(seed);
     let mut found = play_script(script.clone(), true);
     let invariant = found.conviction.as_ref()?.invariant;
     let mut plays = 0;

@@ -11,7 +11,7 @@ use super::coverage::{Coverage, Fault};
 use super::feed::Feed;
 use super::judge::Judge;
 use super::random::{Random, mix};
-use super::script::{Item, KEYLESS, PARTITIONS, Post, SUBSCRIPTIONS, Script};
+use super::script::{Item, KEYLESS, Kind, PARTITIONS, Post, SUBSCRIPTIONS, Script};
 use super::stage::{Flag, Node};
 use crate::clock::Time;
 use crate::close::{Removal, Swap};
@@ -72,6 +72,8 @@ pub(super) struct World {
     pub(super) closing: Cell<bool>,
     /// Faults have stopped.
     pub(super) healed: Cell<bool>,
+    /// Records that there were by then.
+    pub(super) scripted: Cell<usize>,
     pub(super) depth: Cell<u32>,
     pub(super) steps: Cell<u64>,
     /// Moments when everybody slept though a close was due.
@@ -130,6 +132,7 @@ impl World {
             within: RefCell::default(),
             closing: Cell::new(false),
             healed: Cell::new(false),
+            scripted: Cell::new(0),
             depth: Cell::new(0),
             steps: Cell::new(0),
             overdue: Cell::new(0),
@@ -185,7 +188,20 @@ impl World {
     pub(super) fn meets(&self, fault: Fault) {
         let parked =
             self.subscribed.borrow().iter().flatten().any(|s| !s.subscriber.parked().is_empty());
-        self.coverage.borrow_mut().meets(fault, &self.judge.borrow(), parked);
+        let mut coverage = self.coverage.borrow_mut();
+        coverage.meets(fault, &self.judge.borrow(), parked);
+        if !self.healed.get() {
+            coverage.came(fault);
+        }
+    }
+
+    /// An attempt fails, `pending` if it had waited.
+    pub(super) fn fails(&self, fault: Fault, kind: Kind, pending: bool) {
+        let mut coverage = self.coverage.borrow_mut();
+        coverage.fails(fault, kind, pending);
+        if !self.healed.get() {
+            coverage.came(fault);
+        }
     }
 
     /// The record of this number, as delivery `number`.

@@ -6,6 +6,9 @@ use super::Recorded;
 use super::markdown::Table;
 use crate::round::has_lanes;
 
+/// Rounds below which a figure is not settled, and says so.
+const SETTLED: u64 = 9;
+
 /// Everything between the marks. `drawn` are the plots' paths and titles.
 pub fn all(recorded: &Recorded, source: &str, drawn: &[(String, &str)]) -> String {
     let mut text = format!(
@@ -122,7 +125,13 @@ fn ratios(recorded: &Recorded, prefix: &str, ratio: &str, spread: &str, title: &
     table.titled(title)
 }
 
-/// A ratio with its interval; bold if all of it is below 1.
+/// ` n=7` behind a figure of so few rounds, so that nobody takes it for settled.
+fn few(line: &Value) -> String {
+    let rounds = line["rounds"].as_u64().filter(|rounds| *rounds < SETTLED);
+    rounds.map_or(String::new(), |rounds| format!(" n={rounds}"))
+}
+
+/// A ratio with its interval; bold if all of it is below 1, and that is settled.
 fn cell(line: &Value, ratio: &str, spread: &str) -> String {
     if line["disqualified"] == true {
         return "disqualified".into();
@@ -132,8 +141,8 @@ fn cell(line: &Value, ratio: &str, spread: &str) -> String {
     else {
         return "–".into();
     };
-    let cell = format!("{median:.2} [{low:.2}–{high:.2}]");
-    if high < 1.0 { format!("**{cell}**") } else { cell }
+    let (cell, few) = (format!("{median:.2} [{low:.2}–{high:.2}]"), few(line));
+    if high < 1.0 && few.is_empty() { format!("**{cell}**") } else { cell + &few }
 }
 
 fn blocking(recorded: &Recorded, suffix: &str, title: &str) -> String {
@@ -195,8 +204,10 @@ fn latency(recorded: &Recorded, of: &str) -> String {
     }
     let whose =
         if of == "slowest" { "the slowest arm's capacity" } else { "each arm's own capacity" };
+    let least = lines.filter_map(|line| line["rounds"].as_u64()).min();
+    let few = least.map_or(String::new(), |least| few(&serde_json::json!({ "rounds": least })));
     table.titled(&format!(
-        "**Latency at shares of {whose}**: p50 / p99 / p99.9 in µs, open loop from the intended time (at rate)"
+        "**Latency at shares of {whose}**: p50 / p99 / p99.9 in µs, open loop from the intended time (at rate){few}"
     ))
 }
 
@@ -205,7 +216,7 @@ fn limits(recorded: &Recorded) -> String {
 
     let mut table = Table::new(&["lane", "ns", "line transfers"]);
     for line in recorded.of("hop").filter(|line| line.get("lane").is_some()) {
-        table.row(&[text(&line["lane"]), figure(&line["ns"], 0), figure(&line["floors"], 2)]);
+        table.row(&[text(&line["lane"]), figure(line, "ns", 0), figure(line, "floors", 2)]);
     }
     all += &table.titled(
         "**One way, submit → handler, p50, beside half a ping-pong of the same two threads**",
@@ -213,37 +224,33 @@ fn limits(recorded: &Recorded) -> String {
 
     let mut table = Table::new(&["parked worker, ns", "bare unpark, ns", "ratio"]);
     for line in recorded.of("wake").filter(|line| line.get("ratio").is_some()) {
-        let bare = figure(&line["bare_ns"], 0);
-        table.row(&[figure(&line["ours_ns"], 0), bare, figure(&line["ratio"], 2)]);
+        let bare = figure(line, "bare_ns", 0);
+        table.row(&[figure(line, "ours_ns", 0), bare, figure(line, "ratio", 2)]);
     }
     all += &table.titled("**Wake of a parked worker**");
 
     let mut table = Table::new(&["handler", "p50, ns", "p99, ns"]);
     for line in recorded.of("successor") {
-        table.row(&[
-            text(&line["handler"]),
-            figure(&line["p50_ns"], 0),
-            figure(&line["p99_ns"], 0),
-        ]);
+        table.row(&[text(&line["handler"]), figure(line, "p50_ns", 0), figure(line, "p99_ns", 0)]);
     }
     all += &table.titled("**From the end of a key's record to its successor's start**");
 
     let mut table = Table::new(&["the bad key", "other keys' p50", "other keys' p99"]);
     for line in recorded.of("isolation") {
-        let (p50, p99) = (figure(&line["p50_ratio"], 2), figure(&line["p99_ratio"], 2));
+        let (p50, p99) = (figure(line, "p50_ratio", 2), figure(line, "p99_ratio", 2));
         table.row(&[text(&line["trouble"]), p50, p99]);
     }
     all += &table.titled("**One bad key: latency of the others, with it ÷ without it**");
 
     let mut table = Table::new(&["arm", "makespan ÷ ideal", "form"]);
     for line in recorded.of("skew") {
-        table.row(&[text(&line["arm"]), figure(&line["over_ideal"], 2), text(&line["form"])]);
+        table.row(&[text(&line["arm"]), figure(line, "over_ideal", 2), text(&line["form"])]);
     }
     all += &table.titled("**Skewed keys (5,890 × 9, 100 × 100, 10 × 1,000 records), 30 at once**");
 
     let mut table = Table::new(&["a swap every 1,000 records"]);
     for line in recorded.of("swap") {
-        table.row(&[format!("time × {}", figure(&line["time_ratio"], 3))]);
+        table.row(&[format!("time × {}", figure(line, "time_ratio", 3))]);
     }
     all += &table.titled("**What a swap costs**");
 
@@ -257,20 +264,22 @@ fn limits(recorded: &Recorded) -> String {
         let batch = recorded.of("curves").find(same);
         table.row(&[
             format!("{}, {}, {}", line["workers"], line["producers"], line["lanes"]),
-            figure(&line["mega_per_s"], 2),
-            batch.map_or(String::new(), |batch| figure(&batch["mega_per_s"], 2)),
+            figure(line, "mega_per_s", 2),
+            batch.map_or(String::new(), |batch| figure(batch, "mega_per_s", 2)),
         ]);
     }
     all + &table.titled("**Workers, producers, lanes**")
 }
 
-fn figure(figure: &Value, places: usize) -> String {
+/// A figure of a line, with its interval.
+fn figure(line: &Value, name: &str, places: usize) -> String {
+    let figure = &line[name];
     let (Some(median), Some(low), Some(high)) =
         (figure["median"].as_f64(), figure["spread"][0].as_f64(), figure["spread"][1].as_f64())
     else {
         return "–".into();
     };
-    format!("{median:.places$} [{low:.places$}–{high:.places$}]")
+    format!("{median:.places$} [{low:.places$}–{high:.places$}]{}", few(line))
 }
 
 fn micros(nanos: &Value) -> String {
@@ -287,4 +296,23 @@ fn called(arm: &str) -> String {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or("").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn few_rounds_are_marked_and_settle_nothing() {
+        let line = |rounds: u64| json!({ "ratio": 0.5, "spread": [0.4, 0.6], "rounds": rounds });
+        assert_eq!(cell(&line(9), "ratio", "spread"), "**0.50 [0.40–0.60]**");
+        assert_eq!(cell(&line(7), "ratio", "spread"), "0.50 [0.40–0.60] n=7");
+        let line = |rounds: u64| json!({ "ns": { "median": 3.0, "spread": [2.0, 4.0] }, "rounds": rounds });
+        assert_eq!(figure(&line(9), "ns", 0), "3 [2–4]");
+        assert_eq!(figure(&line(3), "ns", 0), "3 [2–4] n=3");
+        let lines = [json!({ "table": "latency", "of": "own", "arm": "kanal", "rounds": 5 })];
+        let recorded = Recorded(lines.to_vec());
+        assert!(latency(&recorded, "own").contains("(at rate) n=5"));
+    }
 }
