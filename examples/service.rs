@@ -2,23 +2,7 @@
 //! journal. One account's payments are booked in their order, different accounts' at the same time.
 //!
 //! ```text
-//! cargo run --release --example service --features nats,serde,metrics -- service.toml
-//! ```
-//!
-//! ```toml
-//! topic = "payments"               # everything here has a default
-//! dead_letters = "payments.dead"
-//! journal = "payments.journal"
-//! limit = 10_000
-//! listen = "127.0.0.1:9464"
-//! drain_seconds = 10
-//!
-//! [runtime]                        # the options of the runtime, by their names
-//! blocking_threads = 16
-//!
-//! [nats]                           # and of the bus
-//! servers = "nats://localhost:4222"
-//! ack_mode = "each"
+//! cargo run --release --example service --features nats,serde,metrics -- examples/service.toml
 //! ```
 //!
 //! The environment overrides the file: `KEYLANE_WORKERS`, `KEYLANE_NATS_SERVERS`, `KEYLANE_NATS_PASSWORD` and so on.

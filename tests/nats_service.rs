@@ -147,11 +147,17 @@ fn settings(server: &Server, mode: &str) -> (PathBuf, PathBuf) {
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     let (file, journal) = (dir.join("service.toml"), dir.join("journal"));
-    let text = format!(
-        "journal = {journal:?}\nlisten = \"127.0.0.1:0\"\n\
-         [runtime]\nworkers = 1\n[nats]\nservers = \"{}\"\nack_mode = \"{mode}\"\n",
-        server.url()
-    );
+    // The one that comes with the example, in a place of its own.
+    let own = |line: &str| match line.split(' ').next() {
+        Some("journal") => format!("journal = {journal:?}"),
+        Some("listen") => "listen = \"127.0.0.1:0\"".to_owned(),
+        Some("[runtime]") => "[runtime]\nworkers = 1".to_owned(),
+        Some("servers") => format!("servers = {:?}", server.url()),
+        Some("ack_mode") => format!("ack_mode = {mode:?}"),
+        _ => line.to_owned(),
+    };
+    let given = include_str!("../examples/service.toml");
+    let text = given.lines().map(own).collect::<Vec<_>>().join("\n");
     std::fs::write(&file, text).unwrap();
     (file, journal)
 }
