@@ -292,11 +292,10 @@ impl Source {
 
     #[cold]
     fn is_restoring(&mut self) -> bool {
-        let restoring = self.restoring.as_ref().is_some_and(|weak| weak.strong_count() > 0);
-        if !restoring {
+        if self.restoring.as_ref().is_some_and(|weak| weak.strong_count() == 0) {
             self.restoring = None;
         }
-        restoring
+        self.restoring.is_some()
     }
 
     #[cold]

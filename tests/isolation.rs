@@ -440,40 +440,6 @@ fn a_handler_that_submits_to_its_own_full_lane_gets_the_record_back() {
     });
 }
 
-/// A lane that has always more than a visit takes is one of its worker's lanes, not its only one.
-#[test]
-fn a_lane_that_never_runs_dry_leaves_others_their_turn() {
-    each_shape(|shape| {
-        // Without a spare, which would relieve a worker that the system has taken its core from.
-        let config = shape.config().spares(0);
-        let runtime = Runtime::builder().config(config).build().unwrap();
-        let own = Arc::new(Mutex::new(None::<keylane::Subscriber>));
-        let itself = own.clone();
-        // Each record handled is followed by another, until one of another lane has been handled.
-        let endless = runtime
-            .subscribe(Subscription::new("endless"), move |record: &Record| {
-                if let Some(endless) = &*itself.lock() {
-                    let key = record.key().unwrap_or_default();
-                    endless.try_submit(Record::new(key, "more")).map_err(|e| e.to_string())?;
-                }
-                Ok(())
-            })
-            .unwrap();
-        let others = runtime.subscribe(Subscription::new("others"), |_: &Record| Ok(())).unwrap();
-        *own.lock() = Some(endless.clone());
-        let key = &shape.keys_of(0, 1)[0];
-        // More than a visit takes, at every moment.
-        for _ in 0..500 {
-            endless.submit(Record::new(key, "one")).unwrap();
-        }
-        let receipts: Vec<_> = (0..shape.lanes as u32)
-            .map(|lane| submit(&others, &shape.keys_in(1, lane, 1)[0], "in turn"))
-            .collect();
-        all_done(&receipts);
-        *own.lock() = None;
-    });
-}
-
 /// Wakes from other threads, many at once and late ones, are as good as one: the future ends once, and
 /// nobody else is polled for it.
 // convict: whole_lane_waits

@@ -9,7 +9,7 @@ mod dispatch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dispatch::{Holds, Log, Shape, all_done, ended, name_of, submit, until};
+use dispatch::{Holds, Log, Shape, all_done, each_shape, ended, name_of, submit, until};
 use keylane::testing::VirtualClock;
 use keylane::{
     HandlerError, Letter, Notice, Outcome, Record, Runtime, Snapshot, Subscriber, Subscription, Why,
@@ -215,4 +215,38 @@ fn a_sink_that_hangs_costs_no_other_lane() {
     assert_eq!(a.outcome(), None);
     holds.open("a");
     assert!(matches!(ended(&a), Outcome::DeadLettered(_)));
+}
+
+/// A lane that has always more than a visit takes is one of its worker's lanes, not its only one.
+#[test]
+fn a_lane_that_never_runs_dry_leaves_others_their_turn() {
+    each_shape(|shape| {
+        // Without a spare, which would relieve a worker that the system has taken its core from.
+        let config = shape.config().spares(0);
+        let runtime = Runtime::builder().config(config).build().unwrap();
+        let own = Arc::new(Mutex::new(None::<keylane::Subscriber>));
+        let itself = own.clone();
+        // Each record handled is followed by another, until one of another lane has been handled.
+        let endless = runtime
+            .subscribe(Subscription::new("endless"), move |record: &Record| {
+                if let Some(endless) = &*itself.lock() {
+                    let key = record.key().unwrap_or_default();
+                    endless.try_submit(Record::new(key, "more")).map_err(|e| e.to_string())?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let others = runtime.subscribe(Subscription::new("others"), |_: &Record| Ok(())).unwrap();
+        *own.lock() = Some(endless.clone());
+        let key = &shape.keys_of(0, 1)[0];
+        // More than a visit takes, at every moment.
+        for _ in 0..500 {
+            endless.submit(Record::new(key, "one")).unwrap();
+        }
+        let receipts: Vec<_> = (0..shape.lanes as u32)
+            .map(|lane| submit(&others, &shape.keys_in(1, lane, 1)[0], "in turn"))
+            .collect();
+        all_done(&receipts);
+        *own.lock() = None;
+    });
 }
