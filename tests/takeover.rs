@@ -224,7 +224,7 @@ fn a_lane_that_never_runs_dry_leaves_others_their_turn() {
         // Without a spare, which would relieve a worker that the system has taken its core from.
         let config = shape.config().spares(0);
         let runtime = Runtime::builder().config(config).build().unwrap();
-        let own = Arc::new(Mutex::new(None::<keylane::Subscriber>));
+        let own = Arc::new(Mutex::new(None::<Subscriber>));
         let itself = own.clone();
         // Each record handled is followed by another, until one of another lane has been handled.
         let endless = runtime
