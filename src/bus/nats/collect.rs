@@ -89,9 +89,12 @@ impl<D: Deliveries> Consumer<D> {
                     all.push(self.read(delivery, message));
                 }
                 (Some(Arrival::Heartbeat | Arrival::Foreign), _) => {}
-                (Some(Arrival::Ended { .. }) | None, _) if goes_on => {}
-                // The node of a cluster that we have just come to may not know yet who leads.
-                (Some(Arrival::NoResponders), _) if goes_on => tokio::time::sleep(LOOK).await,
+                (None, _) if goes_on => {}
+                // It may have been refused at once; or the node of a cluster that we have just come to does not know yet
+                // who leads.
+                (Some(Arrival::Ended { .. } | Arrival::NoResponders), _) if goes_on => {
+                    tokio::time::sleep(LOOK).await;
+                }
                 _ if !connected => return Ok(None),
                 _ => {
                     return Err(failed("the server did not deliver again what it has to"));

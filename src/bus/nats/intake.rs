@@ -60,6 +60,7 @@ impl<D: Deliveries> Consumer<D> {
         match self.source.put(record) {
             Ok(()) => {
                 self.held.add(numbers.stream, reply, self.now);
+                self.marks.newest = numbers.consumer;
                 if numbers.delivered > 1 {
                     self.subscriber.entry.state.counters.redelivered.add_shared(1);
                 }

@@ -26,18 +26,29 @@ pub(super) struct Mark {
     /// The number of the delivery of that place, or a lower one. 0: not all of the stream is the consumer's, and what it
     /// passes over may have been anybody's.
     pub(super) number: u64,
+    /// When it was written; 0 before that.
+    pub(super) at: u128,
 }
 
+/// Acknowledgements that came later than so many nanoseconds behind a mark are not ours, or of a life without marks: what
+/// they took the durable over, and how it was counted since, is not known.
+const OURS: u128 = 10_000_000_000;
+
 impl Mark {
-    pub(super) fn encode(&self) -> String {
-        format!("{} {} {} {}", self.made, self.durable, self.place, self.number)
+    /// As text, with the stream's name.
+    pub(super) fn encode(&self, stream: &str) -> String {
+        let Self { made, durable, place, number, at } = self;
+        format!("{stream} {made} {durable} {place} {number} {at}")
     }
 
-    pub(super) fn decode(text: &[u8]) -> Option<Self> {
+    /// Reads it, if it is of a stream of this name.
+    pub(super) fn decode(text: &[u8], stream: &str) -> Option<Self> {
         let mut words = std::str::from_utf8(text).ok()?.split(' ');
+        words.next().filter(|name| *name == stream)?;
         let (made, durable) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
         let (place, number) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        words.next().is_none().then_some(Self { made, durable, place, number })
+        let at = words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Self { made, durable, place, number, at })
     }
 
     /// Whether the stream is another than it was.
@@ -48,11 +59,18 @@ impl Mark {
     /// Whether the place is lost. `info`: the durable, if it is there; `whole`: all of the stream is its.
     pub(super) fn is_lost(&self, stream: &stream::Info, info: Option<&Info>, whole: bool) -> bool {
         let state = &stream.state;
-        self.is_of_another(stream)
-            || self.place > state.last_sequence.saturating_add(1)
-            || whole
-                && self.place < state.first_sequence
-                && info.is_some_and(|info| self.was_passed_by(info))
+        let ends_before = self.place > state.last_sequence.saturating_add(1);
+        let gone = || {
+            let passed_by = info.is_some_and(|info| self.was_passed_by(info));
+            whole && self.place < state.first_sequence && passed_by
+        };
+        !info.is_some_and(|info| self.is_behind(info))
+            && (self.is_of_another(stream) || ends_before || gone())
+    }
+
+    /// Whether somebody has begun another life since, with a durable of its own that has come to a place: that one counts.
+    fn is_behind(&self, info: &Info) -> bool {
+        self.durable != nanos(info.created) && info.ack_floor.consumer_sequence > 0
     }
 
     /// Whether the durable has come further than deliveries took it: a purge moves it and counts none. How far it came by
@@ -60,7 +78,8 @@ impl Mark {
     fn was_passed_by(&self, info: &Info) -> bool {
         let further = (floor(info) + 1).checked_sub(self.place);
         let acknowledged = (info.ack_floor.consumer_sequence + 1).checked_sub(self.number);
-        let known = self.number > 0 && self.durable == nanos(info.created);
+        let ours = info.ack_floor.last_active.is_none_or(|last| nanos(last) <= self.at + OURS);
+        let known = ours && self.number > 0 && self.durable == nanos(info.created);
         known && matches!((further, acknowledged), (Some(further), Some(by)) if further > by)
     }
 }
@@ -75,6 +94,8 @@ pub(super) struct Marks {
     /// When the durable was made, and the place behind its floor, as of the last barrier; 0: it has none.
     pub(super) durable: u128,
     pub(super) behind: u64,
+    /// The number of the newest delivery that the source has taken.
+    pub(super) newest: u64,
     /// When the stream was made, once the consumer has begun.
     pub(super) made: Option<u128>,
     pub(super) written: Option<Mark>,
@@ -101,9 +122,11 @@ pub(super) fn nanos(time: DateTime) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const MARK: Mark = Mark { made: 1_000, durable: 2_000, place: 9, number: 4 };
+    const MARK: Mark = Mark { made: 1_000, durable: 2_000, place: 9, number: 4, at: 3_000 };
 
     fn time(nanos: u64) -> String {
         format!("1970-01-01T00:00:00.{nanos:09}Z")
@@ -133,9 +156,33 @@ mod tests {
 
     #[test]
     fn a_mark_is_read_as_it_was_written() {
-        assert_eq!(Mark::decode(MARK.encode().as_bytes()), Some(MARK));
-        for text in ["", "1 2 3", "1 2 3 4 5", "1 2 3 x", "1 2 -3 4", " 1 2 3 4"] {
-            assert_eq!(Mark::decode(text.as_bytes()), None, "{text:?}");
+        assert_eq!(Mark::decode(MARK.encode("s").as_bytes(), "s"), Some(MARK));
+        assert_eq!(Mark::decode(MARK.encode("another").as_bytes(), "s"), None);
+        for text in
+            ["", "s", "s 1 2 3 4", "s 1 2 3 4 5 6", "s 1 2 3 4 x", "s 1 2 -3 4 5", " 1 2 3 4 5"]
+        {
+            assert_eq!(Mark::decode(text.as_bytes(), "s"), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn another_life_since_is_no_loss() {
+        // Its durable is another, and has come to a place, be it in another stream of the name.
+        let new = stream(1_001, 50, 60);
+        assert!(!MARK.is_lost(&new, Some(&durable(2_500, 55, 40)), true));
+        assert!(!MARK.is_lost(&stream(1_000, 1, 5), Some(&durable(2_500, 5, 5)), true));
+        // One that has not come to any says nothing.
+        assert!(MARK.is_lost(&new, Some(&durable(2_500, 0, 0)), true));
+    }
+
+    #[test]
+    fn acknowledgements_long_after_the_mark_are_of_another_life() {
+        let gone = stream(1_000, 13, 12);
+        let mut info = durable(2_000, 12, 3);
+        let at = |nanos: u128| Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos as u64));
+        for (last, lost) in [(3_000, true), (3_000 + OURS, true), (3_001 + OURS, false)] {
+            info.ack_floor.last_active = at(last).map(DateTime::from);
+            assert_eq!(MARK.is_lost(&gone, Some(&info), true), lost, "{last}");
         }
     }
 

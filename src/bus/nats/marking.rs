@@ -2,7 +2,7 @@
 //! the next start. Nothing waits for it but that start and the end, and none fails without it.
 
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream;
@@ -29,10 +29,13 @@ impl<D: Deliveries> Consumer<D> {
         stream: &stream::Info,
         info: Option<&Info>,
     ) -> Option<u64> {
-        if !std::mem::replace(&mut self.marks.looked, true) {
-            let key = self.mark_key();
-            match Floors::peek(&self.shared.links.control, &key).await {
-                Ok(text) => self.marks.found = text.and_then(|text| Mark::decode(&text)),
+        if !self.marks.looked {
+            match Floors::peek(&self.shared.links.control, &self.mark_key()).await {
+                Ok(text) => {
+                    let name = &stream.config.name;
+                    self.marks.found = text.and_then(|text| Mark::decode(&text, name));
+                    self.marks.looked = true;
+                }
                 Err(error) => self.say_unmarked(&error),
             }
         }
@@ -44,7 +47,9 @@ impl<D: Deliveries> Consumer<D> {
 
     /// The barrier is over: from here on a mark is kept.
     pub(super) fn begin_marks(&mut self) {
-        self.marks.found = None;
+        (self.marks.found, self.marks.looked) = (None, true);
+        // They may be counted anew.
+        self.marks.newest = 0;
         self.marks.made = self.plan.made.map(nanos);
         self.marks.due = self.now;
     }
@@ -91,18 +96,24 @@ impl<D: Deliveries> Consumer<D> {
         format!("mark.{}", self.plan.kept_as)
     }
 
-    /// Where the consumer stands, if it is anywhere.
+    /// Where the consumer stands, if it is anywhere. During a barrier nobody knows.
     fn mark_now(&mut self) -> Option<Mark> {
-        let made = self.marks.made.filter(|_| self.plan.acks != AckMode::Checkpoint)?;
+        if self.plan.acks == AckMode::Checkpoint || self.recovery.is_under_way() {
+            return None;
+        }
+        let made = self.marks.made?;
         let ledger = self.source.ledger();
         let base = Some(self.marks.behind).filter(|behind| *behind > 0);
         let place = ledger.frontier().or(base)?;
         // As many deliveries at most are of places from there on.
-        let behind = ledger.newest().map_or(place, |newest| newest + 1);
-        let open = behind.saturating_sub(place).saturating_add(self.kept.len() as u64);
-        let number = self.sequence.next().saturating_sub(open);
-        let number = if self.watch.is_mixed() { 0 } else { number };
-        Some(Mark { made, durable: self.marks.durable, place, number })
+        let open = ledger.newest().map_or(0, |newest| (newest + 1).saturating_sub(place));
+        // What came again by itself has a number more than places.
+        let next = match self.marks.newest {
+            0 => self.sequence.next().saturating_sub(self.kept.len() as u64),
+            newest => newest + 1,
+        };
+        let number = if self.watch.is_whole() { next.saturating_sub(open) } else { 0 };
+        Some(Mark { made, durable: self.marks.durable, place, number, at: 0 })
     }
 
     fn write_mark(
@@ -110,6 +121,8 @@ impl<D: Deliveries> Consumer<D> {
         mark: Mark,
     ) -> impl Future<Output = Result<Floors, BrokerError>> + Send + 'static {
         let (shared, key) = (self.shared.clone(), self.mark_key());
+        let text =
+            Mark { at: nanos(SystemTime::now().into()), ..mark }.encode(&self.plan.durable.stream);
         let (floors, replicas) =
             (self.marks.floors.clone(), self.plan.durable.config.num_replicas.max(1));
         async move {
@@ -117,7 +130,7 @@ impl<D: Deliveries> Consumer<D> {
                 Some(floors) => floors,
                 None => Floors::open(&shared.links.control, replicas).await?,
             };
-            floors.put(&key, mark.encode()).await?;
+            floors.put(&key, text).await?;
             Ok(floors)
         }
     }
@@ -137,6 +150,7 @@ impl<D: Deliveries> Consumer<D> {
         match answer {
             Some(Ok(floors)) => {
                 (self.marks.floors, self.marks.written) = (Some(floors), Some(mark));
+                self.marks.said = false;
             }
             Some(Err(error)) => self.say_unmarked(&error),
             None => {}

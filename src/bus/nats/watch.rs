@@ -84,6 +84,11 @@ impl Watch {
         }
     }
 
+    /// Whether all of the stream is the consumer's.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole && !self.mixed
+    }
+
     /// Whether what is missing may have been somebody else's.
     pub(super) fn is_mixed(&self) -> bool {
         self.mixed
