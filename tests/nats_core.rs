@@ -33,7 +33,7 @@ fn name(what: &str) -> String {
     format!("{what}{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn wait(until: impl Fn() -> bool) {
+fn wait(mut until: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !until() {
         assert!(begun.elapsed() < LONG, "not within {LONG:?}");
@@ -213,4 +213,110 @@ fn a_subscription_that_is_forbidden_or_taken_is_refused() {
         assert!(begun.elapsed() < Duration::from_secs(5));
     });
     runtime.stop_now();
+}
+
+/// Handlers are held, and with them the loop: what then finds the client's small buffer full is dropped, and counted to the
+/// message, by the connection's own count and by the publisher's numbers alike.
+#[test]
+fn what_the_client_drops_is_counted_to_the_message() {
+    const ALL: u64 = 500;
+    let Some(server) = Server::shared() else { return };
+    let topic = name("flood");
+    let options = TopicOptions::plain().at_most_once().when_full(WhenFull::Wait);
+    let runtime = Runtime::builder().workers(1).lanes(1).slots(8).build().unwrap();
+    on_tokio(async {
+        let publisher = bus(&runtime, server.url(), &topic, options.clone()).await;
+        let builder = NatsBus::builder(&runtime, server.url()).topic(&topic, options).buffer(16);
+        let small = builder.connect().await.unwrap();
+        let open = Arc::new(AtomicBool::new(false));
+        let came = Arc::new(Mutex::new(Vec::new()));
+        let (gate, noted) = (open.clone(), came.clone());
+        let handler = move |record: &Record| {
+            wait(|| gate.load(Ordering::SeqCst));
+            noted.lock().unwrap().push(record.payload().to_vec());
+            Ok(())
+        };
+        small.subscribe(&topic, Subscription::new("s"), handler).await.unwrap();
+        let mut events = small.events();
+        for number in 0..ALL {
+            publisher.publish(&topic, Record::new("k", number.to_string())).await.unwrap();
+        }
+        // The loop waits for room in the lane: nothing is lost there, and the flood is over before it goes on.
+        wait(|| {
+            std::iter::from_fn(|| events.try_next())
+                .any(|event| matches!(event, keylane::BusEvent::SlowConsumer { .. }))
+        });
+        open.store(true, Ordering::SeqCst);
+        wait(|| {
+            let counts = counts(&small, "s");
+            counts.received + counts.dropped_by_client == ALL
+        });
+        // By now everything has come: one more is the last, and shows what is missing before it.
+        publisher.publish(&topic, Record::new("k", "last")).await.unwrap();
+        wait(|| came.lock().unwrap().last().is_some_and(|last| last == b"last"));
+        wait(|| counts(&small, "s").taken == came.lock().unwrap().len() as u64);
+        let counts = counts(&small, "s");
+        let lost = ALL + 1 - came.lock().unwrap().len() as u64;
+        assert!(lost > 0, "nothing was dropped");
+        assert_eq!((counts.dropped_by_client, counts.missing), (lost, lost), "{counts:?}");
+        assert_eq!((counts.received, counts.dropped_when_full), (ALL + 1 - lost, 0), "{counts:?}");
+    });
+    runtime.stop_now();
+}
+
+/// A server that is killed and comes again finds all subscriptions again: a topic's, and those of a queue group, which
+/// share what comes as before.
+#[test]
+fn subscriptions_are_back_after_the_server_was_killed() {
+    let Some(server) = Server::start(&[]) else { return };
+    let topic = name("back");
+    let options = TopicOptions::plain().at_most_once();
+    let runtime = Runtime::builder().build().unwrap();
+    let second = Runtime::builder().build().unwrap();
+    on_tokio(async {
+        let first_bus = bus(&runtime, server.url(), &topic, options.clone()).await;
+        let second_bus = bus(&second, server.url(), &topic, options).await;
+        let [alone, shared] = [Came::default(), Came::default()];
+        for (bus, name, group, came) in [
+            (&first_bus, "alone", "alone", &alone),
+            (&first_bus, "a", "g", &shared),
+            (&second_bus, "b", "g", &shared),
+        ] {
+            bus.subscribe(&topic, Subscription::new(name).group(group), noting(came))
+                .await
+                .unwrap();
+        }
+        let all = [(&first_bus, "alone"), (&first_bus, "a"), (&second_bus, "b")];
+        server.kill(1);
+        server.restart(1);
+        wait(|| all.iter().all(|(bus, name)| counts(bus, name).gaps_possible == 1));
+        let total = |came: &Came| came.lock().unwrap().values().map(Vec::len).sum::<usize>();
+        // A subscription is sent before anything else of its connection: who has had one message is back.
+        let mut number = 0;
+        let begun = Instant::now();
+        while !all.iter().all(|(bus, name)| counts(bus, name).taken > 0) {
+            assert!(begun.elapsed() < LONG, "not all are back");
+            number += 1;
+            let record = Record::new("k", number.to_string());
+            let _ = first_bus.publish(&topic, record).await;
+        }
+        // From here on nothing is lost, and a group has each once.
+        let last = number + 50;
+        for number in number + 1..=last {
+            first_bus.publish(&topic, Record::new("k", number.to_string())).await.unwrap();
+        }
+        let tail = |came: &Came| -> Vec<u64> {
+            let came = came.lock().unwrap();
+            let mut tail: Vec<_> =
+                came.values().flatten().copied().filter(|n| *n > last - 50).collect();
+            tail.sort_unstable();
+            tail
+        };
+        let wanted: Vec<u64> = (last - 49..=last).collect();
+        wait(|| tail(&alone).len() >= 50 && tail(&shared).len() >= 50);
+        assert_eq!((tail(&alone), tail(&shared)), (wanted.clone(), wanted));
+        assert!(total(&alone) >= 50);
+    });
+    runtime.stop_now();
+    second.stop_now();
 }

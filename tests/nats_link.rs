@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use broker::Server;
 use keylane::nats::{AckMode, NatsBuilder, NatsBus, TopicOptions};
-use keylane::{BrokerErrorKind, Bus, BusError, Events, Health, Record, Runtime};
+use keylane::{
+    BrokerErrorKind, Bus, BusError, Events, Handler, Health, Record, Runtime, Subscription,
+};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -122,6 +124,80 @@ fn threads(name: &str) -> usize {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
     names.filter(|known| known.starts_with(name)).count()
+}
+
+/// The connections' threads are the bus' own: whatever its kind, a handler runs on others.
+#[test]
+fn handlers_run_on_no_thread_of_a_connection() {
+    let Some(server) = Server::shared() else { return };
+    let runtime = Runtime::builder().workers(2).thread_name("ours").build().unwrap();
+    let bus = NatsBus::builder(&runtime, server.url())
+        .topic("link.core-threads", TopicOptions::plain().at_most_once())
+        .connect()
+        .wait()
+        .unwrap();
+    for topic in ["link.threads", "link.core-threads"] {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let noting = |kind: &'static str| {
+            let seen = seen.clone();
+            move || {
+                let name = std::thread::current().name().unwrap_or_default().to_owned();
+                seen.lock().unwrap().push((kind, name));
+            }
+        };
+        let (sync, future, blocking) = (noting("sync"), noting("async"), noting("blocking"));
+        let (first, woken) = (Arc::new(future), noting("woken"));
+        let woken = Arc::new(woken);
+        let kinds = [
+            (
+                "sync",
+                Handler::sync(move |_| {
+                    sync();
+                    Ok(())
+                }),
+            ),
+            (
+                "async",
+                Handler::future(move |_| {
+                    let (first, woken) = (first.clone(), woken.clone());
+                    async move {
+                        first();
+                        let mut again = true;
+                        std::future::poll_fn(|cx| {
+                            cx.waker().wake_by_ref();
+                            if std::mem::take(&mut again) { Poll::Pending } else { Poll::Ready(()) }
+                        })
+                        .await;
+                        woken();
+                        Ok(())
+                    }
+                }),
+            ),
+            (
+                "blocking",
+                Handler::blocking(move |_| {
+                    blocking();
+                    Ok(())
+                }),
+            ),
+        ];
+        for (name, handler) in kinds {
+            let policy = Subscription::new(format!("{name}-{}", topic.len()));
+            bus.subscribe_handler(topic, policy, handler).wait().unwrap();
+        }
+        for number in 0..20 {
+            bus.publish(topic, Record::new(format!("k{number}"), "v")).wait().unwrap();
+        }
+        until("all have run", || seen.lock().unwrap().len() == 4 * 20);
+        for (kind, name) in seen.lock().unwrap().iter() {
+            assert!(
+                name.starts_with("ours") && !name.contains("nats"),
+                "{topic}, {kind}: on {name}"
+            );
+        }
+    }
+    assert!(threads("ours-nats") >= 3, "the connections' threads are named so");
+    runtime.stop_now();
 }
 
 #[test]

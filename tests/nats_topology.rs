@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use broker::Server;
-use keylane::nats::{Discard, NatsBuilder, NatsBus, Retention, Storage, Strategy, TopicOptions};
-use keylane::{BrokerErrorKind, BusError, Record, Runtime};
+use keylane::nats::{
+    AckMode, Discard, NatsBuilder, NatsBus, Retention, Storage, Strategy, TopicOptions,
+};
+use keylane::{BrokerErrorKind, BusError, Record, Runtime, Subscription};
 
 /// Every refusal is told within this.
 const SOON: Duration = Duration::from_secs(5);
@@ -258,6 +260,38 @@ fn a_stream_that_forgets_ids_early_is_told() {
     let error = patient().duplicate_window(Duration::from_secs(90)).connect().wait().unwrap_err();
     assert!(error.to_string().contains("longer than `publish_patience`"), "{error}");
     runtime.stop_now();
+}
+
+/// What a durable is made with if nothing is set, read back from the server: how long it waits, and how much may be under way.
+#[test]
+fn a_durable_is_made_with_the_usual_limits() {
+    const LONG: Duration = Duration::from_secs(120);
+    const SHORT: Duration = Duration::from_secs(5);
+    for (version, retention, ack_wait) in [
+        ("2.15.1", Retention::Limits, LONG),
+        ("2.15.1", Retention::Interest, LONG),
+        ("debian", Retention::Limits, LONG),
+        // It knows no reset: what is delivered again comes by itself.
+        ("debian", Retention::Interest, SHORT),
+    ] {
+        let Some(server) = Server::start(&["--version", version]) else { return };
+        for mode in [AckMode::Each, AckMode::Floor] {
+            let runtime = runtime();
+            let builder = NatsBus::builder(&runtime, server.url()).ack_mode(mode);
+            let bus = builder.retention(retention).connect().wait().unwrap();
+            let group = format!("{mode:?}").to_lowercase();
+            let policy = Subscription::new(group.as_str());
+            bus.subscribe("usual", policy, |_: &Record| Ok(())).wait().unwrap();
+            let beside = Beside::new(&server);
+            let config = beside.tokio.block_on(async {
+                let stream = beside.jetstream.get_stream("STREAM_usual").await.unwrap();
+                stream.consumer_info(format!("{group}-usual")).await.unwrap().config
+            });
+            let got = (config.ack_wait, config.max_ack_pending, config.max_deliver);
+            assert_eq!(got, (ack_wait, 10_000, -1), "{version} {retention:?} {mode:?}");
+            runtime.stop_now();
+        }
+    }
 }
 
 /// A server on which `bob` may not do this.

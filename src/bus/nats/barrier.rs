@@ -43,7 +43,8 @@ impl<D: Deliveries> Consumer<D> {
         if !due || self.source.is_stopped() || !self.deliveries.is_connected() {
             return;
         }
-        if self.recovery.is_shared() {
+        let connects = self.deliveries.connects();
+        if self.recovery.is_shared(connects, self.shared.links.consume.signals.drops()) {
             let error = BrokerError::new(
                 BrokerErrorKind::SharedConsumer,
                 format!(
@@ -54,7 +55,6 @@ impl<D: Deliveries> Consumer<D> {
             );
             return self.failed(&error);
         }
-        let connects = self.deliveries.connects();
         if self.recovery.has_reconnected(connects) {
             self.source.counts().reconnects.add(1);
         }

@@ -336,6 +336,8 @@ impl<D: Deliveries> Consumer<D> {
         let desk = self.desk.clone();
         let (mut called, mut slept) = (pin!(desk.nudged()), pin!(tokio::time::sleep(due)));
         poll_fn(|cx| {
+            // What comes now is not as old as the sleep.
+            self.now = self.shared.runtime.clock().now();
             let came = self.reads() && self.poll_taken(cx);
             if came || called.as_mut().poll(cx).is_ready() || slept.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::Request;
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, pull};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, ErrorCode, stream};
+use async_nats::{Request, RequestErrorKind};
 
 use super::link::Link;
 use crate::bus::{BrokerError, BrokerErrorKind};
@@ -72,7 +73,12 @@ impl Durable {
             let text = format!("the consumer {name} of stream {stream} was not made: {error}");
             BrokerError::new(kind, text)
         };
-        match making.await {
+        // Behind the name there may be a filter.
+        let own = control.api(format_args!("CONSUMER.CREATE.{}.{}", self.stream, self.name()));
+        let is_its = |denied: &str| {
+            denied.strip_prefix(&own).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        match control.signals.permitted(is_its, making).await? {
             Ok(consumer) => {
                 Ok(jetstream::consumer::Consumer::<pull::Config>::cached_info(&consumer).clone())
             }
@@ -100,8 +106,23 @@ impl Durable {
     pub(super) async fn reset(&self, consume: &Link) -> Result<Reset, BrokerError> {
         let subject = consume.api(format_args!("CONSUMER.RESET.{}.{}", self.stream, self.name()));
         let request = Request::new().payload("{}".into()).timeout(Some(RESET));
-        let Ok(message) = consume.client.send_request(subject, request).await else {
-            return Ok(Reset::Unknown);
+        let connects = consume.connects();
+        let asked = consume.client.send_request(subject.clone(), request);
+        let message = match consume.permitted(&subject, asked).await? {
+            Ok(message) => message,
+            // What does not know it says nothing. Of a connection that was lost meanwhile silence says nothing either: whoever
+            // took it for an old server would delete the consumer.
+            Err(error)
+                if error.kind() == RequestErrorKind::TimedOut
+                    && consume.connects() == connects
+                    && consume.client.connection_state() == State::Connected =>
+            {
+                return Ok(Reset::Unknown);
+            }
+            Err(error) => {
+                let text = format!("no answer on \"{subject}\": {error}");
+                return Err(BrokerError::new(BrokerErrorKind::Unreachable, text));
+            }
         };
         match serde_json::from_slice::<Response<serde_json::Value>>(&message.payload) {
             Ok(Response::Ok(_)) => Ok(Reset::Done),

@@ -5,11 +5,12 @@
 //! from its own count, and whether deliveries are missing from their sequences.
 
 use std::fmt;
+use std::future::Future;
 
 use async_nats::{Event, ServerError};
 use tokio::sync::broadcast;
 
-use crate::bus::{BusEvent, BusHealth, ReasonKind};
+use crate::bus::{BrokerError, BrokerErrorKind, BusEvent, BusHealth, ReasonKind};
 use crate::sync::Mutex;
 
 /// Denials that a waiting operation may be behind.
@@ -162,6 +163,32 @@ impl Signals {
 
     pub(super) fn denials(&self) -> broadcast::Receiver<Denial> {
         self.denials.subscribe()
+    }
+
+    /// Awaits an operation; ends with [`NotPermitted`](BrokerErrorKind::NotPermitted) if the server meanwhile forbids a
+    /// subject that is the operation's.
+    pub(super) async fn permitted<T>(
+        &self,
+        is_its: impl Fn(&str) -> bool,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, BrokerError> {
+        let mut denials = self.denials();
+        let denied = async {
+            loop {
+                match denials.recv().await {
+                    Ok(denial) if is_its(&denial.subject) => return denial,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            done = operation => Ok(done),
+            denial = denied => {
+                Err(BrokerError::new(BrokerErrorKind::NotPermitted, denial.to_string()))
+            }
+        }
     }
 
     /// Why no reply reaches us, if that is known.

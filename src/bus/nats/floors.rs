@@ -1,14 +1,17 @@
 //! What a bus keeps in a key-value bucket beside its consumers: how far a durable was before it was deleted, and the
 //! checkpoints of consumers that are not acknowledged.
 
+use std::future::Future;
 use std::time::Duration;
 
 use async_nats::jetstream::{kv, stream};
 use bytes::Bytes;
 
+use super::events::Signals;
 use super::link::Link;
 use super::poison::Raw;
 use crate::bus::{BrokerError, BrokerErrorKind};
+use crate::sync::Arc;
 
 /// The bucket's name.
 const BUCKET: &str = "keylane";
@@ -19,13 +22,22 @@ const AGAIN_LAST: Duration = Duration::from_millis(1_600);
 
 /// The bucket.
 #[derive(Clone, Debug)]
-pub(super) struct Floors(kv::Store);
+pub(super) struct Floors {
+    store: kv::Store,
+    signals: Arc<Signals>,
+}
 
 impl Floors {
     /// Opens the bucket, or makes it.
     pub(super) async fn open(control: &Link, replicas: usize) -> Result<Self, BrokerError> {
+        let signals = control.signals.clone();
+        let store = control.signals.permitted(is_buckets, Self::find(control, replicas)).await??;
+        Ok(Self { store, signals })
+    }
+
+    async fn find(control: &Link, replicas: usize) -> Result<kv::Store, BrokerError> {
         if let Ok(store) = control.jetstream.get_key_value(BUCKET).await {
-            return Ok(Self(store));
+            return Ok(store);
         }
         // Not by the client's own call, which first reads what old servers do not say.
         let config = stream::Config {
@@ -44,7 +56,7 @@ impl Floors {
         let mut pause = AGAIN_FIRST;
         loop {
             match (control.jetstream.get_key_value(BUCKET).await, &made) {
-                (Ok(store), _) => return Ok(Self(store)),
+                (Ok(store), _) => return Ok(store),
                 (Err(_), Err(error)) => return Err(failed("the bucket cannot be made", error)),
                 // Of two that make it in a cluster at once, one is told so before it is there.
                 (Err(_), Ok(_)) if pause <= AGAIN_LAST => tokio::time::sleep(pause).await,
@@ -65,7 +77,7 @@ impl Floors {
 
     /// The value and its revision. One that was removed is empty.
     pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, BrokerError> {
-        match self.0.entry(key).await {
+        match self.permitted(key, self.store.entry(key)).await? {
             Ok(Some(entry)) => Ok(Some((entry.value.to_vec(), entry.revision))),
             Ok(None) => Ok(None),
             Err(error) => Err(failed("a position cannot be read", error)),
@@ -73,10 +85,8 @@ impl Floors {
     }
 
     pub(super) async fn put(&self, key: &str, value: String) -> Result<u64, BrokerError> {
-        self.0
-            .put(key, value.into())
-            .await
-            .map_err(|error| failed("a position cannot be kept", error))
+        let put = self.store.put(key, value.into());
+        self.permitted(key, put).await?.map_err(|error| failed("a position cannot be kept", error))
     }
 
     /// Replaces the value if it is still of this revision: the new revision, or `None` if it is not.
@@ -86,7 +96,8 @@ impl Floors {
         value: String,
         revision: u64,
     ) -> Result<Option<u64>, BrokerError> {
-        match self.0.update(key, value.into(), revision).await {
+        let update = self.store.update(key, value.into(), revision);
+        match self.permitted(key, update).await? {
             Ok(revision) => Ok(Some(revision)),
             Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(failed("a position cannot be kept", error)),
@@ -94,8 +105,26 @@ impl Floors {
     }
 
     pub(super) async fn remove(&self, key: &str) -> Result<(), BrokerError> {
-        self.0.delete(key).await.map_err(|error| failed("a position cannot be removed", error))
+        let deletion = self.permitted(key, self.store.delete(key)).await?;
+        deletion.map_err(|error| failed("a position cannot be removed", error))
     }
+
+    /// Awaits what reads or writes `key`, or the right that it lacks.
+    async fn permitted<T>(
+        &self,
+        key: &str,
+        operation: impl Future<Output = T>,
+    ) -> Result<T, BrokerError> {
+        // With a domain there is its prefix before.
+        let own = format!("$KV.{BUCKET}.{key}");
+        let is_its = |denied: &str| denied.ends_with(&own) || is_buckets(denied);
+        self.signals.permitted(is_its, operation).await
+    }
+}
+
+/// Whether the subject of a request names the bucket's stream.
+fn is_buckets(denied: &str) -> bool {
+    denied.split('.').any(|token| token.strip_prefix("KV_") == Some(BUCKET))
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> BrokerError {

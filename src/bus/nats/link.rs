@@ -12,11 +12,11 @@ use async_nats::jetstream::{self, ContextBuilder};
 use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::auth::Auth;
-use super::events::{Denial, Signals};
+use super::events::Signals;
 use super::io::Io;
 use super::options::NatsOptions;
 use super::refusal::{refusal, silent, without_room};
@@ -292,21 +292,7 @@ impl Link {
         subject: &str,
         operation: impl Future<Output = T>,
     ) -> Result<T, BrokerError> {
-        let mut denials = self.signals.denials();
-        let denied = async {
-            loop {
-                match denials.recv().await {
-                    Ok(denial) if denial.subject == subject => return denial,
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            done = operation => Ok(done),
-            denial = denied => Err(not_permitted(&denial)),
-        }
+        self.signals.permitted(|denied| denied == subject, operation).await
     }
 
     /// Makes a JetStream request, which ends within `request_timeout`. `request`: its subject without the prefix.
@@ -367,10 +353,6 @@ impl Link {
             ),
         })
     }
-}
-
-fn not_permitted(denial: &Denial) -> BrokerError {
-    BrokerError::new(BrokerErrorKind::NotPermitted, denial.to_string())
 }
 
 impl Refused {

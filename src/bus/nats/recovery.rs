@@ -113,8 +113,18 @@ impl Recovery {
         now.since(self.since)
     }
 
-    pub(super) fn is_shared(&self) -> bool {
-        self.foreign.len() >= FOREIGN
+    /// Whether there were so many that there is somebody else. One that is under way is left out as soon as it is known to
+    /// be ours: a single loss of our own beside two of somebody else's stops nothing.
+    pub(super) fn is_shared(&self, connects: u64, drops: u64) -> bool {
+        let ours = usize::from(self.is_ours(connects, drops));
+        self.foreign.len() >= FOREIGN + ours
+    }
+
+    /// Whether what is missing may have been lost here: what the client has dropped, or a cut has lost before it was seen,
+    /// nobody else has.
+    fn is_ours(&self, connects: u64, drops: u64) -> bool {
+        let lost = self.has_dropped(drops) || self.has_reconnected(connects);
+        self.under_way == Some(Why::Foreign) && lost
     }
 
     /// Whether the connection is another than the one that deliveries were followed on.
@@ -158,9 +168,7 @@ impl Recovery {
 
     /// It is over, on this connection, of which the client has dropped so many deliveries.
     pub(super) fn done(&mut self, connects: u64, drops: u64) {
-        // What the client has dropped, or a cut has lost before it was seen, nobody else has.
-        let ours = self.has_dropped(drops) || self.has_reconnected(connects);
-        if self.under_way == Some(Why::Foreign) && ours {
+        if self.is_ours(connects, drops) {
             self.foreign.pop_back();
         }
         self.drops = drops;
@@ -173,26 +181,82 @@ impl Recovery {
 mod tests {
     use super::*;
 
-    /// So many recoveries because deliveries are missing, each after a cut or after drops of ours if `ours` says so.
-    fn is_shared_after(count: usize, ours: impl Fn(u64) -> (u64, u64)) -> bool {
+    /// What one recovery began for, at which second, and the connection's number and the client's drops meanwhile.
+    type Begun = (Why, u64, u64, u64);
+
+    /// Which of these, from 0 on, stops the source, asked as the consumer asks: when it has begun, and before it is over.
+    fn stops_at(all: impl IntoIterator<Item = Begun>) -> Option<usize> {
         let mut recovery = Recovery::new();
         recovery.done(0, 0);
-        for time in 1..=count as u64 {
-            recovery.begin(Why::Foreign, Time::ZERO.after(Duration::from_secs(time)));
-            if recovery.is_shared() {
-                return true;
-            }
-            let (connects, drops) = ours(time);
+        all.into_iter().position(|(why, second, connects, drops)| {
+            recovery.begin(why, Time::ZERO.after(Duration::from_secs(second)));
+            let stops = recovery.is_shared(connects, drops);
             recovery.done(connects, drops);
+            stops
+        })
+    }
+
+    fn foreign<const N: usize>(seconds: [u64; N]) -> [Begun; N] {
+        seconds.map(|second| (Why::Foreign, second, 0, 0))
+    }
+
+    #[test]
+    fn three_within_a_minute_are_somebody_elses() {
+        assert_eq!(stops_at(foreign([1, 2])), None);
+        assert_eq!(stops_at(foreign([1, 2, 3])), Some(2));
+        assert_eq!(stops_at(foreign([1, 30, 61])), Some(2), "a minute to the second");
+    }
+
+    #[test]
+    fn three_in_more_than_a_minute_are_not() {
+        assert_eq!(stops_at(foreign([1, 30, 62])), None, "61 s");
+        assert_eq!(stops_at(foreign([1, 41, 81, 121, 161])), None, "never three in one minute");
+        assert_eq!(stops_at(foreign([1, 41, 81, 90])), Some(3), "the minute goes with them");
+    }
+
+    #[test]
+    fn other_causes_do_not_count() {
+        let others = [
+            Why::Begun,
+            Why::Reconnected,
+            Why::Silence,
+            Why::Dropped,
+            Why::Restarted,
+            Why::Gone,
+            Why::Truncated,
+            Why::NoResponders,
+        ];
+        for why in others {
+            assert_eq!(stops_at((1..10).map(|second| (why, second, 0, 0))), None, "{why:?}");
+            let mixed = [(Why::Foreign, 1, 0, 0), (why, 2, 0, 0), (Why::Foreign, 3, 0, 0)];
+            assert_eq!(stops_at(mixed), None, "{why:?} between two");
         }
-        false
     }
 
     #[test]
     fn what_a_cut_or_the_client_has_lost_is_not_somebody_elses() {
-        assert!(is_shared_after(FOREIGN, |_| (0, 0)));
-        assert!(!is_shared_after(FOREIGN - 1, |_| (0, 0)));
-        assert!(!is_shared_after(5 * FOREIGN, |time| (time, 0)), "the connection was cut");
-        assert!(!is_shared_after(5 * FOREIGN, |time| (0, time)), "the client dropped them");
+        let cut = (1..20).map(|count| (Why::Foreign, count, count, 0));
+        assert_eq!(stops_at(cut), None, "the connection was cut");
+        let dropped = (1..20).map(|count| (Why::Foreign, count, 0, count));
+        assert_eq!(stops_at(dropped), None, "the client dropped them");
+    }
+
+    #[test]
+    fn one_of_ours_beside_two_of_somebody_elses_stops_nothing() {
+        for (connects, drops) in [(1, 0), (0, 1)] {
+            let [first, second] = foreign([1, 2]);
+            let ours = (Why::Foreign, 3, connects, drops);
+            assert_eq!(stops_at([first, second, ours]), None, "the third is ours");
+            let last = (Why::Foreign, 4, connects, drops);
+            assert_eq!(stops_at([first, second, ours, last]), Some(3), "taken back, not forgotten");
+        }
+    }
+
+    #[test]
+    fn one_under_way_is_counted_once() {
+        let mut recovery = Recovery::new();
+        recovery.done(0, 0);
+        (0..10).for_each(|_| recovery.begin(Why::Foreign, Time::ZERO));
+        assert!(!recovery.is_shared(0, 0));
     }
 }
