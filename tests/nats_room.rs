@@ -222,10 +222,9 @@ fn fill(stage: &Stage) -> String {
 fn disk_is_full(mode: AckMode) {
     let Some(stage) = Stage::new(&["--nodes", "1", "--disk", "8m"]) else { return };
     if fs::read_to_string(stage.server.dir().join("disk")).unwrap().trim() != "tmpfs" {
-        eprintln!(
-            "not run: no right to mount a small disk; `server_takes_no_more` ran with `max_file_store`"
+        return broker::say_not_run(
+            "no right to mount a small disk; `server_takes_no_more` ran with `max_file_store`",
         );
-        return;
     }
     let (ours, gate) = gated(&stage, mode);
     let ballast = Ballast::fill(stage.server.dir().join("n1/store/ballast"));

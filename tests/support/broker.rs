@@ -195,8 +195,12 @@ fn failed<T>(why: &str) -> Option<T> {
     not_run(why)
 }
 
-/// Past the harness' capture, so that it is seen.
 fn not_run<T>(why: &str) -> Option<T> {
-    let _ = writeln!(std::io::stderr(), "not run: {why}");
+    say_not_run(why);
     None
+}
+
+/// Past the harness' capture, so that it is seen.
+pub fn say_not_run(why: &str) {
+    let _ = writeln!(std::io::stderr(), "not run: {why}");
 }

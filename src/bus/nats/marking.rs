@@ -2,7 +2,7 @@
 //! the next start. Nothing waits for it but that start and the end, and none fails without it.
 
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream;
@@ -121,8 +121,8 @@ impl<D: Deliveries> Consumer<D> {
         mark: Mark,
     ) -> impl Future<Output = Result<Floors, BrokerError>> + Send + 'static {
         let (shared, key) = (self.shared.clone(), self.mark_key());
-        let text =
-            Mark { at: nanos(SystemTime::now().into()), ..mark }.encode(&self.plan.durable.stream);
+        let text = Mark { at: nanos(self.shared.runtime.clock().system_time().into()), ..mark }
+            .encode(&self.plan.durable.stream);
         let (floors, replicas) =
             (self.marks.floors.clone(), self.plan.durable.config.num_replicas.max(1));
         async move {
