@@ -4,7 +4,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use async_nats::jetstream::{kv, stream};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::{ErrorCode, kv, stream};
 use bytes::Bytes;
 
 use super::events::Signals;
@@ -25,6 +26,14 @@ const AGAIN_LAST: Duration = Duration::from_millis(1_600);
 pub(super) struct Floors {
     store: kv::Store,
     signals: Arc<Signals>,
+}
+
+/// Whether it was made, by whomever.
+fn is_made<T>(made: &Result<T, CreateStreamError>) -> bool {
+    made.as_ref().err().is_none_or(|error| {
+        let CreateStreamErrorKind::JetStream(error) = error.kind() else { return false };
+        error.error_code() == ErrorCode::STREAM_NAME_EXIST
+    })
 }
 
 impl Floors {
@@ -57,9 +66,12 @@ impl Floors {
         loop {
             match (control.jetstream.get_key_value(BUCKET).await, &made) {
                 (Ok(store), _) => return Ok(store),
+                // Of two that make it in a cluster at once, one is told so before it is there, and another that it is there
+                // with other replicas.
+                (Err(_), made) if pause <= AGAIN_LAST && is_made(made) => {
+                    tokio::time::sleep(pause).await;
+                }
                 (Err(_), Err(error)) => return Err(failed("the bucket cannot be made", error)),
-                // Of two that make it in a cluster at once, one is told so before it is there.
-                (Err(_), Ok(_)) if pause <= AGAIN_LAST => tokio::time::sleep(pause).await,
                 (Err(error), Ok(_)) => return Err(failed("the bucket cannot be opened", error)),
             }
             pause *= 2;
