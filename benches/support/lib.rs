@@ -7,4 +7,5 @@ pub mod lanes;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 pub mod listen;
 pub mod load;
+pub mod machine;
 pub mod process;

@@ -1,6 +1,6 @@
 //! What others took of the machine while a slice ran.
 
-use std::fs;
+use keylane_bench_support::machine::Stolen;
 
 use crate::Failed;
 
@@ -27,9 +27,9 @@ impl Care {
     pub fn slice<T>(&mut self, mut run: impl FnMut() -> Result<T, Failed>) -> Result<T, Failed> {
         let mut repeats = 0;
         loop {
-            let before = times();
+            let stolen = Stolen::begin();
             let result = run()?;
-            if !self.careful || !too_much(before, times()) {
+            if !self.careful || !stolen.too_much() {
                 return Ok(result);
             }
             if repeats == REPEATS {
@@ -39,32 +39,5 @@ impl Care {
             repeats += 1;
             self.discarded += 1;
         }
-    }
-}
-
-/// Whether more than 1 % of the time in between was stolen.
-fn too_much(before: Option<[u64; 2]>, after: Option<[u64; 2]>) -> bool {
-    let (Some([stolen, all]), Some(now)) = (before, after) else { return false };
-    now[0].saturating_sub(stolen) * 100 > now[1].saturating_sub(all)
-}
-
-/// Processor time as /proc/stat counts it: stolen, and all together.
-fn times() -> Option<[u64; 2]> {
-    let text = fs::read_to_string("/proc/stat").ok()?;
-    let line = text.lines().next()?.split_whitespace().skip(1);
-    let times: Vec<u64> = line.filter_map(|time| time.parse().ok()).collect();
-    // The last two, a guest's, are in the first two already.
-    Some([*times.get(7)?, times.iter().take(8).sum()])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn more_than_one_percent_is_too_much() {
-        let after = |stolen: u64| too_much(Some([7, 1_000]), Some([7 + stolen, 1_400]));
-        assert_eq!([0, 4, 5].map(after), [false, false, true]);
-        assert!(!too_much(None, Some([9, 9])), "not known");
     }
 }

@@ -3,8 +3,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use keylane_bench_support::machine::{self, said};
 use serde_json::{Value, json};
 
 use crate::Failed;
@@ -59,28 +59,16 @@ pub fn today() -> PathBuf {
 
 /// What the figures are of.
 pub fn describe(arguments: &str, server: &str) -> Value {
-    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-    let load = fs::read_to_string("/proc/loadavg").ok();
-    let load = load.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
     json!({
         "table": "run",
         "date": said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
         "commit": said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
         "command": format!("cargo run --release -p keylane-nats-bench -- {arguments}").trim(),
-        "cpu": cpu,
+        "cpu": machine::cpu(),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "load": load,
+        "load": machine::load(),
         "rustc": said("rustc", &["--version"]),
         "server": server,
-        "kernel": kernel.map(|text| text.trim().to_owned()),
+        "kernel": machine::kernel(),
     })
-}
-
-fn said(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -1,25 +1,11 @@
 //! The machine: what it is, and how much of it others took.
 
 use std::fs;
-use std::process::Command;
 use std::time::Instant;
 
+pub use keylane_bench_support::machine::said;
+use keylane_bench_support::machine::{self, Stolen, ticks};
 use serde_json::{Value, json};
-
-/// Processor time as /proc/stat counts it, from a moment on.
-pub struct Stolen(Option<[u64; 2]>);
-
-impl Stolen {
-    pub fn begin() -> Self {
-        Self(times())
-    }
-
-    /// Whether other machines had more than 1 % of this one's processor time since.
-    pub fn too_much(&self) -> bool {
-        let (Some([stolen, all]), Some(now)) = (self.0, times()) else { return false };
-        (now[0] - stolen) * 100 > now[1] - all
-    }
-}
 
 /// How long something took, and how much of the processors others had meanwhile.
 pub struct Watch {
@@ -105,46 +91,19 @@ pub fn pinned<T: Send>(core: core_affinity::CoreId, run: impl FnOnce() -> T + Se
     })
 }
 
-/// Stolen, and all together.
-fn times() -> Option<[u64; 2]> {
-    let times = ticks()?;
-    // The last two, a guest's, are in the first two already.
-    Some([*times.get(7)?, times.iter().take(8).sum()])
-}
-
-/// What all processors have done, in ticks.
-fn ticks() -> Option<Vec<u64>> {
-    let text = fs::read_to_string("/proc/stat").ok()?;
-    let line = text.lines().next()?;
-    Some(line.split_whitespace().skip(1).filter_map(|time| time.parse().ok()).collect())
-}
-
 /// The first line of a record: what the figures are of.
 pub fn describe() -> Value {
-    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-    let load = fs::read_to_string("/proc/loadavg").ok();
-    let load = load.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
     json!({
         "table": "run",
         "date": said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
         "commit": said("git", &["describe", "--always", "--dirty", "--abbrev=12"]),
-        "cpu": cpu,
+        "cpu": machine::cpu(),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "load": load,
-        "kernel": kernel.map(|text| text.trim().to_owned()),
+        "load": machine::load(),
+        "kernel": machine::kernel(),
         "rustc": said("rustc", &["--version"]),
         "go": said("go", &["version"]),
     })
-}
-
-/// What a program printed; `None` if it is not there or failed.
-pub fn said(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]
