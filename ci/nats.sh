@@ -55,11 +55,13 @@ fetch() {
     echo "$bin"
 }
 
-# Below the kernel's range for outgoing connections (32768 up), so that no client socket can sit on a chosen port.
+# Below the kernel's range for outgoing connections (32768 up), so that no client socket can sit on a chosen port. One
+# that a server beside ours was given is not free, though nobody listens: that may be killed, and come back.
 free_port() {
     local port
     while port=$((20000 + RANDOM % 12000)); do
-        [[ " ${ports[*]-} " == *" $port "* ]] || (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+        [[ " ${ports[*]-} " == *" $port "* ]] || grep -qs "127.0.0.1:$port\"" "${dir%/*}"/*/n*/conf ||
+            (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     ports+=("$port") # result through `ports`: a subshell could not remember what it gave out
 }
@@ -73,6 +75,12 @@ value() { sed -n "s/^# keylane $2 //p" "$1/conf"; } # what start noted in a node
 pid_of() { # NODE_DIR: the node's pid, if it lives; a pid used again by a stranger does not count
     local pid
     pid=$(cat "$1/pid" 2>/dev/null) && grep -aqsF -- "$1/conf" "/proc/$pid/cmdline" && echo "$pid"
+}
+
+lives() { # PID: until the last of its threads is gone, for as long has it sockets; the first may be a zombie by then
+    local status
+    status=$(cat "/proc/$1/status" 2>/dev/null) || return 1
+    [[ $status != *State:$'\t'Z* || $status != *Threads:$'\t1\n'* ]]
 }
 
 launch() { # NODE_DIR. The caller's process group, so that whatever ends a test run ends its servers too
@@ -221,7 +229,7 @@ restart() { # NODE_DIR
     local pid failed=''
     if pid=$(pid_of "$1"); then
         kill -s CONT "$pid" && kill "$pid" || true
-        while pid_of "$1" >/dev/null; do sleep 0.05; done
+        while lives "$pid"; do sleep 0.05; done
     fi
     launch "$1"
     await 0 "$1" || die "$failed"
@@ -244,7 +252,7 @@ main() {
             case $verb in kill) kill -KILL "$pid" ;; pause) kill -STOP "$pid" ;; resume) kill -CONT "$pid" ;; esac
             # A signal to stop is sent sooner than it is obeyed.
             [[ $verb != pause ]] || until grep -qs '^State:.T' "/proc/$pid/status"; do sleep 0.01; done
-            [[ $verb != kill ]] || while pid_of "$node" >/dev/null; do sleep 0.02; done # the port is free when we return
+            [[ $verb != kill ]] || while lives "$pid"; do sleep 0.02; done # the port is free when we return
             ;;
         *) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
     esac

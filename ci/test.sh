@@ -88,6 +88,8 @@ for name in "${selected[@]}"; do
     if [ "$status" = FAILED ]; then
         echo "--- the end of $log"
         tail -n 60 "$log"
+        echo "--- what failed in it"
+        grep -nE -A 4 "^test .* FAILED$|panicked at |^error|^FAILED" "$log" | cut -c 1-400 | tail -n 80 || true
         echo "---"
     fi
     table+=$(printf '%-18s %s' "$name" "$line")$'\n'
