@@ -77,10 +77,10 @@ pid_of() { # NODE_DIR: the node's pid, if it lives; a pid used again by a strang
     pid=$(cat "$1/pid" 2>/dev/null) && grep -aqsF -- "$1/conf" "/proc/$pid/cmdline" && echo "$pid"
 }
 
-lives() { # PID: until the last of its threads is gone, for as long has it sockets; the first may be a zombie by then
+gone() { # NODE_DIR: returns once the last thread of its server is, and with it the sockets; the first may be a zombie before
     local status
-    status=$(cat "/proc/$1/status" 2>/dev/null) || return 1
-    [[ $status != *State:$'\t'Z* || $status != *Threads:$'\t1\n'* ]]
+    while status=$(cat "/proc/$(cat "$1/pid")/status" 2>/dev/null) && [[ $status == Name:*nats-server* ]] &&
+        [[ $status != *State:$'\t'Z* || $status != *Threads:$'\t1\n'* ]]; do sleep 0.02; done
 }
 
 launch() { # NODE_DIR. The caller's process group, so that whatever ends a test run ends its servers too
@@ -229,8 +229,8 @@ restart() { # NODE_DIR
     local pid failed=''
     if pid=$(pid_of "$1"); then
         kill -s CONT "$pid" && kill "$pid" || true
-        while lives "$pid"; do sleep 0.05; done
     fi
+    gone "$1"
     launch "$1"
     await 0 "$1" || die "$failed"
 }
@@ -252,7 +252,7 @@ main() {
             case $verb in kill) kill -KILL "$pid" ;; pause) kill -STOP "$pid" ;; resume) kill -CONT "$pid" ;; esac
             # A signal to stop is sent sooner than it is obeyed.
             [[ $verb != pause ]] || until grep -qs '^State:.T' "/proc/$pid/status"; do sleep 0.01; done
-            [[ $verb != kill ]] || while lives "$pid"; do sleep 0.02; done # the port is free when we return
+            [[ $verb != kill ]] || gone "$node" # the port is free when we return
             ;;
         *) sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
     esac

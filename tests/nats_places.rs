@@ -294,6 +294,41 @@ fn a_second_puller_stops_the_source() {
     }
 }
 
+/// Somebody takes the last record there is and says nothing of it: no later one shows that it is missing. It is found
+/// long before the server would send it again by itself.
+#[test]
+fn the_last_record_that_went_to_somebody_else_is_found() {
+    const PATIENCE: Duration = Duration::from_secs(15);
+    for mode in [AckMode::Each, AckMode::Floor] {
+        let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };
+        let service = scene.start();
+        scene.publish(1..2);
+        scene.notes.wait(KEYS as usize, SOON);
+        let mut thief = Wire::new(scene.server.url());
+        let stolen = std::thread::spawn(move || thief.pull(STREAM, DURABLE, 1));
+        scene.wire.wait_consumer(STREAM, DURABLE, "two wait", |info| {
+            stolen.is_finished() || info["num_waiting"].as_u64() >= Some(2)
+        });
+        let mut all = KEYS as usize;
+        while !stolen.is_finished() && all < 50 {
+            // Whichever waits first is served.
+            let place = scene.wire.record(TOPIC, "k0", all as u64);
+            all += 1;
+            scene.wire.wait_consumer(STREAM, DURABLE, "it was delivered", |info| {
+                info["delivered"]["stream_seq"].as_u64() >= Some(place)
+            });
+        }
+        let stolen = stolen.join().unwrap();
+        assert_eq!(stolen.len(), 1, "{mode:?}");
+        scene.notes.wait(all, PATIENCE);
+        assert_eq!(service.stopped(), None);
+        let info = scene.wire.request(&format!("CONSUMER.INFO.{STREAM}.{DURABLE}"), "");
+        assert!(info["config"]["ack_wait"].as_u64() > Some(60_000_000_000), "{info}");
+        service.close();
+        scene.notes.assert_order();
+    }
+}
+
 /// How a place is lost.
 #[derive(Clone, Copy, Debug)]
 enum Loss {

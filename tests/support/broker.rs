@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
 
 /// One server or a cluster, started by `ci/nats.sh`. It ends with this, or with the test's process, however that ends.
@@ -115,9 +116,18 @@ impl Server {
         fs::read_to_string(self.security(file)).expect("the server was started with --security")
     }
 
-    /// SIGKILL: returns once the process is gone.
+    /// SIGKILL, sooner than a script would have begun: returns once the process is gone, and its sockets with it.
     pub fn kill(&self, n: usize) {
-        self.fault("kill", n);
+        let pid = self.pid(n);
+        let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        assert!(killed.expect("there is a kill").success(), "node {n} runs");
+        // The first of its threads may be a zombie before the last is gone.
+        while let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
+            if status.contains("State:\tZ") && status.contains("Threads:\t1\n") {
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// SIGSTOP: connections stay, nothing is answered.

@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,6 +13,8 @@ pub const HANG: Duration = Duration::from_secs(60);
 
 pub struct Wire {
     reader: BufReader<TcpStream>,
+    /// What its inboxes begin with: nobody else hears its answers.
+    own: String,
     asked: u64,
 }
 
@@ -20,9 +23,13 @@ impl Wire {
         let address = url.split(',').next().unwrap().trim_start_matches("nats://");
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let mut wire = Self { reader: BufReader::new(stream), asked: 0 };
+        static WIRES: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: only numbers that differ.
+        let own = format!("_I.{}", WIRES.fetch_add(1, Ordering::Relaxed));
+        let mut wire = Self { reader: BufReader::new(stream), own, asked: 0 };
         wire.line(); // INFO
-        wire.send(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB _I.> 1\r\n");
+        let connect = r#"CONNECT {"verbose":false,"headers":true,"no_responders":true}"#;
+        wire.send(format!("{connect}\r\nSUB {}.> 1\r\n", wire.own).as_bytes());
         wire
     }
 
@@ -38,7 +45,7 @@ impl Wire {
 
     fn inbox(&mut self) -> String {
         self.asked += 1;
-        format!("_I.{}", self.asked)
+        format!("{}.{}", self.own, self.asked)
     }
 
     /// The next message: its subject, where it is answered, and its payload; `None` after five seconds without one.

@@ -14,7 +14,8 @@ impl<D: Deliveries> Consumer<D> {
     pub(super) fn watch(&mut self) {
         let reads = !self.recovery.is_under_way() && !self.source.is_stopped();
         let idle = self.deliveries.expected(self.now) == 0;
-        if !reads || !self.watch.is_due(self.now, idle) || !self.deliveries.is_connected() {
+        let due = self.watch.is_due(self.now, idle, self.sequence.next());
+        if !reads || !due || !self.deliveries.is_connected() {
             return;
         }
         self.watch.ask(self.now);
@@ -44,7 +45,7 @@ impl<D: Deliveries> Consumer<D> {
         };
         let taken = self.kept.is_empty()
             && look.delivered.is_none_or(|last| last + 1 == self.sequence.next());
-        let lost = self.watch.answered(look, taken);
+        let lost = self.watch.answered(look, taken, self.now);
         if self.recovery.is_under_way() || self.source.is_stopped() {
             return;
         }
@@ -52,7 +53,10 @@ impl<D: Deliveries> Consumer<D> {
             return self.recovery.begin(Why::Gone, self.now);
         }
         if !look.whole {
-            return self.watch.end();
+            if self.watch.is_whole() {
+                self.watch.end();
+            }
+            return;
         }
         let Some(lost) = lost else { return };
         if self.plan.on_lost != OnLost::Earliest {

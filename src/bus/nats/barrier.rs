@@ -30,10 +30,12 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
-    /// What was dropped last has nothing behind it that would show the gap.
-    pub(super) fn look_for_drops(&mut self) {
+    /// What was dropped last, or went to somebody else, has nothing behind it that would show the gap.
+    pub(super) fn look_behind(&mut self) {
         if self.recovery.has_dropped(self.shared.links.consume.signals.drops()) {
             self.recovery.begin(Why::Dropped, self.now);
+        } else if self.watch.is_behind(self.sequence.next()) {
+            self.recovery.begin(Why::Foreign, self.now);
         }
     }
 

@@ -318,7 +318,7 @@ impl<D: Deliveries> Consumer<D> {
         let busy = self.take_ready();
         // Only once all is read that did come: of what is missing before it the numbers tell.
         if !busy && self.reads() {
-            self.look_for_drops();
+            self.look_behind();
         }
         // While it is busy, once in a while: nobody looks so often.
         if !busy || self.now.since(self.shown) >= SHOW {

@@ -4,6 +4,9 @@
 //! passed over is a hole in the stream, and the server is asked what it was: a record that somebody has deleted, or the
 //! stream's beginning, which has come this far. While nothing is asked for, nobody is sent anything that would show it:
 //! then it is asked once in a while.
+//!
+//! A delivery that went to somebody else is missing before the next one. Where there is none the server is asked how many it
+//! has delivered.
 
 use std::time::Duration;
 
@@ -16,6 +19,8 @@ use crate::clock::Time;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Between two questions about holes: those that come faster are not waited for.
 const APART: Duration = Duration::from_millis(100);
+/// What the server says so much later than it has answered was said behind the deliveries of its answer.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// What is watched of one consumer.
 #[derive(Debug, Default)]
@@ -37,6 +42,10 @@ pub(super) struct Watch {
     hole_at: Option<Time>,
     /// The first place that is lost: for a barrier, which has somewhere else to begin.
     lost: Option<u64>,
+    /// The number of the delivery that would come next, if the server has said that it has none.
+    rests: Option<u64>,
+    /// What the server has delivered.
+    told: Option<Told>,
 }
 
 /// What the server was asked about.
@@ -46,6 +55,19 @@ enum Asked {
     Hole(u64),
     /// What was all taken, since nothing is asked for.
     Idle,
+    /// How much was delivered.
+    Delivered,
+    /// Something of before a barrier, which is of no use any more.
+    Before,
+}
+
+/// The number of the last delivery as the server has told it, and when.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    last: u64,
+    at: Time,
+    /// Whether the server has said since that it has nothing to send: all that it had sent before has come.
+    behind: bool,
 }
 
 /// The server's answer.
@@ -65,7 +87,7 @@ impl Watch {
     /// A barrier is over: deliveries go on at this place.
     pub(super) fn begin(&mut self, whole: bool, next: Option<u64>) {
         let (mixed, at, hole_at) = (self.mixed, self.at, self.hole_at);
-        let (whole, asked) = (whole && !mixed, self.asked.map(|_| Asked::Idle));
+        let (whole, asked) = (whole && !mixed, self.asked.map(|_| Asked::Before));
         *self = Self { whole, mixed, next, asked, at, hole_at, ..Self::default() };
     }
 
@@ -140,17 +162,38 @@ impl Watch {
         self.lost
     }
 
-    /// Whether the server is to be asked now.
-    pub(super) fn is_due(&self, now: Time, idle: bool) -> bool {
+    /// The server says that it has nothing to send; `next`: the number of what would come next.
+    pub(super) fn rests(&mut self, next: u64, now: Time) {
+        self.rests = Some(next);
+        if let Some(told) = &mut self.told {
+            told.behind |= now.since(told.at) >= BEHIND;
+        }
+    }
+
+    /// Whether deliveries were sent that do not come, asked once all is taken that has come.
+    pub(super) fn is_behind(&mut self, next: u64) -> bool {
+        let behind = self.told.is_some_and(|told| told.behind && next <= told.last);
+        if self.told.is_some_and(|told| told.behind || next > told.last) {
+            self.told = None;
+        }
+        behind
+    }
+
+    /// Whether the server is to be asked now. `idle`: nothing is asked for; `next`: the number of what would come next.
+    pub(super) fn is_due(&self, now: Time, idle: bool, next: u64) -> bool {
         let due = match self.hole {
             Some(_) => self.is_apart(now),
-            None => idle && now.since(self.at) >= AGAIN,
+            None => {
+                let rests = idle && self.whole || self.rests == Some(next);
+                rests && now.since(self.at) >= AGAIN
+            }
         };
-        self.asked.is_none() && self.whole && due
+        self.asked.is_none() && due
     }
 
     pub(super) fn ask(&mut self, now: Time) {
-        let asked = self.hole.take().map_or(Asked::Idle, Asked::Hole);
+        let rest = if self.whole { Asked::Idle } else { Asked::Delivered };
+        let asked = self.hole.take().map_or(rest, Asked::Hole);
         (self.asked, self.at) = (Some(asked), now);
         if matches!(asked, Asked::Hole(_)) {
             self.hole_at = Some(now);
@@ -158,14 +201,18 @@ impl Watch {
     }
 
     /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come.
-    pub(super) fn answered(&mut self, look: Look, taken: bool) -> Option<u64> {
+    pub(super) fn answered(&mut self, look: Look, taken: bool, now: Time) -> Option<u64> {
         let asked = self.asked.take()?;
+        if !matches!(asked, Asked::Before) {
+            self.told = look.delivered.map(|last| Told { last, at: now, behind: false });
+        }
         // One that was found since then is asked about anew.
         let newer = self.hole.is_some();
         self.waits &= newer;
         let from = match asked {
             Asked::Hole(hole) => Some(hole),
             Asked::Idle => self.next.filter(|_| taken && !newer),
+            Asked::Delivered | Asked::Before => None,
         };
         from.filter(|from| *from < look.first)
     }
@@ -219,12 +266,12 @@ mod tests {
     fn a_hole_is_lost_if_the_stream_begins_behind_it() {
         for (first, lost) in [(8, Some(5)), (6, Some(5)), (5, None), (1, None)] {
             let mut watch = watch(4);
-            assert!(!watch.follow(&numbers(4), at(0)) && !watch.is_due(at(9_000), false));
+            assert!(!watch.follow(&numbers(4), at(0)) && !watch.is_due(at(9_000), false, 1));
             assert!(watch.follow(&numbers(8), at(9_000)) && watch.waits());
-            assert!(watch.is_due(at(9_000), false));
+            assert!(watch.is_due(at(9_000), false, 1));
             watch.ask(at(9_000));
-            assert!(!watch.is_due(at(9_500), true), "one question at a time");
-            assert_eq!(watch.answered(look(first), false), lost);
+            assert!(!watch.is_due(at(9_500), true, 1), "one question at a time");
+            assert_eq!(watch.answered(look(first), false, Time::ZERO), lost);
             assert!(!watch.waits());
         }
     }
@@ -241,15 +288,15 @@ mod tests {
     #[test]
     fn while_nothing_is_asked_for_what_was_all_taken_tells() {
         let mut watch = watch(4);
-        assert!(watch.is_due(at(5_000), true) && !watch.is_due(at(5_000), false));
+        assert!(watch.is_due(at(5_000), true, 1) && !watch.is_due(at(5_000), false, 1));
         watch.ask(at(5_000));
-        assert_eq!(watch.answered(look(9), false), None, "something is on the way");
-        assert!(!watch.is_due(at(9_999), true) && watch.is_due(at(10_000), true));
+        assert_eq!(watch.answered(look(9), false, Time::ZERO), None, "something is on the way");
+        assert!(!watch.is_due(at(9_999), true, 1) && watch.is_due(at(10_000), true, 1));
         watch.ask(at(10_000));
-        assert_eq!(watch.answered(look(9), true), Some(4));
+        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(4));
         watch.pass(9);
         watch.ask(at(15_000));
-        assert_eq!(watch.answered(look(9), true), None);
+        assert_eq!(watch.answered(look(9), true, Time::ZERO), None);
     }
 
     #[test]
@@ -257,10 +304,10 @@ mod tests {
         let mut watch = watch(4);
         watch.ask(at(5_000));
         assert!(watch.follow(&numbers(8), at(5_000)));
-        assert_eq!(watch.answered(look(4), true), None);
-        assert!(watch.waits() && watch.is_due(at(5_000), false));
+        assert_eq!(watch.answered(look(4), true, Time::ZERO), None);
+        assert!(watch.waits() && watch.is_due(at(5_000), false, 1));
         watch.ask(at(5_000));
-        assert_eq!(watch.answered(look(7), true), Some(4));
+        assert_eq!(watch.answered(look(7), true, Time::ZERO), Some(4));
     }
 
     #[test]
@@ -268,11 +315,11 @@ mod tests {
         let mut watch = watch(1);
         assert!(watch.follow(&numbers(2), at(1_000)));
         watch.ask(at(1_000));
-        assert_eq!(watch.answered(look(1), true), None);
+        assert_eq!(watch.answered(look(1), true, Time::ZERO), None);
         assert!(!watch.follow(&numbers(4), at(1_050)), "the next goes on");
-        assert!(!watch.is_due(at(1_099), true) && watch.is_due(at(1_100), true));
+        assert!(!watch.is_due(at(1_099), true, 1) && watch.is_due(at(1_100), true, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(4), true), Some(3));
+        assert_eq!(watch.answered(look(4), true, Time::ZERO), Some(3));
         watch.unanswered();
         assert!(!watch.waits());
     }
@@ -284,11 +331,11 @@ mod tests {
         watch.ask(at(1_000));
         assert_eq!(watch.sent(), None);
         assert!(watch.follow(&numbers(9), at(1_050)));
-        assert_eq!(watch.answered(look(1), true), None, "somebody has deleted 5");
-        assert!(watch.waits() && !watch.is_due(at(1_099), false));
-        assert!(watch.is_due(at(1_100), false));
+        assert_eq!(watch.answered(look(1), true, Time::ZERO), None, "somebody has deleted 5");
+        assert!(watch.waits() && !watch.is_due(at(1_099), false, 1));
+        assert!(watch.is_due(at(1_100), false, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(9), true), Some(7));
+        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(7));
         assert!(!watch.waits());
         assert_eq!(watch.sent(), Some(10));
     }
@@ -299,9 +346,9 @@ mod tests {
         assert!(watch.follow(&numbers(6), at(1_000)));
         watch.ask(at(1_000));
         assert!(watch.follow(&numbers(9), at(1_001)));
-        assert_eq!(watch.answered(look(9), true), Some(5));
+        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(5));
         watch.pass(9);
-        assert!(!watch.waits() && !watch.is_due(at(9_000), false));
+        assert!(!watch.waits() && !watch.is_due(at(9_000), false, 1));
         assert_eq!(watch.sent(), Some(10));
     }
 
@@ -311,9 +358,9 @@ mod tests {
         assert!(watch.follow(&numbers(6), at(1_000)));
         watch.ask(at(1_000));
         watch.unanswered();
-        assert!(!watch.waits() && watch.is_due(at(1_100), false));
+        assert!(!watch.waits() && watch.is_due(at(1_100), false, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(6), true), Some(5));
+        assert_eq!(watch.answered(look(6), true, Time::ZERO), Some(5));
     }
 
     #[test]
@@ -321,7 +368,7 @@ mod tests {
         let mut watch = watch(5);
         assert!(watch.follow(&numbers(8), at(1_000)));
         watch.mix();
-        assert!(!watch.waits() && !watch.is_due(at(9_000), true));
+        assert!(!watch.waits() && !watch.is_due(at(9_000), true, 1));
         watch.begin(true, Some(9));
         assert!(watch.is_mixed() && !watch.follow(&numbers(20), at(9_000)));
         assert_eq!(watch.sent(), Some(21));
@@ -329,10 +376,61 @@ mod tests {
         assert_eq!(watch.sent(), Some(12), "what was not handed on comes again");
     }
 
+    fn delivered(last: u64) -> Look {
+        Look { delivered: Some(last), ..look(1) }
+    }
+
+    /// Asked when it rests at `next`, and told that `last` was the last delivery.
+    fn told(next: u64, last: u64) -> Watch {
+        let mut watch = Watch::default();
+        watch.rests(next, at(4_999));
+        assert!(!watch.is_due(at(4_999), false, next) && watch.is_due(at(5_000), false, next));
+        assert!(!watch.is_due(at(5_000), false, next + 1), "more has come since");
+        watch.ask(at(5_000));
+        assert_eq!(watch.answered(delivered(last), true, at(5_100)), None);
+        watch
+    }
+
+    #[test]
+    fn what_was_delivered_and_does_not_come_is_missing_once_the_server_rests() {
+        let mut watch = told(4, 4);
+        assert!(!watch.is_behind(4), "it may be on its way");
+        watch.rests(4, at(6_099));
+        assert!(!watch.is_behind(4), "that may have been said before");
+        watch.rests(4, at(6_100));
+        assert!(watch.is_behind(4));
+        assert!(!watch.is_behind(4), "said once");
+    }
+
+    #[test]
+    fn what_has_come_since_is_not_missing() {
+        for (next, last) in [(4, 3), (4, 4), (4, 9)] {
+            let mut watch = told(next, last);
+            watch.rests(last + 1, at(9_000));
+            assert!(!watch.is_behind(last + 1), "{next} {last}");
+            watch.rests(last + 1, at(9_000));
+            assert!(!watch.is_behind(last + 1), "{next} {last}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_before_a_barrier_says_nothing() {
+        let mut watch = told(900, 900);
+        watch.begin(false, None);
+        watch.rests(1, at(9_000));
+        assert!(!watch.is_behind(1), "numbers begin anew");
+        watch.ask(at(10_000));
+        watch.begin(true, Some(4));
+        assert_eq!(watch.answered(delivered(900), true, at(10_001)), None);
+        watch.rests(1, at(20_000));
+        assert!(!watch.is_behind(1));
+        assert!(watch.is_due(at(20_000), false, 1), "it is asked anew");
+    }
+
     #[test]
     fn of_a_stream_that_is_not_whole_nothing_is_asked() {
         let mut watch = Watch::default();
         watch.begin(false, Some(1));
-        assert!(!watch.follow(&numbers(9), at(9_000)) && !watch.is_due(at(9_000), true));
+        assert!(!watch.follow(&numbers(9), at(9_000)) && !watch.is_due(at(9_000), true, 1));
     }
 }
