@@ -224,6 +224,23 @@ fn leader_killed(mode: AckMode) {
     stage.finish(running, KEYS as usize);
 }
 
+/// A cluster that chooses a leader answers no question, and not later either: what is asked then is asked again, and a
+/// subscription begins all the same.
+#[test]
+fn questions_are_not_answered() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(stage) = Stage::new(&[]) else { return };
+        let unheard = stage.proxy.inject(2, Act::Drop, |frame| {
+            frame.is_publish() && frame.subject().contains(".INFO.")
+        });
+        let running = stage.start(&Ours(mode), quick());
+        assert_eq!(unheard.count(), 2);
+        stage.publish(5);
+        stage.drain();
+        stage.finish(running, 0);
+    }
+}
+
 /// The position is written again until there is room for it; records go on meanwhile, and it is where it was to be. The
 /// other modes write nothing that could be refused: an acknowledgement takes no room, and has no answer.
 #[test]

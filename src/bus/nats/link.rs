@@ -9,11 +9,16 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ContextBuilder};
-use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
+use async_nats::{
+    AuthError, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, ServerAddr,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::auth::Auth;
 use super::events::Signals;
@@ -34,6 +39,8 @@ const CONSUME: &str = "consume";
 const COMMANDS: usize = 8_192;
 /// The least that a subscription's buffer takes.
 const DELIVERIES: usize = 65_536;
+/// After so long without an answer is asked again what changes nothing.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection and the thread that drives it. What it does later is done on that thread.
 pub(super) struct Link {
@@ -309,9 +316,9 @@ impl Link {
             Ok(payload) => payload,
             Err(error) => return failed(BrokerErrorKind::Failed, error.to_string()),
         };
-        let timed = Request::new().payload(payload.into()).timeout(Some(self.request_timeout));
-        let asked = self.client.send_request(subject.clone(), timed);
-        let asked = self.permitted(&subject, timeout(self.request_timeout, asked)).await;
+        let again = request.contains(".INFO.");
+        let asked = timeout(self.request_timeout, self.request(&subject, payload.into(), again));
+        let asked = self.permitted(&subject, asked).await;
         match asked.map_err(Refused::Broker)? {
             Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
                 Ok(Response::Ok(answer)) => Ok(answer),
@@ -338,6 +345,25 @@ impl Link {
                 ),
             },
             Err(_) => Err(self.unanswered(&subject)),
+        }
+    }
+
+    /// The first answer to a request that is made (`again`) once more each second: while a cluster chooses who leads what it
+    /// is about nobody answers, nor later.
+    async fn request(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        again: bool,
+    ) -> Result<Message, RequestError> {
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let timed = Request::new().payload(payload.clone()).timeout(Some(self.request_timeout));
+            asked.push(self.client.send_request(subject.to_owned(), timed));
+            tokio::select! {
+                Some(answer) = asked.next() => return answer,
+                () = sleep(AGAIN), if again => {}
+            }
         }
     }
 
