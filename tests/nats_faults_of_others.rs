@@ -14,16 +14,21 @@ mod proxy;
 mod stage;
 #[path = "support/subject.rs"]
 mod subject;
+#[path = "support/wire.rs"]
+mod wire;
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use frame::Frame;
 use keylane::nats::{AckMode, NatsBus};
 use keylane::{PublishErrorKind, Record, Retry, Runtime, Subscription};
+use parking_lot::Mutex;
 use proxy::Act;
 use stage::{HANG, KEYS, STREAM, Stage, TOPIC, key, quick};
 use subject::{Handler, Ours, Running, executor};
+use wire::Wire;
 
 /// What a server without room says to a publish.
 const FULL: &str = r#"{"type":"io.nats.jetstream.api.v1.pub_ack_response","error":{"code":503,"err_code":10023,"description":"insufficient resources"},"stream":"STREAM_jobs","seq":0}"#;
@@ -84,7 +89,7 @@ fn dead_letters_find_no_room(mode: AckMode) {
     });
     let handler = Handler {
         history: stage.history.clone(),
-        work: std::sync::Arc::new(|name, seq| name != key(0) || seq != 3),
+        work: Arc::new(|name, seq| name != key(0) || seq != 3),
     };
     let runtime = Runtime::builder().workers(2).build().unwrap();
     let builder = NatsBus::builder(&runtime, &stage.place.url).ack_mode(mode);
@@ -230,9 +235,9 @@ fn leader_killed(mode: AckMode) {
 fn questions_are_not_answered() {
     for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
         let Some(stage) = Stage::new(&[]) else { return };
-        let unheard = stage.proxy.inject(2, Act::Drop, |frame| {
-            frame.is_publish() && frame.subject().contains(".INFO.")
-        });
+        let unheard = stage
+            .proxy
+            .inject(2, Act::Drop, |frame| frame.is_publish() && frame.subject().contains(".INFO."));
         let running = stage.start(&Ours(mode), quick());
         assert_eq!(unheard.count(), 2);
         stage.publish(5);
@@ -271,6 +276,47 @@ fn positions_find_no_room() {
     full.end();
     stage.recover("no room for a position");
     done(stage.history.judge().published);
+    stage.finish(running, 0);
+}
+
+/// A write of a position that nobody confirms is stored late, between the look at what is there and the write that follows:
+/// that one is refused, and still nobody else has the position.
+#[test]
+fn a_position_is_stored_late() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let running = stage.start(&Ours(AckMode::Checkpoint), quick());
+    stage.publish(5);
+    stage.drain();
+    let is_position = |frame: &Frame| {
+        let own = frame.is_publish() && frame.subject().starts_with("$KV.keylane.at.");
+        own.then(|| {
+            (frame.subject().to_owned(), String::from_utf8_lossy(frame.payload()).into_owned())
+        })
+    };
+    let late = Arc::new(Mutex::new(None));
+    let (noted, wire) = (late.clone(), Mutex::new(Wire::new(stage.server.url())));
+    let unknown = stage.proxy.inject(1, Act::Answer(FULL.into()), move |frame| {
+        let position = is_position(frame);
+        noted.lock().clone_from(&position);
+        position.is_some()
+    });
+    let stored = stage.proxy.inject(1, Act::Pass, move |frame| {
+        let Some(late) = is_position(frame).and_then(|_| late.lock().take()) else { return false };
+        wire.lock().publish(&late.0, b"", &late.1);
+        true
+    });
+    let deadline = Instant::now() + HANG;
+    while unknown.count() + stored.count() < 2 {
+        assert!(Instant::now() < deadline, "{:?}", running.stopped());
+        stage.publish(1);
+    }
+    stage.publish(1);
+    stage.drain();
+    let all = stage.history.judge().published;
+    while stage.floor() < all {
+        assert!(Instant::now() < deadline, "{} of {all}: {:?}", stage.floor(), running.stopped());
+        thread::sleep(Duration::from_millis(5));
+    }
     stage.finish(running, 0);
 }
 

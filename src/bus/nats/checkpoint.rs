@@ -19,6 +19,9 @@ use crate::reply::{Reply, reply};
 const LIMIT: usize = 256 << 10;
 /// How often a claim is tried while others claim, too.
 const CLAIMS: usize = 16;
+/// How often a write is tried that may be refused for one of our own, and the pause after the first time.
+const WRITES: usize = 4;
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// An owned checkpoint.
 pub(super) struct Checkpoint {
@@ -191,23 +194,26 @@ impl Checkpoint {
         stored: Stored,
     ) -> impl Future<Output = Result<Written, BrokerError>> + Send + 'static {
         let (floors, key, owner) = (self.floors.clone(), self.key.clone(), self.owner.clone());
-        let revision = self.revision;
+        let (token, mut revision) = (self.token, self.revision);
         async move {
             let value = format!("{owner} {}", stored.encode(LIMIT).text);
-            let replaced = floors.replace(&key, value.clone(), revision).await;
-            if let Ok(Some(revision)) = replaced {
-                return Ok(Written::At(revision));
-            }
-            // Refused, or not known: an earlier write of ours may have been stored though nobody said so.
-            match floors.get(&key).await? {
-                Some((found, at)) if owner_of(&found) == owner => {
-                    match floors.replace(&key, value, at).await? {
-                        Some(revision) => Ok(Written::At(revision)),
-                        None => Ok(Written::Lost),
-                    }
+            let mut pause = AGAIN;
+            for _ in 0..WRITES {
+                if let Ok(Some(revision)) = floors.replace(&key, value.clone(), revision).await {
+                    return Ok(Written::At(revision));
                 }
-                _ => Ok(Written::Lost),
+                // Refused, or not known: an earlier write of ours may have been stored though nobody said so, or be under way
+                // still. Only another owner's, newer than our claim, says that it is lost.
+                revision = match floors.get(&key).await? {
+                    Some((found, at)) if owner_of(&found) == owner => at,
+                    Some((_, at)) if at < token => revision,
+                    _ => return Ok(Written::Lost),
+                };
+                tokio::time::sleep(pause).await;
+                pause *= 2;
             }
+            let text = format!("the position {key} was not written in {WRITES} tries");
+            Err(BrokerError::new(BrokerErrorKind::Unreachable, text))
         }
     }
 }
