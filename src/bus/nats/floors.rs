@@ -9,7 +9,7 @@ use async_nats::jetstream::{ErrorCode, kv, stream};
 use bytes::Bytes;
 
 use super::events::Signals;
-use super::link::Link;
+use super::link::{Link, insist};
 use super::poison::Raw;
 use crate::bus::{BrokerError, BrokerErrorKind};
 use crate::sync::Arc;
@@ -45,7 +45,8 @@ impl Floors {
     }
 
     async fn find(control: &Link, replicas: usize) -> Result<kv::Store, BrokerError> {
-        if let Ok(store) = control.jetstream.get_key_value(BUCKET).await {
+        let look = || insist(|| control.jetstream.get_key_value(BUCKET));
+        if let Ok(store) = look().await {
             return Ok(store);
         }
         // Not by the client's own call, which first reads what old servers do not say.
@@ -64,7 +65,7 @@ impl Floors {
         let made = control.jetstream.create_stream(config).await;
         let mut pause = AGAIN_FIRST;
         loop {
-            match (control.jetstream.get_key_value(BUCKET).await, &made) {
+            match (look().await, &made) {
                 (Ok(store), _) => return Ok(store),
                 // Of two that make it in a cluster at once, one is told so before it is there, and another that it is there
                 // with other replicas.
@@ -89,7 +90,7 @@ impl Floors {
 
     /// The value and its revision. One that was removed is empty.
     pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, BrokerError> {
-        match self.permitted(key, self.store.entry(key)).await? {
+        match self.permitted(key, insist(|| self.store.entry(key))).await? {
             Ok(Some(entry)) => Ok(Some((entry.value.to_vec(), entry.revision))),
             Ok(None) => Ok(None),
             Err(error) => Err(failed("a position cannot be read", error)),

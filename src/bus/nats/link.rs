@@ -9,9 +9,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ContextBuilder};
-use async_nats::{
-    AuthError, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, ServerAddr,
-};
+use async_nats::{AuthError, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -39,7 +37,7 @@ const CONSUME: &str = "consume";
 const COMMANDS: usize = 8_192;
 /// The least that a subscription's buffer takes.
 const DELIVERIES: usize = 65_536;
-/// After so long without an answer is asked again what changes nothing.
+/// After so long without an answer a question is put once more.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection and the thread that drives it. What it does later is done on that thread.
@@ -264,6 +262,19 @@ fn context(client: async_nats::Client, options: &NatsOptions) -> jetstream::Cont
     context.timeout(options.request_timeout).build(client)
 }
 
+/// The first answer to a question that changes nothing, which is put once more each second until the first of them ends:
+/// while a cluster chooses who leads what it is about nobody answers, and not later either.
+pub(super) async fn insist<F: Future>(mut ask: impl FnMut() -> F) -> F::Output {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        asked.push(ask());
+        tokio::select! {
+            Some(answer) = asked.next() => return answer,
+            () = sleep(AGAIN) => {}
+        }
+    }
+}
+
 /// Why a JetStream request was not granted.
 #[derive(Clone, Debug)]
 pub(super) enum Refused {
@@ -316,9 +327,14 @@ impl Link {
             Ok(payload) => payload,
             Err(error) => return failed(BrokerErrorKind::Failed, error.to_string()),
         };
-        let again = request.contains(".INFO.");
-        let asked = timeout(self.request_timeout, self.request(&subject, payload.into(), again));
-        let asked = self.permitted(&subject, asked).await;
+        let payload = Bytes::from(payload);
+        let ask = || {
+            let timed = Request::new().payload(payload.clone()).timeout(Some(self.request_timeout));
+            self.client.send_request(subject.clone(), timed)
+        };
+        let changes_nothing = request.contains(".INFO.") || request.contains(".MSG.GET.");
+        let asked = async { if changes_nothing { insist(ask).await } else { ask().await } };
+        let asked = self.permitted(&subject, timeout(self.request_timeout, asked)).await;
         match asked.map_err(Refused::Broker)? {
             Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
                 Ok(Response::Ok(answer)) => Ok(answer),
@@ -345,25 +361,6 @@ impl Link {
                 ),
             },
             Err(_) => Err(self.unanswered(&subject)),
-        }
-    }
-
-    /// The first answer to a request that is made (`again`) once more each second: while a cluster chooses who leads what it
-    /// is about nobody answers, nor later.
-    async fn request(
-        &self,
-        subject: &str,
-        payload: Bytes,
-        again: bool,
-    ) -> Result<Message, RequestError> {
-        let mut asked = FuturesUnordered::new();
-        loop {
-            let timed = Request::new().payload(payload.clone()).timeout(Some(self.request_timeout));
-            asked.push(self.client.send_request(subject.to_owned(), timed));
-            tokio::select! {
-                Some(answer) = asked.next() => return answer,
-                () = sleep(AGAIN), if again => {}
-            }
         }
     }
 
