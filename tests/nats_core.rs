@@ -223,7 +223,9 @@ fn what_the_client_drops_is_counted_to_the_message() {
     let Some(server) = Server::shared() else { return };
     let topic = name("flood");
     let options = TopicOptions::plain().at_most_once().when_full(WhenFull::Wait);
-    let runtime = Runtime::builder().workers(1).lanes(1).slots(8).build().unwrap();
+    // The loop waits in front of a full lane until the flood is over, however long that takes.
+    let runtime = Runtime::builder().workers(1).lanes(1).slots(8).wait(Duration::from_secs(60));
+    let runtime = runtime.build().unwrap();
     on_tokio(async {
         let publisher = bus(&runtime, server.url(), &topic, options.clone()).await;
         let builder = NatsBus::builder(&runtime, server.url()).topic(&topic, options).buffer(16);

@@ -489,8 +489,16 @@ fn without_the_right_to_a_mark_it_goes_on() {
         Service::start(&root, TOPIC, &notes, set, |policy| policy).unwrap().close();
         let url = as_user("bob");
         let began = std::time::Instant::now();
-        let service = Service::start(&url, TOPIC, &notes, set, |policy| policy).unwrap();
+        let service = Service::start(&url, TOPIC, &notes, set, |policy| policy);
         assert!(began.elapsed() < Duration::from_secs(5), "{denied}: {:?}", began.elapsed());
+        if server.version() < (2, 14, 0) && !writes {
+            // There a durable is deleted and made anew, and not before its floor is kept.
+            let Err(BusError::Broker(error)) = service else { panic!("its floor was not kept") };
+            assert_eq!(error.kind(), BrokerErrorKind::NotPermitted, "{error}");
+            assert!(error.to_string().contains("$KV.keylane."), "{error}");
+            continue;
+        }
+        let service = service.unwrap();
         let mut events = service.bus.events();
         let noted = |event| matches!(event, BusEvent::Noted { text, .. } if text.contains("its place is lost"));
         let (deadline, mut number, mut said) = (std::time::Instant::now() + HANG, 0, 0);

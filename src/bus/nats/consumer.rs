@@ -66,6 +66,8 @@ pub(super) struct Consumer<D> {
     /// What the consumer had not been sent, as of the last delivery.
     pub(super) pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
+    /// Everything below was finished in the assignment before, though the server may not know it yet.
+    pub(super) settled: Option<u64>,
     /// Who waits for its beginning.
     pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
@@ -112,6 +114,7 @@ impl<D: Deliveries> Consumer<D> {
             end: 0,
             pending: 0,
             closing: None,
+            settled: None,
             begun: Some(begun),
             in_progress: Time::ZERO,
             shown: Time::ZERO,
@@ -155,11 +158,15 @@ impl<D: Deliveries> Consumer<D> {
                 None => self.closing = Some((deadline, vec![answer])),
             },
             Command::Restart(finished, answer) => {
+                let mut settled = None;
                 if finished {
                     self.settle().await;
                     self.keep().await;
+                    settled = self.source.ledger().frontier();
                 }
-                answer.give(self.begin_anew().await);
+                let begun = self.begin_anew().await;
+                self.settled = settled;
+                answer.give(begun);
             }
             Command::Looked(look) => self.looked(look),
         }
@@ -185,6 +192,7 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.held = Held::default();
         self.to_ack.clear();
+        self.settled = None;
         self.desk.seen.lock().stopped_by = None;
         self.shared.health.forget(&self.plan.label());
         Ok(())

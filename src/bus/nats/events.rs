@@ -183,11 +183,12 @@ impl Signals {
             }
         };
         tokio::select! {
+            // Where both are there the denial counts: an operation may end by itself that was forbidden.
             biased;
-            done = operation => Ok(done),
             denial = denied => {
                 Err(BrokerError::new(BrokerErrorKind::NotPermitted, denial.to_string()))
             }
+            done = operation => Ok(done),
         }
     }
 
@@ -263,6 +264,26 @@ mod tests {
         signals.take(Event::Disconnected, "_INBOX");
         signals.is_there();
         assert_eq!(health.health(), Health::Healthy);
+    }
+
+    #[test]
+    fn a_denial_counts_though_its_operation_has_ended() {
+        use std::future::Future;
+        let (signals, _, _) = signals();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        // It is said while the operation ends by itself.
+        let operation = async {
+            signals.take(server("Permissions Violation for Publish to \"a\""), "_INBOX");
+        };
+        let ended = async {
+            operation.await;
+            tokio::task::yield_now().await;
+        };
+        let mut permitted = std::pin::pin!(signals.permitted(|subject| subject == "a", ended));
+        let first = permitted.as_mut().poll(&mut cx);
+        assert!(first.is_pending(), "the operation goes on");
+        let told = permitted.as_mut().poll(&mut cx);
+        assert!(matches!(told, std::task::Poll::Ready(Err(_))), "{told:?}");
     }
 
     #[test]

@@ -79,10 +79,15 @@ impl Floors {
         }
     }
 
-    /// The value, in one request and without making a bucket.
+    /// The value, without making a bucket.
     pub(super) async fn peek(control: &Link, key: &str) -> Result<Option<Bytes>, BrokerError> {
         let (stream, subject) = (format!("KV_{BUCKET}"), format!("$KV.{BUCKET}.{key}"));
-        match Raw::last(control, &stream, &subject).await {
+        let found = match control.ask(&format!("STREAM.INFO.{stream}"), &()).await {
+            Ok(info) if is_filled(&info) => Raw::last(control, &stream, &subject).await,
+            Ok(_) => return Ok(None),
+            Err(refused) => Err(refused.into()),
+        };
+        match found {
             Err(error) if error.kind() == BrokerErrorKind::MissingTopic => Ok(None),
             found => found,
         }
@@ -90,11 +95,14 @@ impl Floors {
 
     /// The value and its revision. One that was removed is empty.
     pub(super) async fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u64)>, BrokerError> {
-        match self.permitted(key, insist(|| self.store.entry(key))).await? {
-            Ok(Some(entry)) => Ok(Some((entry.value.to_vec(), entry.revision))),
-            Ok(None) => Ok(None),
-            Err(error) => Err(failed("a position cannot be read", error)),
+        let unread = |error: &dyn std::fmt::Display| failed("a position cannot be read", error);
+        let info = self.permitted(key, insist(|| self.store.stream.get_info())).await?;
+        if !is_filled(&info.map_err(|error| unread(&error))?) {
+            return Ok(None);
         }
+        let entry = self.permitted(key, insist(|| self.store.entry(key))).await?;
+        let entry = entry.map_err(|error| unread(&error))?;
+        Ok(entry.map(|entry| (entry.value.to_vec(), entry.revision)))
     }
 
     pub(super) async fn put(&self, key: &str, value: String) -> Result<u64, BrokerError> {
@@ -133,6 +141,12 @@ impl Floors {
         let is_its = |denied: &str| denied.ends_with(&own) || is_buckets(denied);
         self.signals.permitted(is_its, operation).await
     }
+}
+
+/// Whether there is anything to read. A server of the line 2.9 ends if it is asked for a message of a stream that is being
+/// made just then; of its state it may be asked.
+fn is_filled(info: &stream::Info) -> bool {
+    info.state.messages > 0
 }
 
 /// Whether the subject of a request names the bucket's stream.
