@@ -29,7 +29,7 @@ const LAYERS: &[(u8, &str)] = &[
     ),
     (
         6,
-        "bus bus/letter bus/error bus/group bus/health bus/keyed bus/pending bus/publishing bus/topics",
+        "bus bus/letter bus/error bus/event bus/group bus/health bus/keyed bus/pending bus/publishing bus/topics",
     ),
     (7, "bus/memory bus/memory/ bus/nats bus/nats/"),
     (8, "connect testing/"),

@@ -6,16 +6,18 @@
 #[path = "support/broker.rs"]
 mod broker;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use broker::Server;
 use keylane::nats::{AckMode, NatsBuilder, NatsBus};
 use keylane::{
-    BrokerErrorKind, BusError, Events, HandlerError, Record, Retry, Runtime, Subscription,
+    BrokerErrorKind, BusError, BusEvent, Events, HandlerError, Health, ReasonKind, Record, Retry,
+    Runtime, Subscription,
 };
 
 /// Every right that is missing is told within this.
@@ -38,12 +40,13 @@ fn url(server: &Server, user: &str) -> String {
 
 /// What a handler has done, and fails at if it is told to.
 #[derive(Clone, Default)]
-struct Handled(Arc<AtomicUsize>);
+struct Handled(Arc<AtomicUsize>, Arc<Mutex<BTreeSet<Vec<u8>>>>);
 
 impl Handled {
     fn handler(&self) -> impl Fn(&Record) -> Result<(), HandlerError> + Send + Sync + 'static {
-        let count = self.0.clone();
+        let (count, payloads) = (self.0.clone(), self.1.clone());
         move |record| {
+            payloads.lock().unwrap().insert(record.payload().to_vec());
             count.fetch_add(1, Ordering::SeqCst);
             if record.payload() == b"bad" { Err("bad".into()) } else { Ok(()) }
         }
@@ -53,6 +56,20 @@ impl Handled {
         let begun = Instant::now();
         while self.0.load(Ordering::SeqCst) < count {
             assert!(begun.elapsed() < LONG, "not {count} records within {LONG:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Handled {
+    fn wait_all(&self, payloads: &[&str]) {
+        let begun = Instant::now();
+        while !payloads.iter().all(|payload| self.1.lock().unwrap().contains(payload.as_bytes())) {
+            assert!(
+                begun.elapsed() < LONG,
+                "not all of {payloads:?}: {:?}",
+                self.1.lock().unwrap()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -202,9 +219,9 @@ fn a_deletion_that_is_forbidden_is_named_and_the_durable_stays() {
     assert_eq!(created(&server), before, "it was made anew");
 }
 
-/// What nothing answers to is said as an event.
+/// What nothing answers to is named, too.
 #[test]
-fn what_is_sent_without_an_answer_is_named_as_an_event() {
+fn what_is_sent_without_an_answer_is_named() {
     for mode in [AckMode::Each, AckMode::Floor] {
         for (denied, right) in [
             (
@@ -238,45 +255,165 @@ fn a_dead_letter_that_is_forbidden_is_named() {
     service.close();
 }
 
-/// Rewrites the rights of `bob`, has the server read them, and waits until they hold.
-fn withdraw(server: &Server, denied: &str) {
+/// Rewrites the rights of `bob`, and has the server read them.
+fn change(server: &Server, before: &str, after: &str) {
     let conf = server.dir().join("n1/conf");
     let text = fs::read_to_string(&conf).unwrap();
-    let changed = text.replace(&users("\"nothing\""), &users(denied));
+    let changed = text.replace(&users(before), &users(after));
     assert_ne!(text, changed, "{text}");
     fs::write(&conf, changed).unwrap();
     let reload = Command::new("kill").args(["-HUP", &server.pid(1).to_string()]).status();
     assert!(reload.unwrap().success());
 }
 
-#[test]
-fn a_right_that_is_withdrawn_while_it_runs_is_named() {
-    for (mode, denied, right) in [
-        (AckMode::Each, "$JS.ACK.>", "$JS.ACK.STREAM_orders.rights-orders."),
-        (AckMode::Floor, "$JS.API.CONSUMER.RESET.>", "$JS.API.CONSUMER.RESET.STREAM_orders."),
-        (AckMode::Checkpoint, "$KV.keylane.>", "$KV.keylane."),
-    ] {
-        let Some(server) = Server::start(&["--prop", &users("\"nothing\"")]) else { return };
-        let resets = server.version() >= (2, 14, 0);
-        if right.contains("RESET") && !resets {
-            continue;
-        }
-        let (amy, bob) = (url(&server, "amy"), url(&server, "bob"));
-        let publisher = Service::new(&amy, mode);
-        publisher.bus.ensure(TOPIC).wait().unwrap();
-        let (mut service, handled) = (Service::new(&bob, mode), Handled::default());
-        service.subscribe(policy(), &handled).unwrap();
-        publisher.publish("a");
-        handled.wait(1);
-        withdraw(&server, &format!("\"{denied}\""));
-        if right.contains("RESET") {
-            // What is needed once something may have been lost.
-            server.restart(1);
-        } else {
-            publisher.publish("b");
-        }
-        service.names(right);
-        service.close();
-        publisher.close();
+const NOTHING: &str = "\"nothing\"";
+
+/// A right without which nothing is read, or nothing that is handled is kept, ends its source with the right's name, and no
+/// other source. With the right everything goes on, and nothing is lost.
+fn withdrawn(mode: AckMode, denied: &str, right: &str) {
+    const OTHER: &str = "invoices";
+    let Some(server) = Server::start(&["--prop", &users(NOTHING)]) else { return };
+    let (amy, bob) = (url(&server, "amy"), url(&server, "bob"));
+    let publisher = Service::new(&amy, mode);
+    publisher.bus.ensure(TOPIC).wait().unwrap();
+    publisher.bus.ensure(OTHER).wait().unwrap();
+    let publish = |payload: &'static str| {
+        publisher.publish(payload);
+        publisher.bus.publish(OTHER, Record::new("k", payload)).wait().unwrap();
+    };
+    let set = |builder: NatsBuilder| {
+        builder.ack_mode(mode).checkpoint_interval(Duration::from_millis(100))
+    };
+    let (mut service, handled, others) =
+        (Service::with(&bob, set), Handled::default(), Handled::default());
+    service.subscribe(policy(), &handled).unwrap();
+    service.bus.subscribe(OTHER, Subscription::new("others"), others.handler()).wait().unwrap();
+    publish("a");
+    handled.wait(1);
+    others.wait(1);
+
+    let denied = format!("\"{denied}\"");
+    change(&server, NOTHING, &denied);
+    publish("b");
+    service.names(right);
+    let stopped = |service: &Service| match service.bus.health() {
+        Health::Degraded(reasons) => reasons
+            .iter()
+            .filter(|reason| reason.kind == ReasonKind::SourceStopped)
+            .map(|reason| (reason.about.clone(), reason.text.contains(&forbids(right))))
+            .collect(),
+        other => vec![(format!("{other:?}"), false)],
+    };
+    let about = format!("{TOPIC}/0 of rights");
+    let begun = Instant::now();
+    while stopped(&service) != [(about.clone(), true)] {
+        assert!(begun.elapsed() < LONG, "{:?}", service.bus.health());
+        std::thread::sleep(Duration::from_millis(5));
     }
+    publish("c");
+    others.wait(3);
+    assert_eq!(stopped(&service), [(about, true)], "the other goes on");
+    service.close();
+
+    change(&server, &denied, NOTHING);
+    let again = Service::with(&bob, set);
+    again.subscribe(policy(), &handled).unwrap();
+    handled.wait_all(&["a", "b", "c"]);
+    again.close();
+    publisher.close();
+}
+
+#[test]
+fn acknowledgements_are_forbidden_while_it_runs() {
+    for mode in [AckMode::Each, AckMode::Floor] {
+        withdrawn(mode, "$JS.ACK.STREAM_orders.>", "$JS.ACK.STREAM_orders.rights-orders.");
+    }
+}
+
+#[test]
+fn pulls_are_forbidden_while_it_runs() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let right = "$JS.API.CONSUMER.MSG.NEXT.STREAM_orders";
+        withdrawn(mode, &format!("{right}.>"), right);
+    }
+}
+
+#[test]
+fn positions_are_forbidden_while_it_runs() {
+    let right = "$KV.keylane.at.rights-orders";
+    withdrawn(AckMode::Checkpoint, right, right);
+}
+
+/// What is needed once something may have been lost.
+#[test]
+fn resets_are_forbidden_while_it_runs() {
+    let Some(server) = Server::start(&["--prop", &users(NOTHING)]) else { return };
+    if server.version() < (2, 14, 0) {
+        return;
+    }
+    let bob = url(&server, "bob");
+    let (mut service, handled) = (Service::new(&bob, AckMode::Floor), Handled::default());
+    service.subscribe(policy(), &handled).unwrap();
+    service.publish("a");
+    handled.wait(1);
+    change(&server, NOTHING, "\"$JS.API.CONSUMER.RESET.>\"");
+    server.restart(1);
+    service.names("$JS.API.CONSUMER.RESET.STREAM_orders.");
+    service.close();
+}
+
+/// A position that the server has no room for is no failure: it is said for as long as that is so, and records go on.
+#[test]
+fn positions_find_no_room_while_it_runs() {
+    let Some(server) = Server::start(&["--prop", &users(NOTHING)]) else { return };
+    let set = |builder: NatsBuilder| {
+        let quick = Duration::from_millis(100);
+        builder.ack_mode(AckMode::Checkpoint).checkpoint_interval(quick)
+    };
+    let (mut service, handled) = (Service::with(&url(&server, "amy"), set), Handled::default());
+    service.subscribe(policy(), &handled).unwrap();
+    service.publish("a");
+    handled.wait(1);
+    let limit = |bytes: i64| limit_bucket(server.url(), bytes);
+    limit(1);
+    let about = |service: &Service| match service.bus.health() {
+        Health::Degraded(reasons) => {
+            let mut kept = reasons.into_iter().filter(|r| r.kind == ReasonKind::Uncommitted);
+            kept.next().map(|reason| reason.about)
+        }
+        _ => None,
+    };
+    let mut number = 1;
+    let begun = Instant::now();
+    while about(&service).as_deref() != Some("orders/0 of rights") {
+        assert!(begun.elapsed() < LONG, "{:?}", service.bus.health());
+        service.publish("b");
+        number += 1;
+        handled.wait(number);
+    }
+    let said = std::iter::from_fn(|| service.events.try_next())
+        .filter(|event| matches!(event, BusEvent::Uncommitted { .. }));
+    assert_eq!(said.count(), 1);
+    limit(-1);
+    let begun = Instant::now();
+    while service.bus.health() != Health::Healthy {
+        assert!(begun.elapsed() < LONG, "{:?}", service.bus.health());
+        service.publish("c");
+        number += 1;
+        handled.wait(number);
+    }
+    service.close();
+}
+
+/// How many bytes the bucket of positions may take.
+fn limit_bucket(url: &str, bytes: i64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = async_nats::ConnectOptions::with_user_and_password("amy".into(), "pw".into());
+        let context = async_nats::jetstream::new(options.connect(url).await.unwrap());
+        let mut bucket = context.get_stream("KV_keylane").await.unwrap();
+        let mut config = bucket.info().await.unwrap().config.clone();
+        config.max_bytes = bytes;
+        context.update_stream(config).await.unwrap();
+    });
 }

@@ -6,6 +6,7 @@
 //! - **Backpressure**: a full topic holds its publishers for a bounded time and then gives the record back.
 
 mod error;
+mod event;
 mod group;
 mod health;
 pub(crate) mod keyed;
@@ -22,9 +23,10 @@ use std::future::Future;
 use std::time::Duration;
 
 pub use error::{BrokerError, BrokerErrorKind, BusError, InvalidGroup, InvalidTopic, KeyMismatch};
+pub use event::BusEvent;
 pub(crate) use group::Groups;
 pub(crate) use health::BusHealth;
-pub use health::{BusEvent, Events, Health, NextEvent, Reason, ReasonKind};
+pub use health::{Events, Health, NextEvent, Reason, ReasonKind};
 pub use pending::{BusClosing, Connecting, Subscribing};
 pub use publishing::{PublishError, PublishErrorKind, PublishFuture, Publishing};
 pub use topics::{InvalidTopics, Topics};

@@ -40,6 +40,8 @@ pub(super) struct Checkpoint {
     parked: bool,
     due: Time,
     every: Duration,
+    /// What became of the last write that was heard of, until somebody asks.
+    heard: Option<Result<(), String>>,
 }
 
 /// What became of a write.
@@ -95,6 +97,7 @@ impl Checkpoint {
                 parked: false,
                 due: Time::ZERO,
                 every,
+                heard: None,
             };
             return Ok((claimed, found));
         }
@@ -115,7 +118,8 @@ impl Checkpoint {
     /// Writes where the source stands, if it is time and there is news. Never waits.
     ///
     /// # Errors
-    /// [`BrokerErrorKind::Fenced`] if somebody else owns it now. Another write that failed is made again.
+    /// [`BrokerErrorKind::Fenced`] if somebody else owns it now, [`BrokerErrorKind::NotPermitted`] if it may not be written.
+    /// Another write that failed is made again.
     pub(super) fn turn(
         &mut self,
         control: &Link,
@@ -141,6 +145,11 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// What became of the last write, told once.
+    pub(super) fn heard(&mut self) -> Option<Result<(), String>> {
+        self.heard.take()
+    }
+
     /// Hears what became of the write that is under way.
     fn hear(&mut self) -> Result<(), BrokerError> {
         let Some((reply, frontier)) = &mut self.writing else { return Ok(()) };
@@ -149,8 +158,13 @@ impl Checkpoint {
         let frontier = *frontier;
         self.writing = None;
         match answer {
-            Some(Ok(written)) => self.take(written, frontier),
-            Some(Err(_)) | None => {
+            Some(Ok(written)) => {
+                self.heard = Some(Ok(()));
+                self.take(written, frontier)
+            }
+            Some(Err(error)) if error.kind() == BrokerErrorKind::NotPermitted => Err(error),
+            failed => {
+                self.heard = failed.and_then(Result::err).map(|error| Err(error.to_string()));
                 // It may be what said that keys were parked.
                 self.parked = true;
                 Ok(())
@@ -197,11 +211,16 @@ impl Checkpoint {
         let (token, mut revision) = (self.token, self.revision);
         async move {
             let value = format!("{owner} {}", stored.encode(LIMIT).text);
-            let mut pause = AGAIN;
+            let (mut pause, mut refused) = (AGAIN, None);
             for _ in 0..WRITES {
-                if let Ok(Some(revision)) = floors.replace(&key, value.clone(), revision).await {
-                    return Ok(Written::At(revision));
-                }
+                refused = match floors.replace(&key, value.clone(), revision).await {
+                    Ok(Some(revision)) => return Ok(Written::At(revision)),
+                    Ok(None) => None,
+                    Err(error) if error.kind() == BrokerErrorKind::NotPermitted => {
+                        return Err(error);
+                    }
+                    Err(error) => Some(error),
+                };
                 // Refused, or not known: an earlier write of ours may have been stored though nobody said so, or be under way
                 // still. Only another owner's, newer than our claim, says that it is lost.
                 revision = match floors.get(&key).await? {
@@ -212,8 +231,9 @@ impl Checkpoint {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            let text = format!("the position {key} was not written in {WRITES} tries");
-            Err(BrokerError::new(BrokerErrorKind::Unreachable, text))
+            let text =
+                format!("the position {key} was changed while it was written, {WRITES} times");
+            Err(refused.unwrap_or_else(|| BrokerError::new(BrokerErrorKind::Failed, text)))
         }
     }
 }

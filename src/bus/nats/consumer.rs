@@ -13,6 +13,7 @@ use super::arrival::Numbers;
 use super::checkpoint::Checkpoint;
 use super::choice::AckMode;
 use super::desk::{Command, Desk};
+use super::events::Denials;
 use super::held::Held;
 use super::mark::Marks;
 use super::plan::Plan;
@@ -33,8 +34,6 @@ use crate::sync::Arc;
 
 /// How often finished records are looked for while some are unfinished.
 const TICK: Duration = Duration::from_millis(5);
-/// How long the last checkpoint may take.
-const KEEP: Duration = Duration::from_secs(5);
 /// How often others are told how far it is while there is much to do.
 const SHOW: Duration = Duration::from_millis(50);
 /// How often the loop looks around with nothing to do.
@@ -74,6 +73,8 @@ pub(super) struct Consumer<D> {
     in_progress: Time,
     /// When others were last told how far it is.
     shown: Time,
+    /// What the server forbids on the connection that consumes.
+    pub(super) denials: Denials,
 }
 
 /// A delivery on its way to the source.
@@ -94,6 +95,7 @@ impl<D: Deliveries> Consumer<D> {
         begun: Answer<Result<(), BrokerError>>,
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
+        let denials = shared.links.consume.signals.denials();
         Ok(Self {
             shared: shared.clone(),
             plan,
@@ -118,6 +120,7 @@ impl<D: Deliveries> Consumer<D> {
             begun: Some(begun),
             in_progress: Time::ZERO,
             shown: Time::ZERO,
+            denials,
         })
     }
 
@@ -235,39 +238,6 @@ impl<D: Deliveries> Consumer<D> {
         self.check();
     }
 
-    /// Has the checkpoint follow, if there is one.
-    fn check(&mut self) {
-        let Some(checkpoint) = &mut self.checkpoint else { return };
-        if self.source.is_stopped() && self.source.stopped_by().is_none() {
-            return;
-        }
-        let parked = self.source.parked_changed();
-        let before = checkpoint.written();
-        let frontier = self.source.ledger().frontier();
-        let source = &mut self.source;
-        let control = &self.shared.links.control;
-        let stored = || source.stored_with_parked();
-        let checked = checkpoint.turn(control, self.now, frontier, parked, stored);
-        if checkpoint.written() != before {
-            self.source.committed(self.now);
-        }
-        if let Err(error) = checked {
-            self.checkpoint = None;
-            self.failed(&error);
-        }
-    }
-
-    /// Writes the checkpoint as it is, and waits for that.
-    async fn keep(&mut self) {
-        let Some(checkpoint) = &mut self.checkpoint else { return };
-        let stored = self.source.stored_with_parked();
-        let kept = tokio::time::timeout(KEEP, checkpoint.finish(stored)).await;
-        if let Ok(Err(error)) = kept {
-            self.checkpoint = None;
-            self.failed(&error);
-        }
-    }
-
     /// Stops the source for a reason of the bus' own.
     pub(super) fn stop_by(&mut self, why: &str) {
         let failure = Failure { error: why.into(), attempts: 0 };
@@ -301,6 +271,7 @@ impl<D: Deliveries> Consumer<D> {
 
     fn show(&mut self) {
         self.shown = self.now;
+        self.look_for_denials();
         let held = self.source.ledger().unfinished() + self.kept.len();
         self.source.set_lag(self.pending.saturating_add(held as u64));
         self.source.turn(self.now);

@@ -46,6 +46,9 @@ impl fmt::Display for Denial {
     }
 }
 
+/// What a connection is denied, as it is said.
+pub(super) type Denials = broadcast::Receiver<Denial>;
+
 /// Where a connection's reports go.
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -161,7 +164,7 @@ impl Signals {
         self.seen.lock().dropped
     }
 
-    pub(super) fn denials(&self) -> broadcast::Receiver<Denial> {
+    pub(super) fn denials(&self) -> Denials {
         self.denials.subscribe()
     }
 

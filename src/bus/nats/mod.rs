@@ -25,6 +25,7 @@ mod held;
 mod inquiry;
 mod intake;
 mod io;
+mod keeping;
 mod key_token;
 mod letter;
 mod link;

@@ -126,6 +126,12 @@ fn a_graceful_restart_repeats_nothing(stager: &Stager<'_>) -> Result<(), Failed>
             judge.publish(&stage, &topic, &format!("key-{}", number % 7), round * 20 + number)?;
         }
         judge.concludes(&stage)?;
+        // A handler ends a little before its record is finished.
+        let name = subscription.subscriber().name();
+        stage.until("everything is finished", || {
+            let sources = stage.runtime.snapshot().sources;
+            sources.iter().filter(|own| own.subscription == name).all(|own| own.window == 0)
+        })?;
         // No restart is told to the judge: whatever comes again is a duplicate.
         stage.restart(&subscription, Restart::Graceful)?;
     }
