@@ -24,7 +24,9 @@ cargo test --locked --no-run --features "$(all_features)" "${tests[@]}"
 cargo build --locked --features "$(all_features)" --example service --example quickstart
 export KL_EXAMPLES=built
 
-# run VERSION NODES SECONDS [ARGUMENT…]: the tests there, with these arguments for their harness.
+# run VERSION NODES SECONDS [ARGUMENT…]: the tests there, with these arguments for their harness. What fails is told at
+# the end: of several servers each is tried.
+failed=()
 run() {
     local version=$1 nodes=$2 seconds=$3 server
     shift 3
@@ -33,7 +35,7 @@ run() {
     "$server" --version
     KL_NATS_VERSION=$version KL_NATS_NODES=$nodes timeout -k 10 "$seconds" \
         cargo test --locked --no-fail-fast --features "$(all_features)" "${tests[@]}" -- "$@" \
-        || fail "nats-server $version, nodes: $nodes"
+        || failed+=("nats-server $version, nodes: $nodes;")
 }
 
 if [ "${1:-}" = --full ]; then
@@ -44,6 +46,8 @@ else
     begun=$(now)
     run 2.15.1 1 "$limit" "$@"
     left=$((limit - $(now) + begun))
-    [ "$left" -gt 0 ] || fail "no time is left of $limit s"
+    [ "$left" -gt 0 ] || fail "no time is left of $limit s ${failed[*]}"
     [ $# -gt 0 ] || run $oldest 1 "$left" "${barrier[@]}"
 fi
+
+[ ${#failed[@]} = 0 ] || fail "${failed[*]}"
