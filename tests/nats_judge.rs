@@ -207,13 +207,16 @@ fn black_hole_to_us(stage: &Stage) {
 fn black_hole(stage: &Stage, way: Way) {
     stage.proxy.black_hole(way);
     stage.publish(1);
-    let (begun, wait) = (Instant::now(), stage.place.ack_wait);
-    // Some servers look only once in their patience whether it is over; of what is not asked for nothing comes again.
+    let wait = stage.place.ack_wait;
+    // Some servers look only once in their patience whether it is over; of what is not asked for nothing comes again. In a
+    // hole that lasts much longer the connection ends.
+    let begun = Instant::now();
     let again = || {
-        let delivered = stage.consumer().delivered;
-        delivered.consumer_sequence > delivered.stream_sequence || begun.elapsed() > wait * 4
+        let info = stage.consumer();
+        let delivered = info.delivered;
+        info.num_redelivered > 0 || delivered.consumer_sequence > delivered.stream_sequence
     };
-    while begun.elapsed() < wait * 3 / 2 || !again() {
+    while begun.elapsed() < wait * 3 / 2 || begun.elapsed() < wait * 4 && !again() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(stage.proxy.kept_waiting(way) > 0);
@@ -223,6 +226,8 @@ fn black_hole(stage: &Stage, way: Way) {
     }
     stage.proxy.heal();
     stage.drain();
+    // What came again lies behind what came first.
+    let _ = stage.history.wait(wait, |so_far| so_far.starts > so_far.published);
 }
 
 fn delayed(stage: &Stage) {

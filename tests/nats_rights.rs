@@ -105,8 +105,15 @@ impl Service {
     /// Waits for an event, or a reason of the health, that names this right.
     #[track_caller]
     fn names(&mut self, right: &str) {
+        self.names_after(right, || ());
+    }
+
+    /// The same, and does this again and again meanwhile.
+    #[track_caller]
+    fn names_after(&mut self, right: &str, again: impl Fn()) {
         let (begun, mut said) = (Instant::now(), String::new());
         loop {
+            again();
             let events = std::iter::from_fn(|| self.events.try_next());
             said.extend(events.map(|event| format!("{event:?}\n")));
             let told = format!("{said}{}", self.bus.health()).replace('\\', "");
@@ -294,8 +301,8 @@ fn withdrawn(mode: AckMode, denied: &str, right: &str) {
 
     let denied = format!("\"{denied}\"");
     change(&server, NOTHING, &denied);
-    publish("b");
-    service.names(right);
+    // The server reads its configuration when it comes to that.
+    service.names_after(right, || publish("b"));
     let stopped = |service: &Service| match service.bus.health() {
         Health::Degraded(reasons) => reasons
             .iter()
@@ -311,7 +318,7 @@ fn withdrawn(mode: AckMode, denied: &str, right: &str) {
         std::thread::sleep(Duration::from_millis(5));
     }
     publish("c");
-    others.wait(3);
+    others.wait_all(&["a", "b", "c"]);
     assert_eq!(stopped(&service), [(about, true)], "the other goes on");
     service.close();
 

@@ -117,7 +117,7 @@ pub fn executor() -> tokio::runtime::Runtime {
 async fn connect(url: &str) -> Client {
     ConnectOptions::new()
         .retry_on_initial_connect()
-        .ping_interval(Duration::from_millis(1_500))
+        .ping_interval(Duration::from_secs(5))
         .connection_timeout(Duration::from_secs(2))
         .reconnect_delay_callback(|tries| Duration::from_millis(if tries < 2 { 10 } else { 200 }))
         .connect(url.split(',').collect::<Vec<_>>())

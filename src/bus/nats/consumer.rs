@@ -352,6 +352,8 @@ impl<D: Deliveries> Consumer<D> {
     }
 
     async fn end(mut self) {
+        // First: what is delivered from here on would be lost to whoever follows until it is delivered again.
+        let _ = self.deliveries.begin_anew().await;
         self.settle().await;
         if self.plan.acks == AckMode::Checkpoint {
             self.keep().await;
@@ -360,7 +362,6 @@ impl<D: Deliveries> Consumer<D> {
             self.plan.durable.sync(&self.shared.links.consume).await;
             self.end_marks().await;
         }
-        let _ = self.deliveries.begin_anew().await;
         self.show();
         let unfinished = self.source.ledger().unfinished();
         let late = self.desk.end();

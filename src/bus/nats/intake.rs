@@ -25,6 +25,10 @@ const TURN: usize = 256;
 impl<D: Deliveries> Consumer<D> {
     /// Asks for more, if there is room for more.
     pub(super) async fn pull(&mut self) {
+        if !self.is_reading() && self.deliveries.expected(self.now) > 0 {
+            // What is not read any more is whoever's that reads.
+            let _ = self.deliveries.begin_anew().await;
+        }
         if !self.reads() || self.source.is_paused() {
             return;
         }

@@ -10,6 +10,8 @@ use crate::clock::Time;
 /// Between two tries of a recovery, at first and at most.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MOST: Duration = Duration::from_secs(1);
+/// Barriers since nobody leads the consumer that follow each other sooner than this are put off ever longer.
+const CALM: Duration = Duration::from_secs(5);
 /// So many barriers for deliveries that went to somebody else, within so long, say that there is somebody else.
 const FOREIGN: usize = 3;
 const FOREIGN_WITHIN: Duration = Duration::from_secs(60);
@@ -72,6 +74,8 @@ pub(super) struct Recovery {
     resetless: Option<u64>,
     /// The last barriers for deliveries that went to somebody else.
     foreign: VecDeque<Time>,
+    /// When nobody led the consumer last, and how long the barrier was put off for that.
+    leaderless: Option<(Time, Duration)>,
 }
 
 impl Recovery {
@@ -87,6 +91,7 @@ impl Recovery {
             drops: 0,
             resetless: None,
             foreign: VecDeque::new(),
+            leaderless: None,
         }
     }
 
@@ -96,6 +101,17 @@ impl Recovery {
         }
         (self.under_way, self.due, self.pause) = (Some(why), now, AGAIN_FIRST);
         self.since = now;
+        if why == Why::NoResponders {
+            // Who answers for the stream may be there while nobody serves a pull.
+            let put_off = match self.leaderless {
+                Some((then, before)) if now.since(then) < CALM => {
+                    (before * 2).clamp(AGAIN_FIRST, AGAIN_MOST)
+                }
+                _ => Duration::ZERO,
+            };
+            self.leaderless = Some((now, put_off));
+            self.due = now.after(put_off);
+        }
         if why == Why::Foreign {
             self.foreign.push_back(now);
             while self.foreign.front().is_some_and(|then| now.since(*then) > FOREIGN_WITHIN) {
@@ -250,6 +266,24 @@ mod tests {
             let last = (Why::Foreign, 4, connects, drops);
             assert_eq!(stops_at([first, second, ours, last]), Some(3), "taken back, not forgotten");
         }
+    }
+
+    #[test]
+    fn while_nobody_leads_barriers_come_less_and_less_often() {
+        let mut recovery = Recovery::new();
+        recovery.done(0, 0);
+        let mut now = Time::ZERO;
+        let mut put_off = |now: &mut Time| {
+            recovery.begin(Why::NoResponders, *now);
+            let due = recovery.due_in(*now).unwrap();
+            *now = now.after(due);
+            recovery.done(0, 0);
+            due.as_millis()
+        };
+        let all: Vec<_> = (0..8).map(|_| put_off(&mut now)).collect();
+        assert_eq!(all, [0, 50, 100, 200, 400, 800, 1_000, 1_000]);
+        now = now.after(CALM);
+        assert_eq!(put_off(&mut now), 0, "the first after a while is at once");
     }
 
     #[test]
