@@ -45,7 +45,7 @@ impl<D: Deliveries> Consumer<D> {
         };
         let taken = self.kept.is_empty()
             && look.delivered.is_none_or(|last| last + 1 == self.sequence.next());
-        let lost = self.watch.answered(look, taken, self.now);
+        let lost = self.watch.answered(look, taken, self.sequence.next(), self.now);
         if self.recovery.is_under_way() || self.source.is_stopped() {
             return;
         }

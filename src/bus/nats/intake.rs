@@ -151,6 +151,8 @@ impl<D: Deliveries> Consumer<D> {
             },
             Arrival::Gone => self.recovery.begin(Why::Gone, self.now),
             Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
+            // A pull that was served whole tells nothing of rest.
+            Arrival::Ended { left: 0 } => {}
             // Nobody else knows the name of one that is not acknowledged.
             Arrival::Heartbeat | Arrival::Ended { .. } if self.plan.acks != AckMode::Checkpoint => {
                 self.watch.rests(self.sequence.next(), self.now);

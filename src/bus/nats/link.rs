@@ -262,15 +262,15 @@ fn context(client: async_nats::Client, options: &NatsOptions) -> jetstream::Cont
     context.timeout(options.request_timeout).build(client)
 }
 
-/// The first answer to a question that changes nothing, which is put once more each second until the first of them ends:
-/// while a cluster chooses who leads what it is about nobody answers, and not later either.
+/// The first answer to a question that changes nothing, which is put once more after 1, 2, 4 … seconds until the first of
+/// them ends: while a cluster chooses who leads what it is about nobody answers, and not later either.
 pub(super) async fn insist<F: Future>(mut ask: impl FnMut() -> F) -> F::Output {
-    let mut asked = FuturesUnordered::new();
+    let (mut asked, mut pause) = (FuturesUnordered::new(), AGAIN);
     loop {
         asked.push(ask());
         tokio::select! {
             Some(answer) = asked.next() => return answer,
-            () = sleep(AGAIN) => {}
+            () = sleep(pause) => pause *= 2,
         }
     }
 }

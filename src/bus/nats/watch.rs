@@ -19,8 +19,9 @@ use crate::clock::Time;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Between two questions about holes: those that come faster are not waited for.
 const APART: Duration = Duration::from_millis(100);
-/// What the server says so much later than it has answered was said behind the deliveries of its answer.
-const BEHIND: Duration = Duration::from_secs(1);
+/// What the server says so much later than it has answered was said behind the deliveries of its answer: in a cluster these
+/// wait until a majority has them, and what it says of a pull does not.
+const BEHIND: Duration = Duration::from_secs(3);
 
 /// What is watched of one consumer.
 #[derive(Debug, Default)]
@@ -65,6 +66,8 @@ enum Asked {
 #[derive(Clone, Copy, Debug)]
 struct Told {
     last: u64,
+    /// The number of the delivery that would come next then. Where one has come since, its number tells.
+    next: u64,
     at: Time,
     /// Whether the server has said since that it has nothing to send: all that it had sent before has come.
     behind: bool,
@@ -172,11 +175,10 @@ impl Watch {
 
     /// Whether deliveries were sent that do not come, asked once all is taken that has come.
     pub(super) fn is_behind(&mut self, next: u64) -> bool {
-        let behind = self.told.is_some_and(|told| told.behind && next <= told.last);
-        if self.told.is_some_and(|told| told.behind || next > told.last) {
-            self.told = None;
-        }
-        behind
+        let Some(told) = self.told.take_if(|told| told.behind || told.next != next) else {
+            return false;
+        };
+        told.behind && told.next == next && next <= told.last
     }
 
     /// Whether the server is to be asked now. `idle`: nothing is asked for; `next`: the number of what would come next.
@@ -200,11 +202,18 @@ impl Watch {
         }
     }
 
-    /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come.
-    pub(super) fn answered(&mut self, look: Look, taken: bool, now: Time) -> Option<u64> {
+    /// Takes the answer: the first place that is lost. `taken`: everything that was delivered has come; `next`: the number of
+    /// what would come next.
+    pub(super) fn answered(
+        &mut self,
+        look: Look,
+        taken: bool,
+        next: u64,
+        now: Time,
+    ) -> Option<u64> {
         let asked = self.asked.take()?;
         if !matches!(asked, Asked::Before) {
-            self.told = look.delivered.map(|last| Told { last, at: now, behind: false });
+            self.told = look.delivered.map(|last| Told { last, next, at: now, behind: false });
         }
         // One that was found since then is asked about anew.
         let newer = self.hole.is_some();
@@ -271,7 +280,7 @@ mod tests {
             assert!(watch.is_due(at(9_000), false, 1));
             watch.ask(at(9_000));
             assert!(!watch.is_due(at(9_500), true, 1), "one question at a time");
-            assert_eq!(watch.answered(look(first), false, Time::ZERO), lost);
+            assert_eq!(watch.answered(look(first), false, 1, Time::ZERO), lost);
             assert!(!watch.waits());
         }
     }
@@ -290,13 +299,13 @@ mod tests {
         let mut watch = watch(4);
         assert!(watch.is_due(at(5_000), true, 1) && !watch.is_due(at(5_000), false, 1));
         watch.ask(at(5_000));
-        assert_eq!(watch.answered(look(9), false, Time::ZERO), None, "something is on the way");
+        assert_eq!(watch.answered(look(9), false, 1, Time::ZERO), None, "something is on the way");
         assert!(!watch.is_due(at(9_999), true, 1) && watch.is_due(at(10_000), true, 1));
         watch.ask(at(10_000));
-        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(4));
+        assert_eq!(watch.answered(look(9), true, 1, Time::ZERO), Some(4));
         watch.pass(9);
         watch.ask(at(15_000));
-        assert_eq!(watch.answered(look(9), true, Time::ZERO), None);
+        assert_eq!(watch.answered(look(9), true, 1, Time::ZERO), None);
     }
 
     #[test]
@@ -304,10 +313,10 @@ mod tests {
         let mut watch = watch(4);
         watch.ask(at(5_000));
         assert!(watch.follow(&numbers(8), at(5_000)));
-        assert_eq!(watch.answered(look(4), true, Time::ZERO), None);
+        assert_eq!(watch.answered(look(4), true, 1, Time::ZERO), None);
         assert!(watch.waits() && watch.is_due(at(5_000), false, 1));
         watch.ask(at(5_000));
-        assert_eq!(watch.answered(look(7), true, Time::ZERO), Some(4));
+        assert_eq!(watch.answered(look(7), true, 1, Time::ZERO), Some(4));
     }
 
     #[test]
@@ -315,11 +324,11 @@ mod tests {
         let mut watch = watch(1);
         assert!(watch.follow(&numbers(2), at(1_000)));
         watch.ask(at(1_000));
-        assert_eq!(watch.answered(look(1), true, Time::ZERO), None);
+        assert_eq!(watch.answered(look(1), true, 1, Time::ZERO), None);
         assert!(!watch.follow(&numbers(4), at(1_050)), "the next goes on");
         assert!(!watch.is_due(at(1_099), true, 1) && watch.is_due(at(1_100), true, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(4), true, Time::ZERO), Some(3));
+        assert_eq!(watch.answered(look(4), true, 1, Time::ZERO), Some(3));
         watch.unanswered();
         assert!(!watch.waits());
     }
@@ -331,11 +340,11 @@ mod tests {
         watch.ask(at(1_000));
         assert_eq!(watch.sent(), None);
         assert!(watch.follow(&numbers(9), at(1_050)));
-        assert_eq!(watch.answered(look(1), true, Time::ZERO), None, "somebody has deleted 5");
+        assert_eq!(watch.answered(look(1), true, 1, Time::ZERO), None, "somebody has deleted 5");
         assert!(watch.waits() && !watch.is_due(at(1_099), false, 1));
         assert!(watch.is_due(at(1_100), false, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(7));
+        assert_eq!(watch.answered(look(9), true, 1, Time::ZERO), Some(7));
         assert!(!watch.waits());
         assert_eq!(watch.sent(), Some(10));
     }
@@ -346,7 +355,7 @@ mod tests {
         assert!(watch.follow(&numbers(6), at(1_000)));
         watch.ask(at(1_000));
         assert!(watch.follow(&numbers(9), at(1_001)));
-        assert_eq!(watch.answered(look(9), true, Time::ZERO), Some(5));
+        assert_eq!(watch.answered(look(9), true, 1, Time::ZERO), Some(5));
         watch.pass(9);
         assert!(!watch.waits() && !watch.is_due(at(9_000), false, 1));
         assert_eq!(watch.sent(), Some(10));
@@ -360,7 +369,7 @@ mod tests {
         watch.unanswered();
         assert!(!watch.waits() && watch.is_due(at(1_100), false, 1));
         watch.ask(at(1_100));
-        assert_eq!(watch.answered(look(6), true, Time::ZERO), Some(5));
+        assert_eq!(watch.answered(look(6), true, 1, Time::ZERO), Some(5));
     }
 
     #[test]
@@ -387,7 +396,7 @@ mod tests {
         assert!(!watch.is_due(at(4_999), false, next) && watch.is_due(at(5_000), false, next));
         assert!(!watch.is_due(at(5_000), false, next + 1), "more has come since");
         watch.ask(at(5_000));
-        assert_eq!(watch.answered(delivered(last), true, at(5_100)), None);
+        assert_eq!(watch.answered(delivered(last), true, next, at(5_100)), None);
         watch
     }
 
@@ -395,9 +404,9 @@ mod tests {
     fn what_was_delivered_and_does_not_come_is_missing_once_the_server_rests() {
         let mut watch = told(4, 4);
         assert!(!watch.is_behind(4), "it may be on its way");
-        watch.rests(4, at(6_099));
+        watch.rests(4, at(8_099));
         assert!(!watch.is_behind(4), "that may have been said before");
-        watch.rests(4, at(6_100));
+        watch.rests(4, at(8_100));
         assert!(watch.is_behind(4));
         assert!(!watch.is_behind(4), "said once");
     }
@@ -414,6 +423,14 @@ mod tests {
     }
 
     #[test]
+    fn where_something_comes_its_number_tells() {
+        let mut watch = told(4, 9);
+        assert!(!watch.is_behind(5), "one has come");
+        watch.rests(5, at(9_000));
+        assert!(!watch.is_behind(5), "and the others come behind it, or a gap shows");
+    }
+
+    #[test]
     fn an_answer_of_before_a_barrier_says_nothing() {
         let mut watch = told(900, 900);
         watch.begin(false, None);
@@ -421,7 +438,7 @@ mod tests {
         assert!(!watch.is_behind(1), "numbers begin anew");
         watch.ask(at(10_000));
         watch.begin(true, Some(4));
-        assert_eq!(watch.answered(delivered(900), true, at(10_001)), None);
+        assert_eq!(watch.answered(delivered(900), true, 1, at(10_001)), None);
         watch.rests(1, at(20_000));
         assert!(!watch.is_behind(1));
         assert!(watch.is_due(at(20_000), false, 1), "it is asked anew");
