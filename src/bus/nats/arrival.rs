@@ -70,6 +70,15 @@ impl Arrival {
             {
                 Self::Gone
             }
+            // What the old leader had numbered may never have been sent: whoever took the gap for somebody else's doing would
+            // stop where a cluster changes its mind three times.
+            Some(StatusCode::REQUEST_TERMINATED)
+                if message.description.as_deref().is_some_and(|text| {
+                    text.to_ascii_lowercase().contains("leadership change")
+                }) =>
+            {
+                Self::NoResponders
+            }
             Some(_) => {
                 let left = message.headers.as_ref().and_then(|headers| {
                     headers.get("Nats-Pending-Messages")?.as_str().parse().ok()
@@ -341,6 +350,30 @@ mod tests {
             "$JS.ACK.S.c.1.2.3.18446744073709551615.5",
         ] {
             assert_eq!(read(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_says_of_a_pull_is_told_apart() {
+        let status = |code, text: &str| {
+            let message = Message {
+                subject: "_INBOX.1".into(),
+                reply: None,
+                payload: bytes::Bytes::new(),
+                headers: None,
+                status: StatusCode::from_u16(code).ok(),
+                description: Some(text.to_owned()),
+                length: 0,
+            };
+            format!("{:?}", Arrival::other(&message))
+        };
+        assert_eq!(status(100, "Idle Heartbeat"), "Heartbeat");
+        assert_eq!(status(503, ""), "NoResponders");
+        assert_eq!(status(409, "Consumer Deleted"), "Gone");
+        assert_eq!(status(409, "Consumer is push based"), "Gone");
+        assert_eq!(status(409, "Leadership Change"), "NoResponders");
+        for (code, text) in [(408, "Request Timeout"), (409, "Batch Completed"), (404, "")] {
+            assert_eq!(status(code, text), format!("Ended {{ left: {} }}", usize::MAX), "{text}");
         }
     }
 }
