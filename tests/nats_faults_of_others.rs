@@ -246,6 +246,25 @@ fn questions_are_not_answered() {
     }
 }
 
+/// A source that has stopped gives up the pull that is under way: what it would bring is whoever's that reads.
+#[test]
+fn who_has_stopped_asks_for_nothing_more() {
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(stage) = Stage::new(&[]) else { return };
+        let running = stage.start(&Ours(mode), Arc::new(|_, seq| seq < 3));
+        stage.publish(2);
+        stage.drain();
+        let given_up = stage.proxy.inject(usize::MAX, Act::Pass, |frame| frame.verb() == "UNSUB");
+        stage.publish(1);
+        let deadline = Instant::now() + HANG;
+        while running.stopped().is_none() || given_up.count() == 0 {
+            assert!(Instant::now() < deadline, "{mode:?}: {:?}", running.stopped());
+            thread::sleep(Duration::from_millis(5));
+        }
+        running.close();
+    }
+}
+
 /// The position is written again until there is room for it; records go on meanwhile, and it is where it was to be. The
 /// other modes write nothing that could be refused: an acknowledgement takes no room, and has no answer.
 #[test]
