@@ -231,7 +231,7 @@ impl<D: Deliveries> Consumer<D> {
             return self.collect(info).await;
         }
         let frontier = self.source.ledger().frontier();
-        let floor = frontier.unwrap_or(floor(info) + 1).max(self.settled.unwrap_or(0));
+        let floor = frontier.unwrap_or(floor(info) + 1);
         // Should this process die in between, its successor finds no consumer, and goes on there.
         let floors = self.floors().await?;
         floors.put(self.plan.durable.name(), floor.to_string()).await?;

@@ -26,6 +26,7 @@ use super::watch::Watch;
 use crate::bus::{BrokerError, BrokerErrorKind, BusError, BusEvent, BusReport, ReasonKind};
 use crate::clock::Time;
 use crate::outcome::Failure;
+use crate::position::Stored;
 use crate::record::Record;
 use crate::reply::Answer;
 use crate::source::{Source, SourceOptions};
@@ -65,8 +66,6 @@ pub(super) struct Consumer<D> {
     /// What the consumer had not been sent, as of the last delivery.
     pub(super) pending: u64,
     closing: Option<(Time, Vec<Answer<BusReport>>)>,
-    /// Everything below was finished in the assignment before, though the server may not know it yet.
-    pub(super) settled: Option<u64>,
     /// Who waits for its beginning.
     pub(super) begun: Option<Answer<Result<(), BrokerError>>>,
     /// When what is held was last said to be in progress.
@@ -116,7 +115,6 @@ impl<D: Deliveries> Consumer<D> {
             end: 0,
             pending: 0,
             closing: None,
-            settled: None,
             begun: Some(begun),
             in_progress: Time::ZERO,
             shown: Time::ZERO,
@@ -161,23 +159,25 @@ impl<D: Deliveries> Consumer<D> {
                 None => self.closing = Some((deadline, vec![answer])),
             },
             Command::Restart(finished, answer) => {
-                let mut settled = None;
+                let mut finished_so_far = None;
                 if finished {
                     self.settle().await;
                     self.keep().await;
-                    settled = self.source.ledger().frontier();
+                    finished_so_far = self.source.ledger().stored();
                 }
-                let begun = self.begin_anew().await;
-                self.settled = settled;
-                answer.give(begun);
+                answer.give(self.begin_anew(finished_so_far).await);
             }
             Command::Looked(look) => self.looked(look),
         }
     }
 
-    /// Begins a new assignment: what the old one finishes from here on counts no more.
-    pub(super) async fn begin_anew(&mut self) -> Result<(), BusError> {
+    /// Begins a new assignment: what the old one finishes from here on counts no more. `finished`: what it has, of which the
+    /// server may not know yet.
+    async fn begin_anew(&mut self, finished: Option<Stored>) -> Result<(), BusError> {
         self.source.stop();
+        if self.plan.acks != AckMode::Checkpoint {
+            self.plan.resume = finished;
+        }
         if self.checkpoint.is_some() {
             let (checkpoint, resume) = self.shared.claim(&self.plan).await?;
             (self.checkpoint, self.plan.resume) = (Some(checkpoint), resume);
@@ -195,7 +195,6 @@ impl<D: Deliveries> Consumer<D> {
         self.kept.drain(..).for_each(|kept| kept.record.recycle_quietly());
         self.held = Held::default();
         self.to_ack.clear();
-        self.settled = None;
         self.desk.seen.lock().stopped_by = None;
         self.shared.health.forget(&self.plan.label());
         Ok(())
