@@ -125,6 +125,22 @@ fn a_cut_inside_a_message_leaves_half_of_it() {
 }
 
 #[test]
+fn half_of_a_slow_message_comes_at_once_and_the_rest_behind_it_later() {
+    let mut wire = wire();
+    let slowly = Act::Slowly(Duration::from_millis(300));
+    let slow = wire.proxy.inject(1, slowly, Frame::is_message);
+    let begun = Instant::now();
+    wire.server.send("MSG s 1 5\r\nhello\r\nPING\r\n");
+    let mut half = [0; 9];
+    wire.client.0.read_exact(&mut half).unwrap();
+    assert_eq!(&half, b"MSG s 1 5");
+    assert!(wire.client.is_silent(Duration::from_millis(100)));
+    assert_eq!([wire.client.line(), wire.client.line()], ["\r\n", "hello\r\n"]);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!((wire.client.line().as_str(), slow.count()), ("PING\r\n", 1));
+}
+
+#[test]
 fn a_cut_ends_both_sides_and_the_next_connection_works() {
     let mut wire = wire();
     assert_eq!(wire.proxy.cut(), 1);

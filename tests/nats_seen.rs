@@ -178,6 +178,31 @@ fn a_cut_its_barrier_and_what_comes_twice_are_counted() {
     }
 }
 
+/// What is on its way for longer than a server may be silent, over a slow link, is waited for where pings are as slow.
+#[test]
+fn a_message_that_takes_long_is_no_silence_where_pings_leave_it_the_time() {
+    let Some(stage) = Stage::new(&[]) else { return };
+    let slow = stage.proxy.inject(1, Act::Slowly(Duration::from_secs(7)), Frame::is_delivery);
+    let runtime = Runtime::builder().workers(2).build().unwrap();
+    let builder =
+        NatsBus::builder(&runtime, &stage.place.url).ping_interval(Duration::from_secs(3));
+    let bus = executor().block_on(builder.connect()).unwrap();
+    let handled = Arc::new(Mutex::new(0));
+    let counted = handled.clone();
+    let handler = move |_: &Record| {
+        *counted.lock() += 1;
+        Ok(())
+    };
+    bus.subscribe(TOPIC, Subscription::new("slow"), handler).wait().unwrap();
+    stage.publish(1);
+    wait("all are handled", || *handled.lock() == KEYS);
+    assert_eq!(slow.count(), 1);
+    let seen = source(&runtime);
+    assert_eq!((seen.barriers, seen.reconnects, seen.absorbed), (1, 0, 0));
+    assert!(bus.close(Duration::from_secs(10)).wait().unwrap().drained);
+    runtime.close(Duration::from_secs(10)).unwrap();
+}
+
 /// How many come a second time: all that is above the floor, which the held first record keeps at nothing.
 fn delivered_again(stage: &Stage, delivered: &Passed, all: usize) -> u64 {
     let info = stage.consumer();

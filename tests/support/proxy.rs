@@ -51,6 +51,8 @@ pub enum Act {
     CutInside(usize),
     /// It does not reach the server: its sender gets this as the reply.
     Answer(Vec<u8>),
+    /// Its second half comes so long after the first, and everything else behind it.
+    Slowly(Duration),
 }
 
 type Matches = Box<dyn Fn(&Frame) -> bool + Send>;
@@ -84,8 +86,16 @@ struct Connection {
 struct Parcel {
     due: Instant,
     bytes: Vec<u8>,
+    /// Between its halves.
+    pause: Duration,
     /// The connection ends after it.
     last: bool,
+}
+
+impl Parcel {
+    fn new(due: Instant, bytes: Vec<u8>) -> Self {
+        Self { due, bytes, pause: Duration::ZERO, last: false }
+    }
 }
 
 impl Proxy {
@@ -261,7 +271,7 @@ impl Connection {
             let delay = shared.state.lock().delay[way as usize];
             let due = Instant::now() + delay;
             while let Some(frame) = Frame::take(way, &mut buffer) {
-                let Some((bytes, last)) = self.treat(shared, frame.without_addresses()) else {
+                let Some(parcel) = self.treat(shared, frame.without_addresses(), due) else {
                     continue;
                 };
                 {
@@ -269,30 +279,34 @@ impl Connection {
                     let waits = state.hole[way as usize] || !delay.is_zero();
                     state.kept[way as usize] += usize::from(waits);
                 }
-                if parcels.send(Parcel { due, bytes, last }).is_err() || last {
+                let last = parcel.last;
+                if parcels.send(parcel).is_err() || last {
                     return;
                 }
             }
             if size == 0 {
                 // The rest, and the end, behind all that is on its way.
-                let _ = parcels.send(Parcel { due, bytes: buffer, last: true });
+                let _ = parcels.send(Parcel { last: true, ..Parcel::new(due, buffer) });
                 return;
             }
         }
     }
 
-    /// What is to be written instead of this frame, and whether the connection ends with it.
-    fn treat(&self, shared: &Shared, frame: Frame) -> Option<(Vec<u8>, bool)> {
+    /// What is to be written instead of this frame.
+    fn treat(&self, shared: &Shared, frame: Frame, due: Instant) -> Option<Parcel> {
         if frame.verb() == "SUB" {
             let (sid, subject) = (frame.sid().to_owned(), frame.subject().to_owned());
             self.subscriptions.lock().insert(sid, subject);
         }
         match shared.judge(&frame) {
-            Act::Pass => Some((frame.bytes().to_vec(), false)),
+            Act::Pass => Some(Parcel::new(due, frame.bytes().to_vec())),
             Act::Drop => None,
             Act::CutInside(after) => {
                 let end = after.min(frame.bytes().len() - 1);
-                Some((frame.bytes()[..end].to_vec(), true))
+                Some(Parcel { last: true, ..Parcel::new(due, frame.bytes()[..end].to_vec()) })
+            }
+            Act::Slowly(pause) => {
+                Some(Parcel { pause, ..Parcel::new(due, frame.bytes().to_vec()) })
             }
             Act::Answer(payload) => {
                 self.answer(frame.reply(), &payload);
@@ -307,34 +321,47 @@ impl Connection {
         if let Some((sid, _)) = sid {
             let bytes = Frame::message(reply, sid, payload).bytes().to_vec();
             // A connection that has ended needs no answer.
-            let _ = self.to_client.send(Parcel { due: Instant::now(), bytes, last: false });
+            let _ = self.to_client.send(Parcel::new(Instant::now(), bytes));
         }
     }
 
     fn write(&self, shared: &Shared, way: Way, parcels: &Receiver<Parcel>) -> io::Result<()> {
         let mut stream = if way == Way::ToServer { &self.server } else { &self.client };
         for parcel in parcels {
-            let mut state = shared.state.lock();
-            while !self.cut.load(SeqCst) {
-                if state.hole[way as usize] {
-                    shared.changed.wait(&mut state);
-                } else if parcel.due > Instant::now() {
-                    shared.changed.wait_until(&mut state, parcel.due);
-                } else {
-                    break;
-                }
-            }
-            drop(state);
+            let size = parcel.bytes.len();
+            let half = if parcel.pause.is_zero() { size } else { size / 2 };
+            let (first, second) = parcel.bytes.split_at(half);
             // What waited when the connection was cut is lost with it.
-            if self.cut.load(SeqCst) {
+            if !self.wait(shared, way, parcel.due) {
                 break;
             }
-            stream.write_all(&parcel.bytes)?;
+            stream.write_all(first)?;
+            if !second.is_empty() {
+                if !self.wait(shared, way, Instant::now() + parcel.pause) {
+                    break;
+                }
+                stream.write_all(second)?;
+            }
             if parcel.last {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Waits until something may go this way, and not before then. False if the connection was cut.
+    fn wait(&self, shared: &Shared, way: Way, due: Instant) -> bool {
+        let mut state = shared.state.lock();
+        while !self.cut.load(SeqCst) {
+            if state.hole[way as usize] {
+                shared.changed.wait(&mut state);
+            } else if due > Instant::now() {
+                shared.changed.wait_until(&mut state, due);
+            } else {
+                return true;
+            }
+        }
+        false
     }
 
     /// Ends it on both sides; says whether it had not ended before.

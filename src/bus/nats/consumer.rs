@@ -165,6 +165,11 @@ impl<D: Deliveries> Consumer<D> {
                     self.keep().await;
                     finished_so_far = self.source.ledger().stored();
                 }
+                // What was shown as acknowledged is: the next life asks for the floor on another connection, which could else
+                // be answered before that is read.
+                if self.plan.acks != AckMode::Checkpoint && self.deliveries.is_connected() {
+                    self.plan.durable.sync(&self.shared.links.consume).await;
+                }
                 answer.give(self.begin_anew(finished_so_far).await);
             }
             Command::Looked(look) => self.looked(look),

@@ -135,7 +135,8 @@ options! {
     api_prefix(subject: impl Into<String> => Some(subject.into())): Option<String> = None, "none";
         Or("none", Subject), "`none` or a subject without wildcards";
 
-    /// How long a connection may be silent before it is asked; after three unanswered times it is given up.
+    /// How long a connection may be silent before it is asked; after three unanswered times it is given up. A message has to
+    /// come whole within these three: over a slow link with large messages they want to be longer.
     ping_interval(interval: Duration => interval): Duration = Duration::from_millis(1_500), "1500ms";
         Span(Duration::from_millis(100), MINUTE), "a duration from 100ms to 1m such as 1500ms";
     /// How long one server may take to accept a connection.

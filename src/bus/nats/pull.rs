@@ -17,8 +17,10 @@ use crate::clock::Time;
 const EXPIRES: Duration = Duration::from_secs(4);
 /// How often it says that it is there meanwhile.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// For how long nothing may come while a pull is under way.
+/// For how long nothing may come while a pull is under way, at the least. A connection is given up after three pings without
+/// an answer: what is on its way for as long as that is waited for.
 const SILENCE: Duration = Duration::from_secs(5);
+const PINGS: u32 = 3;
 /// Between two looks at the connection, in things said.
 const LOOK: u32 = 64;
 
@@ -70,12 +72,14 @@ pub(super) struct Puller {
     /// When the newest pull has ended, whether we have heard of it or not.
     until: Time,
     heard: Time,
+    /// After so long without a word the server is silent.
+    silence: Duration,
     said: u32,
 }
 
 impl Puller {
-    /// For the consumer whose pulls are asked for at `next`.
-    pub(super) fn new(client: Client, next: String) -> Self {
+    /// For the consumer whose pulls are asked for at `next`, on a connection that is pinged so often.
+    pub(super) fn new(client: Client, next: String, ping_interval: Duration) -> Self {
         Self {
             client,
             next: next.into(),
@@ -86,6 +90,7 @@ impl Puller {
             expected: 0,
             until: Time::ZERO,
             heard: Time::ZERO,
+            silence: SILENCE.max(PINGS * ping_interval),
             said: 0,
         }
     }
@@ -172,7 +177,7 @@ impl Deliveries for Puller {
     }
 
     fn is_silent(&self, now: Time) -> bool {
-        self.expected > 0 && now.since(self.heard) > SILENCE
+        self.expected > 0 && now.since(self.heard) > self.silence
     }
 
     fn connects(&self) -> u64 {

@@ -178,7 +178,8 @@ impl Shared {
         for (plan, checkpoint) in plans {
             let desk = Arc::<Desk>::default();
             let pulls = plan.durable.pulls(&self.links.consume);
-            let puller = Puller::new(self.links.consume.client.clone(), pulls);
+            let client = self.links.consume.client.clone();
+            let puller = Puller::new(client, pulls, self.options.ping_interval);
             let (begun, beginning) = reply();
             let topic = plan.topic.name.clone();
             let (subscriber, own) = (subscriber.clone(), desk.clone());
