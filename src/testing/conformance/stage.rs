@@ -255,13 +255,12 @@ impl Stage {
             .ok_or_else(|| Failed::Broken(format!("no progress of partition {partition}")))
     }
 
-    /// Waits until everything that was published is committed as finished. What is known of other partitions' places may be
-    /// further than a partition's own last record.
+    /// Waits until everything that was published is committed as finished.
     pub(super) fn until_committed(&self, of: &BusSubscription) -> Result<(), Failed> {
         self.progress(of)?;
         let met = self.until("everything is committed", || {
             self.progress(of)
-                .is_ok_and(|all| all.iter().all(|progress| progress.committed >= progress.end))
+                .is_ok_and(|all| all.iter().all(|progress| progress.committed == progress.end))
         });
         met.map_err(|failed| {
             let (progress, seen) = (self.progress(of), self.runtime.snapshot());
