@@ -95,7 +95,9 @@ ready() { # NODE_DIR FOLLOWERS: serves JetStream; in a cluster that includes con
     (exec 3<>"/dev/tcp/127.0.0.1/$(value "$1" client)" && read -r -t 5 js <&3 && [[ $js == INFO* ]]) 2>/dev/null || return 1
     js=$(http "$(value "$1" monitor)" /jsz)
     # While the meta leader misses a follower it refuses streams with three replicas. Only the leader's own list tells.
-    [[ $js != *"\"leader\": \"${1##*/}\""* || $(grep -c '"current": true' <<<"$js") -ge $2 ]]
+    if [[ $js == *"\"leader\": \"${1##*/}\""* ]]; then
+        [[ $js != *'"offline": true'* && $(grep -c '"current": true' <<<"$js") -ge $2 ]]
+    fi
 }
 
 await() { # FOLLOWERS NODE_DIR...: just launched by us; says in `failed` what is wrong

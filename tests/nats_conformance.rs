@@ -97,12 +97,13 @@ impl Opened for Open {
         let topics =
             subscription.topics().flat_map(|topic| (0..self.partitions).map(move |p| (topic, p)));
         let each = seen.into_iter().zip(topics).map(|((committed, end), (topic, partition))| {
-            // Places are the stream's: a partition's end is behind its own last record.
-            let end = match self.partitions {
-                1 => end,
-                _ => self.last(topic, partition)?.map_or(committed, |last| last + 1),
-            };
-            Ok(Progress { partition, committed, end })
+            // Places are the stream's: a partition's end is behind its own last record, and the floor of some servers goes on
+            // over records of the others behind that.
+            if self.partitions == 1 {
+                return Ok(Progress { partition, committed, end });
+            }
+            let end = self.last(topic, partition)?.map_or(committed, |last| last + 1);
+            Ok(Progress { partition, committed: committed.min(end), end })
         });
         each.collect()
     }

@@ -256,6 +256,21 @@ fn questions_are_not_answered() {
     }
 }
 
+/// A cluster with a node that is away has no place for a stream of three replicas: it is asked for one again.
+#[test]
+fn streams_find_no_place() {
+    const NO_PLACE: &str = r#"{"error":{"code":400,"err_code":10005,"description":"no suitable peers for placement"}}"#;
+    let Some(stage) = Stage::new(&[]) else { return };
+    let refused = stage.proxy.inject(2, Act::Answer(NO_PLACE.into()), |frame| {
+        frame.is_publish() && frame.subject().contains(".STREAM.CREATE.KV_")
+    });
+    let running = stage.start(&Ours(AckMode::Checkpoint), quick());
+    assert_eq!(refused.count(), 2);
+    stage.publish(5);
+    stage.drain();
+    stage.finish(running, 0);
+}
+
 /// A source that has stopped gives up the pull that is under way: what it would bring is whoever's that reads.
 #[test]
 fn who_has_stopped_asks_for_nothing_more() {

@@ -596,6 +596,43 @@ fn wait_lost(service: &Service, what: &str) {
     }
 }
 
+/// Whose own position is removed stops, and does not accuse another process of it.
+#[test]
+fn a_position_that_was_removed_stops_whose_it_is() {
+    let purge = |wire: &mut Wire| {
+        let answer = wire.request("STREAM.PURGE.KV_keylane", "");
+        assert_eq!(answer["success"].as_bool(), Some(true), "{answer}");
+    };
+    let delete = |wire: &mut Wire| {
+        wire.publish("$KV.keylane.at.service-jobs", b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n", "");
+    };
+    for remove in [purge as fn(&mut Wire), delete] {
+        let Some(mut scene) = Scene::new(AckMode::Checkpoint, Retention::Limits, &[]) else {
+            return;
+        };
+        let quick = |builder: NatsBuilder| builder.checkpoint_interval(Duration::from_millis(50));
+        let service = scene.try_start(quick, |policy| policy).unwrap();
+        scene.publish(1..3);
+        scene.notes.wait(2 * KEYS as usize, SOON);
+        remove(&mut scene.wire);
+        scene.publish(3..4);
+        let why = service.wait_stopped();
+        assert!(why.contains("at.service-jobs was removed"), "{why}");
+        let (Health::Degraded(reasons) | Health::Down(reasons)) = service.bus.health() else {
+            panic!("it has stopped");
+        };
+        let said = |kind| reasons.iter().any(|reason| reason.kind == kind);
+        assert!(said(ReasonKind::LostPosition) && !said(ReasonKind::Fenced), "{reasons:?}");
+        service.crash();
+        // The next life begins as one that never was here.
+        let service = scene.start();
+        scene.publish(4..5);
+        scene.notes.wait(4 * KEYS as usize, SOON);
+        service.close();
+        assert!(scene.notes.assert_order() >= 2 * KEYS as usize, "all begins again");
+    }
+}
+
 /// What was not delivered yet goes while nothing is read: that is noticed meanwhile.
 fn lost_while_paused(mode: AckMode, loss: Loss, on_lost: OnLost) {
     let Some(mut scene) = Scene::new(mode, Retention::Limits, &[]) else { return };

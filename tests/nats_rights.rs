@@ -387,7 +387,7 @@ fn positions_find_no_room_while_it_runs() {
         // It takes the positions away that are there: whose own is gone stops, and says which.
         service.publish("b");
         let begun = Instant::now();
-        while !service.bus.health().to_string().contains("at.rights-orders belongs to another") {
+        while !service.bus.health().to_string().contains("at.rights-orders was removed") {
             assert!(begun.elapsed() < LONG, "{:?}", service.bus.health());
             std::thread::sleep(Duration::from_millis(5));
         }

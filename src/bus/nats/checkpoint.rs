@@ -49,6 +49,8 @@ enum Written {
     At(u64),
     /// Somebody else has claimed it.
     Lost,
+    /// Nobody has it: it was removed.
+    Gone,
 }
 
 /// What a claim found.
@@ -118,8 +120,8 @@ impl Checkpoint {
     /// Writes where the source stands, if it is time and there is news. Never waits.
     ///
     /// # Errors
-    /// [`BrokerErrorKind::Fenced`] if somebody else owns it now, [`BrokerErrorKind::NotPermitted`] if it may not be written.
-    /// Another write that failed is made again.
+    /// [`BrokerErrorKind::Fenced`] if somebody else owns it now, [`BrokerErrorKind::LostPosition`] if it was removed,
+    /// [`BrokerErrorKind::NotPermitted`] if it may not be written. Another write that failed is made again.
     pub(super) fn turn(
         &mut self,
         control: &Link,
@@ -182,6 +184,10 @@ impl Checkpoint {
                 let text = format!("the position {} belongs to another process now", self.key);
                 Err(BrokerError::new(BrokerErrorKind::Fenced, text))
             }
+            Written::Gone => {
+                let text = format!("the position {} was removed from its bucket", self.key);
+                Err(BrokerError::new(BrokerErrorKind::LostPosition, text))
+            }
         }
     }
 
@@ -222,11 +228,12 @@ impl Checkpoint {
                     Err(error) => Some(error),
                 };
                 // Refused, or not known: an earlier write of ours may have been stored though nobody said so, or be under way
-                // still. Only another owner's, newer than our claim, says that it is lost.
+                // still. Only another owner's, newer than our claim, says that it is lost, and only none at all that it is gone.
                 revision = match floors.get(&key).await? {
                     Some((found, at)) if owner_of(&found) == owner => at,
                     Some((_, at)) if at < token => revision,
-                    _ => return Ok(Written::Lost),
+                    Some((found, _)) if !found.is_empty() => return Ok(Written::Lost),
+                    _ => return Ok(Written::Gone),
                 };
                 tokio::time::sleep(pause).await;
                 pause *= 2;

@@ -55,7 +55,7 @@ impl Durable {
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name());
         match control.ask(&subject, &()).await {
             Ok(info) => Ok(Some(info)),
-            Err(refused) if refused.code() == Some(ErrorCode::CONSUMER_NOT_FOUND.0) => Ok(None),
+            Err(refused) if refused.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
             Err(refused) => Err(refused.into()),
         }
     }
@@ -96,7 +96,7 @@ impl Durable {
         let subject = format!("CONSUMER.DELETE.{}.{}", self.stream, self.name());
         match control.ask::<serde_json::Value>(&subject, &()).await {
             Ok(_) => Ok(()),
-            Err(refused) if refused.code() == Some(ErrorCode::CONSUMER_NOT_FOUND.0) => Ok(()),
+            Err(refused) if refused.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(()),
             Err(refused) => Err(refused.into()),
         }
     }

@@ -4,9 +4,9 @@
 use std::future::Future;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, stream};
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::events::Signals;
 use super::link::{Link, insist};
@@ -28,14 +28,6 @@ pub(super) struct Floors {
     signals: Arc<Signals>,
 }
 
-/// Whether it was made, by whomever.
-fn is_made<T>(made: &Result<T, CreateStreamError>) -> bool {
-    made.as_ref().err().is_none_or(|error| {
-        let CreateStreamErrorKind::JetStream(error) = error.kind() else { return false };
-        error.error_code() == ErrorCode::STREAM_NAME_EXIST
-    })
-}
-
 impl Floors {
     /// Opens the bucket, or makes it.
     pub(super) async fn open(control: &Link, replicas: usize) -> Result<Self, BrokerError> {
@@ -50,8 +42,9 @@ impl Floors {
             return Ok(store);
         }
         // Not by the client's own call, which first reads what old servers do not say.
+        let name = format!("KV_{BUCKET}");
         let config = stream::Config {
-            name: format!("KV_{BUCKET}"),
+            name: name.clone(),
             description: Some("positions of consumers".to_owned()),
             subjects: vec![format!("$KV.{BUCKET}.>")],
             max_messages_per_subject: 1,
@@ -62,19 +55,25 @@ impl Floors {
             ..stream::Config::default()
         };
         // Somebody else may have been first: what counts is that it is there.
-        let made = control.jetstream.create_stream(config).await;
+        let made = control.create::<Value>(&name, &config).await;
+        let mut refused = made.err().filter(|refused| !refused.is(ErrorCode::STREAM_NAME_EXIST));
         let mut pause = AGAIN_FIRST;
         loop {
-            match (look().await, &made) {
+            let unseen = match (look().await, refused.take()) {
                 (Ok(store), _) => return Ok(store),
-                // Of two that make it in a cluster at once, one is told so before it is there, and another that it is there
-                // with other replicas.
-                (Err(_), made) if pause <= AGAIN_LAST && is_made(made) => {
-                    tokio::time::sleep(pause).await;
+                (Err(_), Some(refused)) => {
+                    let error = BrokerError::from(refused);
+                    let text = format!("the bucket {BUCKET} cannot be made: {error}");
+                    return Err(BrokerError::new(error.kind(), text));
                 }
-                (Err(_), Err(error)) => return Err(failed("the bucket cannot be made", error)),
-                (Err(error), Ok(_)) => return Err(failed("the bucket cannot be opened", error)),
+                (Err(error), None) => error,
+            };
+            // Of two that make it in a cluster at once, one is told so before it is there, and another that it is there with
+            // other replicas.
+            if pause > AGAIN_LAST {
+                return Err(failed("the bucket cannot be opened", unseen));
             }
+            tokio::time::sleep(pause).await;
             pause *= 2;
         }
     }

@@ -39,6 +39,9 @@ const COMMANDS: usize = 8_192;
 const DELIVERIES: usize = 65_536;
 /// After so long without an answer a question is put once more.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The pauses before a stream that a cluster has no room for is asked for again.
+const PEERS: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// A connection and the thread that drives it. What it does later is done on that thread.
 pub(super) struct Link {
@@ -364,6 +367,25 @@ impl Link {
         }
     }
 
+    /// Has a stream made. While a node is away, be it since it restarts, a cluster has no place for one with a replica there:
+    /// that is asked for again for a while.
+    pub(super) async fn create<T: DeserializeOwned>(
+        &self,
+        stream: &str,
+        config: &(impl Serialize + ?Sized + Sync),
+    ) -> Result<T, Refused> {
+        let request = format!("STREAM.CREATE.{stream}");
+        for pause in PEERS {
+            match self.ask(&request, config).await {
+                Err(refused) if refused.is(jetstream::ErrorCode::CLUSTER_NO_PEERS) => {
+                    sleep(pause).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.ask(&request, config).await
+    }
+
     fn unanswered(&self, subject: &str) -> Refused {
         Refused::Broker(match self.signals.deaf() {
             Some(denial) => BrokerError::new(
@@ -385,6 +407,10 @@ impl Refused {
             Self::Api(code, _) => Some(*code),
             Self::Broker(_) => None,
         }
+    }
+
+    pub(super) fn is(&self, error: jetstream::ErrorCode) -> bool {
+        self.code() == Some(error.0)
     }
 }
 

@@ -51,19 +51,19 @@ pub(super) async fn ensure(
 async fn look(control: &Link, topic: &Topic) -> Result<Option<Value>, BrokerError> {
     match control.ask(&format!("STREAM.INFO.{}", topic.stream), &()).await {
         Ok(info) => Ok(Some(info)),
-        Err(refused) if refused.code() == Some(ErrorCode::STREAM_NOT_FOUND.0) => Ok(None),
+        Err(refused) if refused.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
         Err(refused) => Err(refused.into()),
     }
 }
 
 async fn create(control: &Link, wanted: &Wanted<'_>, topic: &Topic) -> Result<Value, BrokerError> {
-    match control.ask(&format!("STREAM.CREATE.{}", topic.stream), &wanted.new_config()).await {
+    match control.create(&topic.stream, &wanted.new_config()).await {
         Ok(info) => Ok(info),
         // Somebody else has made it meanwhile: it counts as found.
-        Err(refused) if refused.code() == Some(ErrorCode::STREAM_NAME_EXIST.0) => {
+        Err(refused) if refused.is(ErrorCode::STREAM_NAME_EXIST) => {
             look(control, topic).await?.ok_or_else(|| refused.into())
         }
-        Err(refused) if refused.code() == Some(ErrorCode::STREAM_SUBJECT_OVERLAP.0) => {
+        Err(refused) if refused.is(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
             Err(overlap(control, topic).await)
         }
         Err(refused) => Err(failed(topic, "made", refused)),
@@ -80,7 +80,7 @@ async fn grow(
     let Some(grown) = wanted.grown(&info["config"]) else { return Ok(info) };
     match control.ask(&format!("STREAM.UPDATE.{}", topic.stream), &grown).await {
         Ok(info) => Ok(info),
-        Err(refused) if refused.code() == Some(ErrorCode::STREAM_SUBJECT_OVERLAP.0) => {
+        Err(refused) if refused.is(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
             Err(overlap(control, topic).await)
         }
         Err(refused) => Err(failed(topic, "changed", refused)),
