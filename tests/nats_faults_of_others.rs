@@ -364,6 +364,34 @@ fn a_position_is_stored_late() {
     stage.finish(running, 0);
 }
 
+/// Who has come to lead the bucket may for a moment not know of the position: it is not taken for removed.
+#[test]
+fn a_position_is_not_seen_for_a_moment() {
+    const UNSEEN: &str =
+        r#"{"error":{"code":404,"err_code":10037,"description":"no message found"}}"#;
+    let Some(stage) = Stage::new(&[]) else { return };
+    let running = stage.start(&Ours(AckMode::Checkpoint), quick());
+    stage.publish(5);
+    stage.drain();
+    let refused = stage.proxy.inject(1, Act::Answer(FULL.into()), |frame| {
+        frame.is_publish() && frame.subject().starts_with("$KV.keylane.at.")
+    });
+    let unseen = stage.proxy.inject(1, Act::Answer(UNSEEN.into()), |frame| {
+        frame.is_publish() && frame.subject().ends_with(".STREAM.MSG.GET.KV_keylane")
+    });
+    let deadline = Instant::now() + HANG;
+    while refused.count() + unseen.count() < 2 {
+        assert!(Instant::now() < deadline, "{:?}", running.stopped());
+        stage.publish(1);
+    }
+    let all = stage.history.judge().published;
+    while stage.floor() < all {
+        assert!(Instant::now() < deadline, "{} of {all}: {:?}", stage.floor(), running.stopped());
+        thread::sleep(Duration::from_millis(5));
+    }
+    stage.finish(running, 0);
+}
+
 /// It is tried again for as long as a publish may take, and then comes back; nothing is stored twice.
 #[test]
 fn publish_finds_no_room() {

@@ -217,7 +217,7 @@ impl Checkpoint {
         let (token, mut revision) = (self.token, self.revision);
         async move {
             let value = format!("{owner} {}", stored.encode(LIMIT).text);
-            let (mut pause, mut refused) = (AGAIN, None);
+            let (mut pause, mut refused, mut gone) = (AGAIN, None, true);
             for _ in 0..WRITES {
                 refused = match floors.replace(&key, value.clone(), revision).await {
                     Ok(Some(revision)) => return Ok(Written::At(revision)),
@@ -228,15 +228,20 @@ impl Checkpoint {
                     Err(error) => Some(error),
                 };
                 // Refused, or not known: an earlier write of ours may have been stored though nobody said so, or be under way
-                // still. Only another owner's, newer than our claim, says that it is lost, and only none at all that it is gone.
-                revision = match floors.get(&key).await? {
+                // still. Only another owner's, newer than our claim, says that it is lost.
+                let found = floors.get(&key).await?.filter(|(value, _)| !value.is_empty());
+                // Whoever leads since a moment ago may not know of it yet: it is gone once it is at each look.
+                gone &= found.is_none();
+                revision = match found {
                     Some((found, at)) if owner_of(&found) == owner => at,
-                    Some((_, at)) if at < token => revision,
-                    Some((found, _)) if !found.is_empty() => return Ok(Written::Lost),
-                    _ => return Ok(Written::Gone),
+                    Some((_, at)) if at >= token => return Ok(Written::Lost),
+                    _ => revision,
                 };
                 tokio::time::sleep(pause).await;
                 pause *= 2;
+            }
+            if gone {
+                return Ok(Written::Gone);
             }
             let text =
                 format!("the position {key} was changed while it was written, {WRITES} times");

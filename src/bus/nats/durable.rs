@@ -50,6 +50,15 @@ impl Durable {
         link.api(format_args!("CONSUMER.MSG.NEXT.{}.{}", self.stream, self.name()))
     }
 
+    /// Whether its deliveries are acknowledged there.
+    pub(super) fn has_acked_on(&self, subject: &str) -> bool {
+        let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
+        let own = [self.stream.as_str(), self.name()];
+        let tokens: Vec<&str> = rest.split('.').take(4).collect();
+        // With a domain and an account before them, or without.
+        tokens.starts_with(&own) || tokens.ends_with(&own)
+    }
+
     /// How it is, if it is there.
     pub(super) async fn info(&self, control: &Link) -> Result<Option<Info>, BrokerError> {
         let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name());
@@ -188,4 +197,37 @@ pub(super) fn ordered(filters: Vec<String>) -> pull::Config {
     config.memory_storage = true;
     config.inactive_threshold = INACTIVE;
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_acknowledgements_are_told_from_anothers() {
+        let durable = |stream: &str, name: &str| {
+            let config = config(name.into(), vec![], AckPolicy::Explicit, Duration::ZERO, 1, 1);
+            Durable { stream: stream.into(), config }
+        };
+        let orders = durable("STREAM_orders", "billing-orders");
+        for own in [
+            "$JS.ACK.STREAM_orders.billing-orders.1.7.3.1700000000000000000.0",
+            "$JS.ACK._.hash.STREAM_orders.billing-orders.1.7.3.1700000000000000000.0.random",
+            "$JS.ACK.hub.hash.STREAM_orders.billing-orders.1.7.3.1700000000000000000.0",
+        ] {
+            assert!(orders.has_acked_on(own), "{own}");
+        }
+        for other in [
+            "",
+            "$JS.ACK.",
+            "$JS.ACK.STREAM_orders",
+            "$JS.ACK.STREAM_orders.mailing-orders.1.7.3.1700000000000000000.0",
+            "$JS.ACK.STREAM_orders.billing-orders-7.1.7.3.1700000000000000000.0",
+            "$JS.ACK._.hash.STREAM_other.billing-orders.1.7.3.1700000000000000000.0",
+            "$JS.API.CONSUMER.MSG.NEXT.STREAM_orders.billing-orders",
+            "STREAM_orders.billing-orders",
+        ] {
+            assert!(!orders.has_acked_on(other), "{other}");
+        }
+    }
 }

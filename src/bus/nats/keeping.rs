@@ -85,14 +85,7 @@ impl<D: Deliveries> Consumer<D> {
     /// Whether this consumer pulls or acknowledges there.
     fn needs(&self, subject: &str) -> bool {
         let durable = &self.plan.durable;
-        if subject == durable.pulls(&self.shared.links.consume) {
-            return true;
-        }
-        let Some(rest) = subject.strip_prefix("$JS.ACK.") else { return false };
-        let own = [durable.stream.as_str(), durable.name()];
-        let tokens: Vec<&str> = rest.split('.').take(4).collect();
-        // With a domain and an account before them, or without.
-        self.plan.acks != AckMode::Checkpoint
-            && (tokens.starts_with(&own) || tokens.ends_with(&own))
+        subject == durable.pulls(&self.shared.links.consume)
+            || self.plan.acks != AckMode::Checkpoint && durable.has_acked_on(subject)
     }
 }

@@ -295,7 +295,6 @@ impl Link {
     }
 
     /// The version of the server that it is connected to, which may be another after a reconnect.
-    #[allow(dead_code, reason = "for what only newer servers do")]
     pub(super) fn version(&self) -> Version {
         Version::parse(&self.client.server_info().version)
     }

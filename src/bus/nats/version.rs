@@ -22,19 +22,12 @@ impl Version {
         }
     }
 
-    /// Several filters on one consumer.
-    #[allow(dead_code, reason = "for subscriptions to several topics of one stream")]
-    pub(super) fn filters_many(self) -> bool {
-        self >= Self(2, 10, 0)
-    }
-
     /// A consumer that is set back to its floor, by a request.
     pub(super) fn resets(self) -> bool {
         self >= Self(2, 14, 0)
     }
 
     /// Atomic batches, on streams that allow them.
-    #[allow(dead_code, reason = "for publishing")]
     pub(super) fn batches(self) -> bool {
         self >= Self(2, 12, 0)
     }
@@ -69,12 +62,12 @@ mod tests {
     fn what_a_server_can_do_follows_its_version() {
         let can = |text: &str| {
             let version = Version::parse(text);
-            [version >= Version::OLDEST, version.filters_many(), version.batches()]
+            [version >= Version::OLDEST, version.batches(), version.resets()]
         };
         assert_eq!(can("2.8.4"), [false; 3]);
         assert_eq!(can("2.9.10"), [true, false, false]);
-        assert_eq!(can("2.10.26"), [true, true, false]);
-        assert_eq!(can("2.12.8"), [true; 3]);
+        assert_eq!(can("2.12.8"), [true, true, false]);
+        assert_eq!(can("2.14.0"), [true; 3]);
         assert_eq!(can("2.15.1"), [true; 3]);
     }
 }
