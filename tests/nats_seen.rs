@@ -28,7 +28,7 @@ use keylane::{Record, Runtime, SourceSnapshot, Subscription};
 use parking_lot::Mutex;
 use proxy::Act;
 use stage::{DURABLE, HANG, KEYS, Stage, TOPIC, key};
-use subject::{Ours, executor};
+use subject::{Ours, SEED, executor};
 
 /// What of these frames passes, and when.
 type Passed = Arc<Mutex<Vec<(Instant, String)>>>;
@@ -140,7 +140,7 @@ fn a_cut_its_barrier_and_what_comes_twice_are_counted() {
     for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
         let Some(stage) = Stage::new(&[]) else { return };
         let delivered = note(&stage, Frame::is_delivery, Frame::reply);
-        let runtime = Runtime::builder().workers(2).build().unwrap();
+        let runtime = Runtime::builder().workers(2).seed(SEED).build().unwrap();
         let builder = NatsBus::builder(&runtime, &stage.place.url).ack_mode(mode);
         let bus = executor().block_on(builder.connect()).unwrap();
         let (gate, handled) = (Gate::default(), Arc::new(Mutex::new(Vec::new())));

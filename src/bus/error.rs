@@ -143,7 +143,7 @@ pub enum BrokerErrorKind {
     Unsupported,
     /// The place to go on at is there no more.
     LostPosition,
-    /// Somebody else takes deliveries of our consumer.
+    /// Somebody else takes deliveries of our consumer, or deletes it, again and again.
     SharedConsumer,
     /// Ownership of a source was lost to somebody else.
     Fenced,

@@ -85,7 +85,7 @@ pub enum BusEvent {
         /// How much was missed, where that can be told.
         missed: Option<u64>,
     },
-    /// Somebody else takes deliveries of a source's consumer.
+    /// Somebody else takes deliveries of a source's consumer, or deletes it, again and again.
     SharedConsumer {
         /// The source.
         source: String,

@@ -64,7 +64,7 @@ pub enum ReasonKind {
     LostPosition,
     /// Somebody else has taken a source over.
     Fenced,
-    /// Somebody else takes deliveries of a source's consumer.
+    /// Somebody else takes deliveries of a source's consumer, or deletes it, again and again.
     SharedConsumer,
     /// What is finished of a source cannot be committed: it would come again after a restart.
     Uncommitted,

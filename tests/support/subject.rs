@@ -16,6 +16,10 @@ use keylane::{Health, ReasonKind, Record, Runtime, Subscription};
 
 use super::history::History;
 
+/// Each key of the tests is alone in its lane with this.
+#[allow(dead_code, reason = "each test file uses its part")]
+pub const SEED: u64 = 1;
+
 /// What a consumer is told.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -264,7 +268,8 @@ impl Drop for OnBus {
 
 impl Subject for Ours {
     fn start(&self, place: &Place, handler: Handler) -> Box<dyn Running> {
-        let runtime = Runtime::builder().workers(2).build().expect("a runtime");
+        // Handlers that block hold up their lane.
+        let runtime = Runtime::builder().workers(2).seed(SEED).build().expect("a runtime");
         let builder = NatsBus::builder(&runtime, &place.url)
             .ack_mode(self.0)
             .ack_wait(place.ack_wait)

@@ -50,7 +50,7 @@ impl<D: Deliveries> Consumer<D> {
             let error = BrokerError::new(
                 BrokerErrorKind::SharedConsumer,
                 format!(
-                    "somebody else takes deliveries of the consumer {} of stream {}: order cannot be kept; give each service a group of its own",
+                    "somebody else takes deliveries of the consumer {} of stream {}, or deletes it: order cannot be kept; give each service a group of its own",
                     self.plan.durable.name(),
                     self.plan.durable.stream
                 ),

@@ -149,7 +149,7 @@ impl<D: Deliveries> Consumer<D> {
                 Step::Gap { .. } => self.recovery.begin(Why::Foreign, self.now),
                 Step::Restarted => self.recovery.begin(Why::Restarted, self.now),
             },
-            Arrival::Gone => self.recovery.begin(Why::Gone, self.now),
+            Arrival::Gone => self.recovery.begin(Why::Deleted, self.now),
             Arrival::NoResponders => self.recovery.begin(Why::NoResponders, self.now),
             // A pull that was served whole tells nothing of rest.
             Arrival::Ended { left: 0 } => {}

@@ -12,7 +12,7 @@ const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MOST: Duration = Duration::from_secs(1);
 /// Barriers since nobody leads the consumer that follow each other sooner than this are put off ever longer.
 const CALM: Duration = Duration::from_secs(5);
-/// So many barriers for deliveries that went to somebody else, within so long, say that there is somebody else.
+/// So many barriers for what somebody else did with the consumer, within so long, say that there is somebody else.
 const FOREIGN: usize = 3;
 const FOREIGN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -32,7 +32,9 @@ pub(super) enum Why {
     Dropped,
     /// Somebody has reset the consumer, or its server has forgotten.
     Restarted,
-    /// Somebody has deleted it.
+    /// Somebody has deleted it: so does another that begins with it where consumers cannot be reset.
+    Deleted,
+    /// Its stream is another.
     Gone,
     /// What it was not sent yet is gone from the stream.
     Truncated,
@@ -49,7 +51,8 @@ impl Why {
             Self::Foreign => "deliveries are missing",
             Self::Dropped => "the client had no room for deliveries",
             Self::Restarted => "the consumer's numbers began anew",
-            Self::Gone => "the consumer was deleted",
+            Self::Deleted => "the consumer was deleted",
+            Self::Gone => "the stream was made anew",
             Self::Truncated => "records are gone that were not delivered",
             Self::NoResponders => "nobody leads the consumer",
         }
@@ -72,7 +75,7 @@ pub(super) struct Recovery {
     drops: u64,
     /// A connection whose server has not answered a reset though it was there.
     resetless: Option<u64>,
-    /// The last barriers for deliveries that went to somebody else.
+    /// The last barriers for what somebody else did.
     foreign: VecDeque<Time>,
     /// When nobody led the consumer last, and how long the barrier was put off for that.
     leaderless: Option<(Time, Duration)>,
@@ -112,7 +115,7 @@ impl Recovery {
             self.leaderless = Some((now, put_off));
             self.due = now.after(put_off);
         }
-        if why == Why::Foreign {
+        if matches!(why, Why::Foreign | Why::Deleted) {
             self.foreign.push_back(now);
             while self.foreign.front().is_some_and(|then| now.since(*then) > FOREIGN_WITHIN) {
                 self.foreign.pop_front();
@@ -228,6 +231,14 @@ mod tests {
         assert_eq!(stops_at(foreign([1, 30, 62])), None, "61 s");
         assert_eq!(stops_at(foreign([1, 41, 81, 121, 161])), None, "never three in one minute");
         assert_eq!(stops_at(foreign([1, 41, 81, 90])), Some(3), "the minute goes with them");
+    }
+
+    #[test]
+    fn who_deletes_the_consumer_is_somebody_else() {
+        let deleted = |second| (Why::Deleted, second, second, second);
+        assert_eq!(stops_at([1, 2].map(deleted)), None);
+        assert_eq!(stops_at([1, 2, 3].map(deleted)), Some(2), "no cut explains it");
+        assert_eq!(stops_at([1, 41, 81, 121].map(deleted)), None, "never three in one minute");
     }
 
     #[test]
