@@ -91,9 +91,10 @@ fn records_come_in_the_order_of_their_keys_and_a_group_shares_them() {
             for numbers in alone.lock().unwrap().values() {
                 assert_eq!(*numbers, (1..=100).collect::<Vec<_>>());
             }
+            // A handler may be done before who has handed its record over counts it.
             wait(|| counts(&first, "c").taken == 300);
+            wait(|| counts(&first, "a").taken + counts(&second, "b").taken == 300);
             let (a, b, c) = (counts(&first, "a"), counts(&second, "b"), counts(&first, "c"));
-            assert_eq!(a.taken + b.taken, 300);
             assert!(a.taken > 0 && b.taken > 0, "both have a share");
             assert_eq!(
                 (c.received, c.missing, c.gaps_possible, c.dropped_by_client),
