@@ -16,7 +16,7 @@ use keylane::{Health, ReasonKind, Record, Runtime, Subscription};
 
 use super::history::History;
 
-/// Each key of the tests is alone in its lane with this.
+/// The first key, which some tests hold, is alone in its lane with this.
 #[allow(dead_code, reason = "each test file uses its part")]
 pub const SEED: u64 = 1;
 
