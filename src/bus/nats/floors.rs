@@ -1,9 +1,11 @@
 //! What a bus keeps in a key-value bucket beside its consumers: how far a durable was before it was deleted, and the
 //! checkpoints of consumers that are not acknowledged.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{ErrorCode, kv, stream};
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,7 +19,7 @@ use crate::sync::Arc;
 /// The bucket's name.
 const BUCKET: &str = "keylane";
 
-/// Between two looks for a bucket that was just made: twice as long each time, 3 s together.
+/// Between two looks for a bucket that was just made, or two writes to one that nobody leads: twice as long each time, 3 s together.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_LAST: Duration = Duration::from_millis(1_600);
 
@@ -116,11 +118,21 @@ impl Floors {
         value: String,
         revision: u64,
     ) -> Result<Option<u64>, BrokerError> {
-        let update = self.store.update(key, value.into(), revision);
-        match self.permitted(key, update).await? {
-            Ok(revision) => Ok(Some(revision)),
-            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(None),
-            Err(error) => Err(failed("a position cannot be kept", error)),
+        let value = Bytes::from(value);
+        let mut pause = AGAIN_FIRST;
+        loop {
+            let update = self.store.update(key, value.clone(), revision);
+            match self.permitted(key, update).await? {
+                Ok(revision) => return Ok(Some(revision)),
+                Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => {
+                    return Ok(None);
+                }
+                Err(error) if pause <= AGAIN_LAST && is_unled(&error) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(failed("a position cannot be kept", error)),
+            }
         }
     }
 
@@ -148,6 +160,12 @@ fn is_filled(info: &stream::Info) -> bool {
     info.state.messages > 0
 }
 
+/// Whether nobody was there to store it, as for a moment in a cluster that has just made the bucket or chooses who leads it.
+fn is_unled(error: &kv::UpdateError) -> bool {
+    let published = error.source().and_then(|source| source.downcast_ref::<PublishError>());
+    published.is_some_and(|error| error.kind() == PublishErrorKind::StreamNotFound)
+}
+
 /// Whether the subject of a request names the bucket's stream.
 fn is_buckets(denied: &str) -> bool {
     denied.split('.').any(|token| token.strip_prefix("KV_") == Some(BUCKET))
@@ -155,4 +173,23 @@ fn is_buckets(denied: &str) -> bool {
 
 fn failed(what: &str, error: impl std::fmt::Display) -> BrokerError {
     BrokerError::new(BrokerErrorKind::Failed, format!("{what} in the bucket {BUCKET}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_stores_is_told_from_what_is_refused() {
+        let update = |kind| kv::UpdateError::from(PublishError::new(kind));
+        assert!(is_unled(&update(PublishErrorKind::StreamNotFound)));
+        for refused in [
+            PublishErrorKind::WrongLastSequence,
+            PublishErrorKind::TimedOut,
+            PublishErrorKind::BrokenPipe,
+            PublishErrorKind::Other,
+        ] {
+            assert!(!is_unled(&update(refused)), "{refused:?}");
+        }
+    }
 }
