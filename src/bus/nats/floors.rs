@@ -19,7 +19,8 @@ use crate::sync::Arc;
 /// The bucket's name.
 const BUCKET: &str = "keylane";
 
-/// Between two looks for a bucket that was just made, or two writes to one that nobody leads: twice as long each time, 3 s together.
+/// Between two looks for a bucket that was just made, or two writes to one that nobody leads: twice as long each time,
+/// 3 s together.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_LAST: Duration = Duration::from_millis(1_600);
 
