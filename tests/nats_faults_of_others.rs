@@ -18,12 +18,15 @@ mod subject;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use frame::Frame;
 use keylane::nats::{AckMode, NatsBus};
-use keylane::{PublishErrorKind, Record, Retry, Runtime, Subscription};
+use keylane::{
+    BrokerErrorKind, BusError, Health, PublishErrorKind, Record, Retry, Runtime, Subscription,
+};
 use parking_lot::Mutex;
 use proxy::Act;
 use stage::{HANG, KEYS, STREAM, Stage, TOPIC, key, quick};
@@ -269,6 +272,43 @@ fn streams_find_no_place() {
     stage.publish(5);
     stage.drain();
     stage.finish(running, 0);
+}
+
+/// Who answers for a stream that has just been seen may not know of it yet: that is given a moment, and not more.
+#[test]
+fn a_stream_is_not_known_for_a_moment() {
+    const UNKNOWN: &str =
+        r#"{"error":{"code":404,"err_code":10059,"description":"stream not found"}}"#;
+    for mode in [AckMode::Each, AckMode::Floor, AckMode::Checkpoint] {
+        let Some(stage) = Stage::new(&[]) else { return };
+        let runtime = Runtime::builder().workers(1).build().unwrap();
+        let builder = NatsBus::builder(&runtime, &stage.place.url).ack_mode(mode);
+        let bus = executor().block_on(builder.connect()).unwrap();
+        // Seen once, and then for so many times no more.
+        let unknown = |times| {
+            let asked = AtomicUsize::new(0);
+            stage.proxy.inject(times, Act::Answer(UNKNOWN.into()), move |frame| {
+                let asks =
+                    frame.is_publish() && frame.subject().ends_with(&format!(".INFO.{STREAM}"));
+                asks && asked.fetch_add(1, Ordering::Relaxed) > 0
+            })
+        };
+        let subscribe = || bus.subscribe(TOPIC, Subscription::new("faults"), |_| Ok(())).wait();
+
+        let always = unknown(usize::MAX);
+        let Err(BusError::Broker(error)) = subscribe() else { panic!("{mode:?}: it is missing") };
+        assert_eq!(error.kind(), BrokerErrorKind::MissingTopic, "{mode:?}: {error}");
+        assert!(error.to_string().contains(STREAM), "{mode:?}: {error}");
+        assert!(always.count() > 2, "{mode:?}: asked {} times", always.count());
+        always.end();
+
+        let thrice = unknown(3);
+        subscribe().unwrap_or_else(|error| panic!("{mode:?}: {error}"));
+        assert_eq!(thrice.count(), 3, "{mode:?}");
+        assert_eq!(bus.health(), Health::Healthy, "{mode:?}");
+        bus.close(Duration::from_secs(10)).wait().unwrap();
+        runtime.close(Duration::from_secs(10)).unwrap();
+    }
 }
 
 /// A source that has stopped gives up the pull that is under way: what it would bring is whoever's that reads.

@@ -80,8 +80,7 @@ impl<D: Deliveries> Consumer<D> {
                     begun.give(Ok(()));
                 }
             }
-            // Whoever subscribes hears of any error.
-            Err(error) if self.begun.is_none() && self.may_pass(&error) => {
+            Err(error) if self.may_pass(&error) => {
                 let label = self.plan.label();
                 log::warn!("{label}: {error}");
                 let text = format!("{why}; not over yet: {error}");
@@ -92,10 +91,13 @@ impl<D: Deliveries> Consumer<D> {
         }
     }
 
-    /// Whether an error is worth another try. A stream may be made anew: that is given a moment.
+    /// Whether an error is worth another try. A stream may be made anew, and was seen just before a subscription begins, by a
+    /// server that knew of it before the others: a missing one is given a moment. Whoever subscribes hears of any other.
     fn may_pass(&self, error: &BrokerError) -> bool {
-        let missing = error.kind() == BrokerErrorKind::MissingTopic;
-        error.is_retryable() || missing && self.recovery.lasts(self.now) < MISSING
+        if error.kind() == BrokerErrorKind::MissingTopic {
+            return self.recovery.lasts(self.now) < MISSING;
+        }
+        self.begun.is_none() && error.is_retryable()
     }
 
     /// Has everything above the floor come again, in order. The number of the first delivery that does.

@@ -95,6 +95,7 @@ impl<D: Deliveries> Consumer<D> {
     ) -> Result<Self, BusError> {
         let source = subscriber.source(options(&plan, &desk))?;
         let denials = shared.links.consume.signals.denials();
+        let now = shared.runtime.clock().now();
         Ok(Self {
             shared: shared.clone(),
             plan,
@@ -104,14 +105,14 @@ impl<D: Deliveries> Consumer<D> {
             source,
             held: Held::default(),
             sequence: Sequence::from(1),
-            recovery: Recovery::new(),
+            recovery: Recovery::new(now),
             poisons: Poisons::default(),
             watch: Watch::default(),
             marks: Marks::default(),
             checkpoint,
             kept: VecDeque::new(),
             to_ack: Vec::new(),
-            now: shared.runtime.clock().now(),
+            now,
             end: 0,
             pending: 0,
             closing: None,

@@ -83,12 +83,12 @@ pub(super) struct Recovery {
 
 impl Recovery {
     /// Nothing is delivered before the first one.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Time) -> Self {
         Self {
             under_way: Some(Why::Begun),
-            since: Time::ZERO,
+            since: now,
             said: false,
-            due: Time::ZERO,
+            due: now,
             pause: AGAIN_FIRST,
             connects: None,
             drops: 0,
@@ -205,7 +205,7 @@ mod tests {
 
     /// Which of these, from 0 on, stops the source, asked as the consumer asks: when it has begun, and before it is over.
     fn stops_at(all: impl IntoIterator<Item = Begun>) -> Option<usize> {
-        let mut recovery = Recovery::new();
+        let mut recovery = Recovery::new(Time::ZERO);
         recovery.done(0, 0);
         all.into_iter().position(|(why, second, connects, drops)| {
             recovery.begin(why, Time::ZERO.after(Duration::from_secs(second)));
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn while_nobody_leads_barriers_come_less_and_less_often() {
-        let mut recovery = Recovery::new();
+        let mut recovery = Recovery::new(Time::ZERO);
         recovery.done(0, 0);
         let mut now = Time::ZERO;
         let mut put_off = |now: &mut Time| {
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn one_under_way_is_counted_once() {
-        let mut recovery = Recovery::new();
+        let mut recovery = Recovery::new(Time::ZERO);
         recovery.done(0, 0);
         (0..10).for_each(|_| recovery.begin(Why::Foreign, Time::ZERO));
         assert!(!recovery.is_shared(0, 0));
