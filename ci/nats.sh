@@ -23,7 +23,7 @@ shopt -s inherit_errexit # or $(...) would go on after a failure
 HERE=$(cd "$(dirname "$0")" && pwd)
 DEFAULT_VERSION=${KL_NATS_VERSION:-2.15.1}
 CACHE=${KL_CACHE:-$HOME/.cache/keylane}
-READY_S=${KL_NATS_READY_S:-30}
+READY_S=${KL_NATS_READY_S:-60} # an election that ends without a leader costs up to 9 s, and a busy machine has several
 
 die() { echo "nats.sh: $*" >&2; exit 1; }
 
@@ -112,7 +112,7 @@ await() { # FOLLOWERS NODE_DIR...: just launched by us; says in `failed` what is
         done
         failed=
     done
-    [[ ! $failed ]] || { failed+=$'; the end of its log:\n'$(tail -n 20 "$node/log") && return 1; }
+    [[ ! $failed ]] || { failed+=$'; the end of its log:\n'$(grep -v 'Healthcheck failed' "$node/log" | tail -n 20); return 1; }
 }
 
 certificates() { # DIR. EC keys in PKCS#8, which every client library reads
@@ -162,7 +162,8 @@ configure() { # writes every node's config, with fresh ports
             printf 'jetstream {\n  store_dir: "%s"\n' "$node/store"
             ((${#js[@]} == 0)) || printf '  %s\n' "${js[@]}"
             echo '}'
-            ((nodes == 1)) || echo "cluster { name: keylane, listen: \"127.0.0.1:${ports[3 * n + 2]}\", routes: [$routes] }"
+            # A name of its own: two clusters that were given one port at the same moment must not become one.
+            ((nodes == 1)) || echo "cluster { name: keylane-${ports[2]}, listen: \"127.0.0.1:${ports[3 * n + 2]}\", routes: [$routes] }"
             for prop in "${props[@]}"; do [[ $prop == jetstream.* ]] || echo "$prop"; done
             echo "$auth"
         } >"$node/conf"
