@@ -23,7 +23,7 @@ shopt -s inherit_errexit # or $(...) would go on after a failure
 HERE=$(cd "$(dirname "$0")" && pwd)
 DEFAULT_VERSION=${KL_NATS_VERSION:-2.15.1}
 CACHE=${KL_CACHE:-$HOME/.cache/keylane}
-READY_S=${KL_NATS_READY_S:-60} # an election that ends without a leader costs up to 9 s, and a busy machine has several
+READY_S=${KL_NATS_READY_S:-30}
 
 die() { echo "nats.sh: $*" >&2; exit 1; }
 
@@ -101,12 +101,14 @@ ready() { # NODE_DIR FOLLOWERS: serves JetStream; in a cluster that includes con
 }
 
 await() { # FOLLOWERS NODE_DIR...: just launched by us; says in `failed` what is wrong
-    local node deadline=$((SECONDS + READY_S))
-    for node in "${@:2}"; do
-        until ready "$node" "$1"; do
-            failed="$node ended"
-            kill -0 "$(cat "$node/pid")" 2>/dev/null || break 2
-            failed="$node is not ready after ${READY_S}s"
+    local one node deadline=$((SECONDS + READY_S))
+    for one in "${@:2}"; do
+        until ready "$one" "$1"; do
+            for node in "${@:2}"; do # whoever is ready last may wait for one that has ended
+                failed="$node ended"
+                kill -0 "$(cat "$node/pid")" 2>/dev/null || break 3
+            done
+            node=$one failed="$one is not ready after ${READY_S}s"
             ((SECONDS < deadline)) || break 2
             sleep 0.05
         done
@@ -192,13 +194,16 @@ start() {
     for ((n = 1; n <= nodes; n++)); do all+=("$dir/n$n"); done
     [[ ! -e $dir/n1 ]] || die "$dir was used by an earlier start; take a new one, or restart its nodes"
     if [[ $mode ]]; then mkdir -p "$dir/security" && auth=$(security "$dir/security" "$mode"); fi
-    for try in 1 2 3; do # another program may take a port between our look and the server's bind
+    # Another program may take a port between our look and the server's bind. And on a busy machine two nodes of 2.10 may
+    # each close the other's route as a duplicate, and never become one cluster.
+    for try in 1 2 3; do
         configure
         for n in "${all[@]}"; do launch "$n"; done
         if await $((nodes - 1)) "${all[@]}"; then echo "$urls" | tee "$dir/url"; return; fi
         stop "$dir"
-        [[ $failed == *'address already in use'* ]] || break
-        echo "nats.sh: a port was taken, try $try" >&2
+        [[ $failed == *'address already in use'* ]] || ((nodes > 1 && try < 3)) || break
+        echo "nats.sh: try $try: $failed" >&2
+        rm -rf "${all[@]}"
     done
     die "$failed"
 }
