@@ -176,6 +176,7 @@ fn a_blocking_handler_that_hangs_delays_its_own_key_alone() {
         let a = [submit(&orders, &keys[0], "a1"), submit(&orders, &keys[0], "a2")];
         let others: Vec<_> = (0..20).map(|i| submit(&orders, &keys[1 + i % 2], "b")).collect();
         all_done(&others);
+        until("its thread has begun", || log.has("a1 starts"));
         assert_eq!(log.of("a"), ["a1 starts"]);
         settle(&runtime); // what a lane holds is told at the end of a visit
         let snapshot = runtime.snapshot();
@@ -193,10 +194,11 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
         let runtime =
             Runtime::builder().config(shape.config().blocking_threads(2)).build().unwrap();
         let keys = shape.keys_of(0, 4);
-        let holds = Holds::new(&["a", "b"]);
-        let hold = holds.handle();
+        let (holds, log) = (Holds::new(&["a", "b"]), Log::default());
+        let (hold, seen) = (holds.handle(), log.clone());
         let blocking = runtime
             .subscribe_blocking(Subscription::new("blocking"), move |record: RecordRef| {
+                seen.add(name_of(&record));
                 hold.block(&name_of(&record));
                 Ok(())
             })
@@ -205,6 +207,8 @@ fn blocking_handlers_hold_nobody_up_until_all_threads_are_in_use() {
         let a = submit(&blocking, &keys[0], "a");
         all_done([&submit(&blocking, &keys[1], "free")]);
         assert!(runtime.snapshot().bounds.is_empty());
+        // Its thread may have taken the call and not begun it yet: then `b` would be the one that has run longest.
+        until("the handler has begun", || log.has("a"));
 
         let b = submit(&blocking, &keys[1], "b");
         let c = submit(&blocking, &keys[2], "c");
@@ -387,6 +391,7 @@ fn busy_keys_hold_their_lane_up_once_its_gate_holds_as_many_records_as_may() {
         holds.open("b");
         all_done([&held[1], &behind]);
         assert_eq!((held[0].outcome(), third.outcome()), (None, None));
+        settle(&runtime); // what a lane holds is told at the end of a visit
         assert!(runtime.snapshot().bounds.is_empty());
         holds.open("a");
         holds.open("c");

@@ -248,7 +248,8 @@ fn past_the_bound_of_parked_keys_a_failure_stops() {
         let refused = orders.submit(Record::new(&keys[3], "b")).unwrap_err();
         assert_eq!(refused.refusal(), Refusal::Stopped);
         assert_eq!(orders.parked().len(), 2, "they are listed still");
-        assert!(notices.lock().iter().any(|notice| matches!(notice, Notice::Stopped { .. })));
+        let stopped = |notice: &Notice| matches!(notice, Notice::Stopped { .. });
+        until("it is said", || notices.lock().iter().any(stopped));
         let records = orders.remove().wait().unwrap();
         assert_eq!(records.iter().map(name_of).collect::<Vec<_>>(), ["x3"]);
     });

@@ -159,7 +159,7 @@ fn sources_say_how_far_they_are() {
         if record.key() == Some(b"slow") {
             hang.pass();
         }
-        if record.key() == Some(b"bad") { Err("broken".into()) } else { Ok(()) }
+        if record.payload() == b"bad" { Err("broken".into()) } else { Ok(()) }
     })
     .wait()
     .unwrap();
@@ -184,12 +184,13 @@ fn sources_say_how_far_they_are() {
     assert_eq!((source.window_limit, source.oldest, source.stopped), (3, None, false));
     let epoch = source.epoch;
 
-    for (key, payload) in [("slow", "1"), ("slow", "2"), ("quick", "3"), ("bad", "4")] {
+    for (key, payload) in [("slow", "1"), ("slow", "2"), ("quick", "3"), ("slow", "bad")] {
         bus.publish("orders", Record::new(key, payload)).wait().unwrap();
     }
     door.wait_for(1);
     let snapshot = until("its window is full", &|snapshot| {
-        !snapshot.bounds.is_empty() && snapshot.bounds[0].key.is_some()
+        let held = !snapshot.bounds.is_empty() && snapshot.bounds[0].key.is_some();
+        held && snapshot.outcomes.done == 2 // both that are quick
     });
     let source = &snapshot.sources[0];
     assert_eq!((source.delivered, source.frontier, source.lag), (4, Some(1), 4));
@@ -207,10 +208,12 @@ fn sources_say_how_far_they_are() {
     assert!(text.starts_with(begins), "{text}");
 
     door.open();
-    let snapshot = until("it stops", &|snapshot| snapshot.sources[0].stopped);
+    let snapshot = until("it stops behind all others", &|snapshot| {
+        snapshot.sources[0].stopped && snapshot.sources[0].frontier == Some(4)
+    });
     let source = &snapshot.sources[0];
     assert_eq!(source.stopped_by.as_ref().map(|failure| &*failure.error), Some("broken"));
-    assert_eq!((source.frontier, source.oldest, source.epoch), (Some(4), Some(4), epoch));
+    assert_eq!((source.oldest, source.epoch), (Some(4), epoch));
     assert!(snapshot.bounds.is_empty());
 
     clock.advance(Duration::from_millis(5));
@@ -268,10 +271,8 @@ fn a_snapshot_does_not_wait_for_a_hung_lane() {
     assert_eq!(runtime.snapshot().phase, Phase::Closing);
     door.open();
     assert!(closing.wait().unwrap().drained);
-    let begun = Instant::now();
     assert_eq!(runtime.snapshot().phase, Phase::Stopped);
     assert_eq!(runtime.snapshot().outcomes.done, 3);
-    assert!(begun.elapsed() < SECOND, "nobody is asked any more");
 }
 
 #[cfg(feature = "serde")]
