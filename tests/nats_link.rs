@@ -95,19 +95,20 @@ fn dropping_inside_async_code_neither_blocks_nor_panics() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = format!("nats://{}", mute.local_addr().unwrap());
     tokio().block_on(async {
+        let patient = || NatsBus::builder(&runtime, &mute).connect_timeout(Duration::from_secs(10));
         let begun = Instant::now();
-        drop(NatsBus::builder(&runtime, &mute).connect());
+        drop(patient().connect());
         drop(NatsBus::builder(&runtime, server.url()).connect());
-        let mut polled = pin!(NatsBus::builder(&runtime, &mute).connect());
+        let mut polled = pin!(patient().connect());
         let waker = Waker::noop();
         assert!(polled.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     });
     tokio().block_on(async {
         let bus = NatsBus::builder(&runtime, server.url()).connect().await.unwrap();
         let begun = Instant::now();
         drop(bus);
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     });
     // Nothing of them is left: threads end once their bus is gone.
     until("threads end", || threads("dropped-nats") == 0);

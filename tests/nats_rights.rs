@@ -408,9 +408,16 @@ fn positions_find_no_room_while_it_runs() {
         number += 1;
         handled.wait(number);
     }
-    let said = std::iter::from_fn(|| service.events.try_next())
-        .filter(|event| matches!(event, BusEvent::Uncommitted { .. }));
-    assert_eq!(said.count(), 1);
+    let said = |service: &mut Service| {
+        let events = std::iter::from_fn(|| service.events.try_next());
+        events.filter(|event| matches!(event, BusEvent::Uncommitted { .. })).count()
+    };
+    // The health knows a little before that.
+    let mut heard = 0;
+    while heard == 0 {
+        assert!(begun.elapsed() < LONG, "it is not said");
+        heard = said(&mut service);
+    }
     limit(-1);
     let begun = Instant::now();
     while service.bus.health() != Health::Healthy {
@@ -419,6 +426,7 @@ fn positions_find_no_room_while_it_runs() {
         number += 1;
         handled.wait(number);
     }
+    assert_eq!(heard + said(&mut service), 1);
     service.close();
 }
 
