@@ -216,6 +216,42 @@ fn a_subscription_that_is_forbidden_or_taken_is_refused() {
     runtime.stop_now();
 }
 
+/// Far more waits for the loop than it takes in one turn: nothing of it is lost.
+#[test]
+fn what_waits_in_the_clients_buffer_is_handled() {
+    const ALL: u64 = 2_000;
+    let Some(server) = Server::shared() else { return };
+    let topic = name("waits");
+    let options = TopicOptions::plain().at_most_once().when_full(WhenFull::Wait);
+    let runtime = Runtime::builder().workers(1).lanes(1).slots(8).wait(Duration::from_secs(60));
+    let runtime = runtime.build().unwrap();
+    on_tokio(async {
+        let bus = bus(&runtime, server.url(), &topic, options).await;
+        let open = Arc::new(AtomicBool::new(false));
+        let came = Came::default();
+        let (gate, note) = (open.clone(), noting(&came));
+        let handler = move |record: &Record| {
+            wait(|| gate.load(Ordering::SeqCst));
+            note(record)
+        };
+        bus.subscribe(&topic, Subscription::new("s"), handler).await.unwrap();
+        for number in 0..ALL {
+            bus.publish(&topic, Record::new("k", number.to_string())).await.unwrap();
+        }
+        open.store(true, Ordering::SeqCst);
+        wait(|| {
+            let counts = counts(&bus, "s");
+            counts.received + counts.dropped_by_client == ALL
+        });
+        wait(|| counts(&bus, "s").taken == counts(&bus, "s").received);
+        let counts = counts(&bus, "s");
+        assert_eq!((counts.taken, counts.dropped_by_client), (ALL, 0), "{counts:?}");
+        wait(|| came.lock().unwrap()[&b"k"[..]].len() as u64 == ALL);
+        assert_eq!(came.lock().unwrap()[&b"k"[..]], (0..ALL).collect::<Vec<_>>());
+    });
+    runtime.stop_now();
+}
+
 /// Handlers are held, and with them the loop: what then finds the client's small buffer full is dropped, and counted to the
 /// message, by the connection's own count and by the publisher's numbers alike.
 #[test]

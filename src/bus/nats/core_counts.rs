@@ -2,8 +2,9 @@
 
 use crate::metrics::Counter;
 
-/// What a subscription to topics of core NATS has counted, of all of them together. Every message that reached this process is in `received` or
-/// in `dropped_by_client`, and every received one in `taken`, `dropped_when_full` or `refused`.
+/// What a subscription to topics of core NATS has counted, of all of them together. Every message that reached this
+/// process is in `received` or in `dropped_by_client`, and every received one in `taken`, `dropped_when_full` or
+/// `refused` as soon as that is known: a handler may run a moment before its record is counted as taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

@@ -156,18 +156,21 @@ impl CoreConsumer {
             if self.is_over() {
                 break;
             }
-            let mut some = false;
-            for _ in 0..TURN {
+            let mut taken = 0;
+            while taken < TURN {
                 // Not put off by the executor: with nothing there the numbers agree.
                 match unconstrained(self.messages.next()).now_or_never() {
                     Some(Some(message)) => self.take(message).await,
-                    Some(None) => self.stopped = true,
+                    Some(None) => {
+                        self.stopped = true;
+                        break;
+                    }
                     None => break,
                 }
-                some = true;
+                taken += 1;
             }
-            self.look();
-            if some {
+            self.look(taken < TURN);
+            if taken > 0 {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -192,8 +195,8 @@ impl CoreConsumer {
         self.stopped || removed || ends || self.closing.is_some()
     }
 
-    /// Counts what was lost before it came here.
-    fn look(&mut self) {
+    /// Counts what was lost before it came here. `all`: nothing waits in the client's buffer.
+    fn look(&mut self, all: bool) {
         let connects = self.link.connects();
         if connects > self.connects {
             self.connects = connects;
@@ -205,9 +208,9 @@ impl CoreConsumer {
             self.say_gap("numbers of publishers are missing", Some(missing - self.said));
             self.said = missing;
         }
-        // Relaxed: a count. Nothing waits in the buffer, and the connection is driven on this thread.
-        let came = self.link.client.statistics().in_messages.load(Ordering::Relaxed);
-        if self.messages.next().now_or_never().is_none() {
+        if all {
+            // Relaxed: a count. The connection is driven on this thread.
+            let came = self.link.client.statistics().in_messages.load(Ordering::Relaxed);
             let of_ours = came.saturating_sub(self.others);
             let dropped = of_ours.saturating_sub(self.counters.received.get());
             self.counters.dropped_by_client.set(dropped);
@@ -269,8 +272,9 @@ impl CoreConsumer {
 
     /// Takes nothing more, and lets what was taken be handled until the bus' close ends.
     async fn end(mut self) {
-        self.look();
-        // The subscription at the server goes with it.
+        // What waits is dropped, and the subscription at the server with it.
+        let all = unconstrained(self.messages.next()).now_or_never().is_none();
+        self.look(all);
         drop(self.messages);
         let late = self.desk.end();
         self.shared.leave(&self.desk);
