@@ -216,40 +216,96 @@ fn a_subscription_that_is_forbidden_or_taken_is_refused() {
     runtime.stop_now();
 }
 
-/// Far more waits for the loop than it takes in one turn: nothing of it is lost.
-#[test]
-fn what_waits_in_the_clients_buffer_is_handled() {
-    const ALL: u64 = 2_000;
-    let Some(server) = Server::shared() else { return };
-    let topic = name("waits");
+/// A topic whose handler is held, and with it the loop, while far more comes than that takes in one turn.
+struct Held {
+    runtime: Runtime,
+    bus: NatsBus,
+    open: Arc<AtomicBool>,
+    came: Came,
+}
+
+const FLOOD: u64 = 2_000;
+
+/// `buffer`: what the client keeps, which is full then.
+async fn held(server: &Server, buffer: Option<usize>) -> Held {
+    let topic = name("held");
     let options = TopicOptions::plain().at_most_once().when_full(WhenFull::Wait);
     let runtime = Runtime::builder().workers(1).lanes(1).slots(8).wait(Duration::from_secs(60));
     let runtime = runtime.build().unwrap();
+    let builder = NatsBus::builder(&runtime, server.url()).topic(&topic, options);
+    let builder = if let Some(buffer) = buffer { builder.buffer(buffer) } else { builder };
+    let bus = builder.connect().await.unwrap();
+    let open = Arc::new(AtomicBool::new(false));
+    let came = Came::default();
+    let (gate, note) = (open.clone(), noting(&came));
+    let handler = move |record: &Record| {
+        wait(|| gate.load(Ordering::SeqCst));
+        note(record)
+    };
+    bus.subscribe(&topic, Subscription::new("s"), handler).await.unwrap();
+    let mut events = bus.events();
+    for number in 0..FLOOD {
+        bus.publish(&topic, Record::new("k", number.to_string())).await.unwrap();
+    }
+    let mut is_full = move || {
+        std::iter::from_fn(|| events.try_next())
+            .any(|event| matches!(event, keylane::BusEvent::SlowConsumer { .. }))
+    };
+    if buffer.is_some() {
+        wait(&mut is_full);
+    }
+    Held { runtime, bus, open, came }
+}
+
+#[test]
+fn what_waits_in_the_clients_buffer_is_handled() {
+    let Some(server) = Server::shared() else { return };
     on_tokio(async {
-        let bus = bus(&runtime, server.url(), &topic, options).await;
-        let open = Arc::new(AtomicBool::new(false));
-        let came = Came::default();
-        let (gate, note) = (open.clone(), noting(&came));
-        let handler = move |record: &Record| {
-            wait(|| gate.load(Ordering::SeqCst));
-            note(record)
-        };
-        bus.subscribe(&topic, Subscription::new("s"), handler).await.unwrap();
-        for number in 0..ALL {
-            bus.publish(&topic, Record::new("k", number.to_string())).await.unwrap();
-        }
-        open.store(true, Ordering::SeqCst);
-        wait(|| {
-            let counts = counts(&bus, "s");
-            counts.received + counts.dropped_by_client == ALL
-        });
-        wait(|| counts(&bus, "s").taken == counts(&bus, "s").received);
-        let counts = counts(&bus, "s");
-        assert_eq!((counts.taken, counts.dropped_by_client), (ALL, 0), "{counts:?}");
-        wait(|| came.lock().unwrap()[&b"k"[..]].len() as u64 == ALL);
-        assert_eq!(came.lock().unwrap()[&b"k"[..]], (0..ALL).collect::<Vec<_>>());
+        let held = held(&server, None).await;
+        held.open.store(true, Ordering::SeqCst);
+        let counts = || counts(&held.bus, "s");
+        wait(|| counts().received + counts().dropped_by_client == FLOOD);
+        wait(|| counts().taken == counts().received);
+        assert_eq!((counts().taken, counts().dropped_by_client), (FLOOD, 0), "{:?}", counts());
+        wait(|| held.came.lock().unwrap()[&b"k"[..]].len() as u64 == FLOOD);
+        assert_eq!(held.came.lock().unwrap()[&b"k"[..]], (0..FLOOD).collect::<Vec<_>>());
+        held.runtime.stop_now();
     });
-    runtime.stop_now();
+}
+
+/// A close lets what has come be handled, of which far more waits than the loop takes in one turn.
+#[test]
+fn what_waits_at_a_close_is_handled() {
+    const BUFFER: u64 = 1_000;
+    let Some(server) = Server::shared() else { return };
+    on_tokio(async {
+        let held = held(&server, Some(BUFFER as usize)).await;
+        let before = counts(&held.bus, "s").received;
+        let closing = held.bus.close(LONG);
+        held.open.store(true, Ordering::SeqCst);
+        assert!(closing.await.unwrap().drained);
+        let counts = counts(&held.bus, "s");
+        let handled = held.came.lock().unwrap()[&b"k"[..]].len() as u64;
+        assert!(handled >= before + BUFFER, "{before}, then {counts:?}");
+        assert_eq!((counts.taken, counts.received), (handled, handled), "{counts:?}");
+        held.runtime.stop_now();
+    });
+}
+
+/// A close ends in its time though no lane has room, and says that something is left.
+#[test]
+fn a_close_waits_for_no_lane_beyond_its_time() {
+    let Some(server) = Server::shared() else { return };
+    on_tokio(async {
+        let held = held(&server, Some(100)).await;
+        let report = tokio::time::timeout(LONG, held.bus.close(Duration::from_millis(50))).await;
+        let report = report.expect("it waits for the handler").unwrap();
+        let counts = counts(&held.bus, "s");
+        assert!(!report.drained && counts.dropped_when_full > 0, "{report:?}, {counts:?}");
+        assert_eq!(counts.received, counts.taken + counts.dropped_when_full, "{counts:?}");
+        held.open.store(true, Ordering::SeqCst);
+        held.runtime.stop_now();
+    });
 }
 
 /// Handlers are held, and with them the loop: what then finds the client's small buffer full is dropped, and counted to the

@@ -141,36 +141,13 @@ impl CoreConsumer {
         let waker = self.desk.waker();
         wakers.lock().push(waker.clone());
         loop {
-            for command in self.desk.take() {
-                match command {
-                    Command::Close(until, answer) => {
-                        let (at, answers) = self.closing.get_or_insert((until, Vec::new()));
-                        *at = until.min(*at);
-                        answers.push(answer);
-                    }
-                    // There is nothing to begin anew: what is not here is gone.
-                    Command::Restart(_, answer) => answer.give(Ok(())),
-                    Command::Looked(_) => {}
-                }
-            }
+            self.hear();
             if self.is_over() {
                 break;
             }
-            let mut taken = 0;
-            while taken < TURN {
-                // Not put off by the executor: with nothing there the numbers agree.
-                match unconstrained(self.messages.next()).now_or_never() {
-                    Some(Some(message)) => self.take(message).await,
-                    Some(None) => {
-                        self.stopped = true;
-                        break;
-                    }
-                    None => break,
-                }
-                taken += 1;
-            }
-            self.look(taken < TURN);
-            if taken > 0 {
+            let (some, all) = self.turn().await;
+            self.look(all);
+            if some {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -187,6 +164,43 @@ impl CoreConsumer {
         }
         self.shared.runtime.core().tasks.lock().retain(|other| !other.will_wake(&waker));
         self.end().await;
+    }
+
+    fn hear(&mut self) {
+        for command in self.desk.take() {
+            match command {
+                Command::Close(until, answer) => {
+                    let (at, answers) = self.closing.get_or_insert((until, Vec::new()));
+                    *at = until.min(*at);
+                    answers.push(answer);
+                }
+                // There is nothing to begin anew: what is not here is gone.
+                Command::Restart(_, answer) => answer.give(Ok(())),
+                Command::Looked(_) => {}
+            }
+        }
+    }
+
+    /// Takes what waits, up to a turn's worth: whether there was something, and whether that was all.
+    async fn turn(&mut self) -> (bool, bool) {
+        for taken in 0..TURN {
+            match self.waiting() {
+                Some(Some(message)) => self.take(message).await,
+                Some(None) => self.stopped = true,
+                None => return (taken > 0, true),
+            }
+            // A record may have waited for its lane, and a close come meanwhile.
+            if self.stopped || self.closing.is_some() {
+                break;
+            }
+        }
+        (true, false)
+    }
+
+    /// The next message, if it waits in the client's buffer, or `None` as the last of all.
+    fn waiting(&mut self) -> Option<Option<Message>> {
+        // Not put off by the executor: with nothing there the numbers agree.
+        unconstrained(self.messages.next()).now_or_never()
     }
 
     fn is_over(&self) -> bool {
@@ -209,12 +223,15 @@ impl CoreConsumer {
             self.said = missing;
         }
         if all {
-            // Relaxed: a count. The connection is driven on this thread.
-            let came = self.link.client.statistics().in_messages.load(Ordering::Relaxed);
-            let of_ours = came.saturating_sub(self.others);
-            let dropped = of_ours.saturating_sub(self.counters.received.get());
-            self.counters.dropped_by_client.set(dropped);
+            self.counters.dropped_by_client.set(self.not_received());
         }
+    }
+
+    /// Messages of the subscription that reached the connection and not this loop.
+    fn not_received(&self) -> u64 {
+        // Relaxed: a count. The connection is driven on this thread.
+        let came = self.link.client.statistics().in_messages.load(Ordering::Relaxed);
+        came.saturating_sub(self.others).saturating_sub(self.counters.received.get())
     }
 
     fn say_gap(&self, why: &str, missed: Option<u64>) {
@@ -255,14 +272,30 @@ impl CoreConsumer {
     }
 
     /// Its lane is full: what then is the topic's policy.
-    async fn wait(&self, record: Record) -> Result<(), (Refusal, Record)> {
-        match self.topic.options.when_full {
-            WhenFull::Drop => Err((Refusal::Full, record)),
-            WhenFull::Wait => {
-                let submitted = self.subscriber.submit_async(record).await;
-                submitted.map_err(|refused| (refused.refusal(), refused.into_record()))
+    async fn wait(&mut self, record: Record) -> Result<(), (Refusal, Record)> {
+        if self.topic.options.when_full == WhenFull::Drop {
+            return Err((Refusal::Full, record));
+        }
+        let mut submitting = self.subscriber.submit_async(record);
+        let desk = self.desk.clone();
+        loop {
+            let closes = self.closing.as_ref().map(|(until, _)| until.since(self.now()));
+            tokio::select! {
+                biased;
+                submitted = &mut submitting => {
+                    return submitted.map_err(|refused| (refused.refusal(), refused.into_record()));
+                }
+                () = desk.nudged() => self.hear(),
+                // A close waits for no lane beyond its time.
+                () = sleep(closes.unwrap_or_default()), if closes.is_some() => {
+                    return submitting.take_record().map_or(Ok(()), |record| Err((Refusal::Full, record)));
+                }
             }
         }
+    }
+
+    fn now(&self) -> Time {
+        self.shared.runtime.clock().now()
     }
 
     fn timestamp(&self) -> i64 {
@@ -270,10 +303,27 @@ impl CoreConsumer {
         now.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// Takes nothing more, and lets what was taken be handled until the bus' close ends.
+    /// Takes what waits in the client's buffer as the bus is closed, and no more than that: whether it could be taken in
+    /// time.
+    async fn rest(&mut self, until: Time) -> bool {
+        for _ in 0..self.not_received() {
+            let Some(Some(message)) = self.waiting() else { break };
+            self.take(message).await;
+            if self.stopped || until <= self.now() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes nothing new, and lets what came be handled until the bus' close ends.
     async fn end(mut self) {
-        // What waits is dropped, and the subscription at the server with it.
-        let all = unconstrained(self.messages.next()).now_or_never().is_none();
+        let mut drained = true;
+        if let Some((until, _)) = self.closing {
+            drained = self.rest(until).await;
+        }
+        // What still waits is dropped, and the subscription at the server with it.
+        let all = self.waiting().is_none();
         self.look(all);
         drop(self.messages);
         let late = self.desk.end();
@@ -290,7 +340,9 @@ impl CoreConsumer {
                 });
                 // A handler that does not end holds nobody for longer.
                 match timeout(until.since(now) + GRACE, left).await {
-                    Ok(left) => BusReport { drained: left.is_empty(), unfinished: left.len() },
+                    Ok(left) => {
+                        BusReport { drained: drained && left.is_empty(), unfinished: left.len() }
+                    }
                     Err(_) => BusReport::default(),
                 }
             }
