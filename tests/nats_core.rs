@@ -261,7 +261,7 @@ async fn held(server: &Server, buffer: Option<usize>) -> Held {
 fn what_waits_in_the_clients_buffer_is_handled() {
     let Some(server) = Server::shared() else { return };
     on_tokio(async {
-        let held = held(&server, None).await;
+        let held = held(server, None).await;
         held.open.store(true, Ordering::SeqCst);
         let counts = || counts(&held.bus, "s");
         wait(|| counts().received + counts().dropped_by_client == FLOOD);
@@ -279,7 +279,7 @@ fn what_waits_at_a_close_is_handled() {
     const BUFFER: u64 = 1_000;
     let Some(server) = Server::shared() else { return };
     on_tokio(async {
-        let held = held(&server, Some(BUFFER as usize)).await;
+        let held = held(server, Some(BUFFER as usize)).await;
         let before = counts(&held.bus, "s").received;
         let closing = held.bus.close(LONG);
         held.open.store(true, Ordering::SeqCst);
@@ -297,7 +297,7 @@ fn what_waits_at_a_close_is_handled() {
 fn a_close_waits_for_no_lane_beyond_its_time() {
     let Some(server) = Server::shared() else { return };
     on_tokio(async {
-        let held = held(&server, Some(100)).await;
+        let held = held(server, Some(100)).await;
         let report = tokio::time::timeout(LONG, held.bus.close(Duration::from_millis(50))).await;
         let report = report.expect("it waits for the handler").unwrap();
         let counts = counts(&held.bus, "s");
